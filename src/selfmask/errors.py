@@ -1,0 +1,43 @@
+"""The errors that selfmask raises on purpose.
+
+Each says what was given, what was expected and what to do. The command line prints the message of a
+`SelfmaskError` as one line and exits with status 2; any other exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class SelfmaskError(Exception):
+    """Anything that a user can mend: every error below is one."""
+
+
+class SettingsError(SelfmaskError, ValueError):
+    """A setting is out of range or contradicts another."""
+
+
+class SelectionError(SelfmaskError, ValueError):
+    """No weights, unknown weights or the same weights twice were selected for masking."""
+
+
+class MaskFileError(SelfmaskError, ValueError):
+    """A mask file is damaged, hostile, or of a version that this program cannot read."""
+
+
+class WrongBaseError(MaskFileError):
+    """A mask was given a model that is not the base that it was learnt on."""
+
+
+class BackboneError(SelfmaskError):
+    """A backbone could not be found, built or given its weights."""
+
+
+class DataError(SelfmaskError):
+    """Images, labels or splits are missing, unreadable or contradict each other."""
+
+
+class RunError(SelfmaskError):
+    """A run folder is not empty, not a run, or was made with other settings; or a run has gone wrong."""
+
+
+class MissingExtraError(SelfmaskError, ImportError):
+    """A feature needs an optional package: the message names the extra to install."""
