@@ -263,7 +263,7 @@ _RULES: dict[str, tuple[Choice, str]] = {
     ),
     "generic": (
         _generic,
-        f"the weights of convolutions and linear layers of at least {MIN_WEIGHTS} weights, because the network "
+        f"the weights of convolutions and linear layers of at least {MIN_WEIGHTS} weights, as the network "
         "is of no family known here; not the convolution that reads the image, depthwise ones and gates "
         "(fragile: few weights per output), not the last linear layer (it may be a classifier), no biases, "
         "norms or heads",

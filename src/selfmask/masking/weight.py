@@ -12,8 +12,6 @@ import math
 import torch
 from torch import Tensor
 
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
-
 
 def alpha(on: int, total: int) -> float:
     """α = sqrt(on / total), in (0, 1], of a tensor with `on` of its `total` weights on.
@@ -45,8 +43,6 @@ def masked_weight(theta: Tensor, mask: Tensor, factor: float | None = None) -> T
     """
     if factor is None:
         factor = scale(int(mask.sum()), mask.numel())
-    if theta.dtype in _LOW_PRECISION:
-        product = theta.float().mul_(factor).to(theta.dtype)
-    else:
-        product = theta * factor
+    wide = torch.promote_types(theta.dtype, torch.float32)
+    product = (theta.to(wide) * factor).to(theta.dtype)
     return product.masked_fill_(~mask, 0.0)

@@ -1,0 +1,53 @@
+"""The score's gradient (PAPER Main Eq. 2, "pass-through"): ∂L/∂M, taken as the gradient of the score S.
+
+With w = θ·M/α and g = ∂L/∂w,
+
+    ∂L/∂M_j = θ_j g_j / α  −  (1 / (2 N α²)) · Σ_i w_i g_i          and N α² = Σ M, the number of weights on.
+
+The second term is there because α depends on M. It is one number per tensor.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from selfmask.masking.layout import flat, same_layout
+
+
+def shared_term(weight: Tensor, grad: Tensor, on: float | Tensor) -> Tensor:
+    """The second term, Σ_i w_i g_i / (2 Σ M): a 0-dim tensor in the tensors' dtype, at least float32.
+
+    Args:
+        weight: the masked weight w that the gradient was taken at, any shape, floating point.
+        grad: g = ∂L/∂w, of the same shape.
+        on: the number of weights on, Σ M > 0.
+    """
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    flatten = flat if same_layout(weight, grad) else torch.ravel
+    w, g = flatten(weight.detach()).to(wide), flatten(grad.detach()).to(wide)
+    return torch.dot(w, g) / (2 * on)
+
+
+def score_gradient(
+    theta: Tensor,
+    weight: Tensor,
+    grad: Tensor,
+    on: float | Tensor,
+    factor: float | Tensor,
+    out: Tensor | None = None,
+) -> Tensor:
+    """∂L/∂M for one tensor, in the dtype of `out` (or θ's dtype, at least float32), of θ's shape.
+
+    Args:
+        theta: the base weight θ.
+        weight: the masked weight w = θ·M/α that the gradient was taken at.
+        grad: g = ∂L/∂w.
+        on: Σ M > 0.
+        factor: 1/α.
+        out: written to if given.
+    """
+    wide = torch.promote_types(theta.dtype, torch.float32)
+    term = shared_term(weight, grad, on)
+    result = torch.mul(theta.to(wide), grad.to(wide), out=out)
+    return result.mul_(factor).sub_(term)

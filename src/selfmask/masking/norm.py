@@ -1,0 +1,61 @@
+"""Batch norms: what happens to their running statistics while a mask is learnt (PAPER §5).
+
+"adapt": they move in training mode, as in the paper, and the mask file carries them. "frozen": each batch norm
+stays in evaluation mode whatever `model.train()` says, so there is nothing to carry.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@cache
+def _frozen_class(cls: type[_BatchNorm]) -> type[_BatchNorm]:
+    """A subclass of `cls` that cannot be put into training mode.
+
+    A class, and not a hook or a patched method: the module keeps its tensors, its `repr` stays readable, and
+    copies of the model are frozen too.
+    """
+
+    def train(self: _BatchNorm, mode: bool = True) -> _BatchNorm:
+        return cls.train(self, False)
+
+    return type(f"Frozen{cls.__name__}", (cls,), {"train": train, "__module__": __name__})
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Every batch norm of `model` that keeps running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+def freeze(model: nn.Module) -> list[tuple[_BatchNorm, type[_BatchNorm], bool]]:
+    """Freeze every batch norm; returns what `thaw` needs."""
+    frozen: list[tuple[_BatchNorm, type[_BatchNorm], bool]] = []
+    for module in batch_norms(model):
+        cls = type(module)
+        frozen.append((module, cls, module.training))
+        module.__class__ = _frozen_class(cls)
+        module.eval()
+    return frozen
+
+
+def thaw(frozen: list[tuple[_BatchNorm, type[_BatchNorm], bool]]) -> None:
+    """Undo `freeze`: the classes and the modes are what they were."""
+    for module, cls, training in frozen:
+        module.__class__ = cls
+        module.training = training
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """The running means and variances of `model` by name, as they are in the model (not copies)."""
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            for name in ("running_mean", "running_var"):
+                tensor = getattr(module, name)
+                if tensor is not None:
+                    found[f"{prefix}.{name}" if prefix else name] = tensor
+    return found

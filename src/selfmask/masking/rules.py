@@ -1,0 +1,182 @@
+"""Mask rules: from the scores of one tensor to its mask (PAPER §1 and §4).
+
+A rule is a frozen description; the scores live in the mask set. No rule ever turns a whole tensor off (α would
+be 0 and w undefined): where it would, the one weight with the highest score stays on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from selfmask.errors import SettingsError
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """What the mask set asks of a rule."""
+
+    def initial_scores(self, theta: Tensor, generator: torch.Generator) -> Tensor:
+        """S at step 0, in θ's shape and memory layout; float64 for a float64 θ, else float32."""
+        ...
+
+    def mask(self, scores: Tensor, name: str, step: int) -> Tensor:
+        """M: bool, in the scores' shape, with at least one weight on unless the tensor is empty."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """The rule as JSON-able data, for the mask file."""
+        ...
+
+
+def score_dtype(theta: Tensor) -> torch.dtype:
+    """Scores are held in float32, or in float64 where θ is."""
+    return torch.promote_types(theta.dtype, torch.float32)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """M = 1[S > mu] (PAPER Main Eq. 1): the paper's rule. Every score starts at `start`, so every weight is on.
+
+    By the paper's theorems `mu` and `start` change nothing that the learning rate does not (PAPER §3); they are
+    settings so that the theorems can be checked.
+    """
+
+    mu: float = 0.0
+    start: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.start > self.mu:
+            raise SettingsError(
+                f"Threshold: the scores start at {self.start}, not above mu = {self.mu}, so every weight would "
+                "start off; use start > mu"
+            )
+
+    def initial_scores(self, theta: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.full_like(theta, self.start, dtype=score_dtype(theta), requires_grad=False)
+
+    def mask(self, scores: Tensor, name: str, step: int) -> Tensor:
+        return keep_one_on(scores > self.mu, scores)
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "threshold", "mu": self.mu, "start": self.start}
+
+
+@dataclass(frozen=True)
+class Progressive:
+    """A density that falls linearly from `start` to `end` over the first `steps` steps (PAPER §4, "progressive")."""
+
+    end: float
+    steps: int
+    start: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.end <= self.start <= 1):
+            raise SettingsError(
+                f"Progressive: needs 0 < end <= start <= 1, got end={self.end}, start={self.start}"
+            )
+        if self.steps < 1:
+            raise SettingsError(f"Progressive: needs at least 1 step, got {self.steps}")
+
+    def at(self, step: int) -> float:
+        """The density after `step` steps, in (0, 1]."""
+        return self.start + (self.end - self.start) * min(step / self.steps, 1.0)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The highest scores of each tensor are on: exactly round(density · N) of them, and never fewer than one.
+
+    Args:
+        density: one share in (0, 1] for every tensor, a share for each tensor by name (the densities that another
+            mask found), or a `Progressive` schedule.
+        init: equal scores would be broken by position, so they start unequal, with mean 1: "random", drawn
+            uniformly from [0, 2) as edge-popup draws its own, or "magnitude", |θ| / mean|θ|.
+
+    Ties are broken in favour of the earlier weight, so that the mask is the same on every machine.
+    """
+
+    density: float | Mapping[str, float] | Progressive = 0.5
+    init: Literal["random", "magnitude"] = "random"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.density, Mapping):
+            for name, share in self.density.items():
+                _check_density(share, f" of {name!r}")
+        elif not isinstance(self.density, Progressive):
+            _check_density(self.density, "")
+        if self.init not in ("random", "magnitude"):
+            raise SettingsError(f"TopK: init is 'random' or 'magnitude', got {self.init!r}")
+
+    def initial_scores(self, theta: Tensor, generator: torch.Generator) -> Tensor:
+        dtype = score_dtype(theta)
+        scores = torch.empty_like(theta, dtype=dtype, requires_grad=False)
+        if self.init == "random":
+            # Drawn on the CPU in float64, so that every device and dtype starts from the same order.
+            drawn = torch.rand(theta.shape, generator=generator, dtype=torch.float64) * 2
+            return scores.copy_(drawn)
+        size = theta.detach().to(dtype).abs()
+        mean = size.mean() if theta.numel() else torch.ones(())
+        return scores.copy_(size / mean.clamp_min(torch.finfo(dtype).tiny))
+
+    def density_at(self, name: str, step: int) -> float:
+        """The share of tensor `name` that is on after `step` steps."""
+        if isinstance(self.density, Progressive):
+            return self.density.at(step)
+        if isinstance(self.density, Mapping):
+            if name not in self.density:
+                raise SettingsError(
+                    f"TopK: no density is given for {name!r}; the densities name {len(self.density)} tensors, "
+                    f"the first is {next(iter(self.density), None)!r}. Were they found on another backbone?"
+                )
+            return float(self.density[name])
+        return self.density
+
+    def count(self, name: str, total: int, step: int) -> int:
+        """How many of the tensor's `total` weights are on after `step` steps."""
+        return min(total, max(1, round(self.density_at(name, step) * total)))
+
+    def mask(self, scores: Tensor, name: str, step: int) -> Tensor:
+        total = scores.numel()
+        if total == 0:
+            return torch.ones_like(scores, dtype=torch.bool)
+        return highest(scores, self.count(name, total, step))
+
+    def describe(self) -> dict[str, Any]:
+        if isinstance(self.density, Progressive):
+            d = self.density
+            density: Any = {"start": d.start, "end": d.end, "steps": d.steps}
+        else:
+            density = dict(self.density) if isinstance(self.density, Mapping) else self.density
+        return {"name": "topk", "density": density, "init": self.init}
+
+
+def _check_density(share: float, of: str) -> None:
+    if not (isinstance(share, int | float) and 0 < share <= 1):
+        raise SettingsError(f"TopK: a density{of} is a share in (0, 1], got {share!r}; 50 % is 0.5")
+
+
+def keep_one_on(mask: Tensor, scores: Tensor) -> Tensor:
+    """`mask`, with its highest-scored weight turned on in place if all were off."""
+    if mask.numel() and not bool(mask.any()):
+        index = int(scores.argmax())
+        mask[torch.unravel_index(torch.tensor(index), mask.shape)] = True
+    return mask
+
+
+def highest(scores: Tensor, count: int) -> Tensor:
+    """The `count` highest of `scores` (1 <= count <= N) as a bool mask; ties go to the earlier position."""
+    total = scores.numel()
+    if count == total:
+        return torch.ones_like(scores, dtype=torch.bool)
+    flat = scores.reshape(-1)
+    cut = flat.kthvalue(total - count + 1).values
+    mask = flat > cut
+    missing = count - int(mask.sum())
+    tied = (flat == cut).nonzero().squeeze(1)[:missing]
+    mask[tied] = True
+    return torch.empty_like(scores, dtype=torch.bool).copy_(mask.view(scores.shape))

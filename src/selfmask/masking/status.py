@@ -1,0 +1,108 @@
+"""What a mask looks like in numbers: weights, density, bits flipped, bytes; per tensor and in total."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TensorStatus:
+    """One masked tensor. `flipped` counts the bits that differ from the mask before the first step."""
+
+    name: str
+    shape: tuple[int, ...]
+    weights: int
+    on: int
+    flipped: int
+
+    @property
+    def density(self) -> float:
+        """The share of weights on, in [0, 1]; 1 for an empty tensor."""
+        return self.on / self.weights if self.weights else 1.0
+
+    @property
+    def entropy_bits(self) -> float:
+        """N · H(density): the bits that the mask takes if nothing but its density is known."""
+        p = self.density
+        if p in (0.0, 1.0):
+            return 0.0
+        return -self.weights * (p * math.log2(p) + (1 - p) * math.log2(1 - p))
+
+
+@dataclass(frozen=True)
+class Status:
+    """All masked tensors of a model; `print(status)` shows the table."""
+
+    tensors: tuple[TensorStatus, ...]
+    steps: int
+
+    @property
+    def weights(self) -> int:
+        return sum(t.weights for t in self.tensors)
+
+    @property
+    def on(self) -> int:
+        return sum(t.on for t in self.tensors)
+
+    @property
+    def off(self) -> int:
+        return self.weights - self.on
+
+    @property
+    def flipped(self) -> int:
+        return sum(t.flipped for t in self.tensors)
+
+    @property
+    def density(self) -> float:
+        """The share of weights on, in [0, 1]."""
+        return self.on / self.weights if self.weights else 1.0
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of the masks at one bit a weight, each tensor on whole bytes."""
+        return sum((t.weights + 7) // 8 for t in self.tensors)
+
+    @property
+    def entropy_bytes(self) -> int:
+        """Bytes of the masks at the entropy of their densities, tensor by tensor."""
+        return math.ceil(sum(t.entropy_bits for t in self.tensors) / 8)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole status as JSON-able data."""
+        return {
+            "weights": self.weights,
+            "on": self.on,
+            "density": self.density,
+            "flipped": self.flipped,
+            "steps": self.steps,
+            "packed_bytes": self.packed_bytes,
+            "entropy_bytes": self.entropy_bytes,
+            "tensors": [
+                {
+                    "name": t.name,
+                    "shape": list(t.shape),
+                    "weights": t.weights,
+                    "on": t.on,
+                    "flipped": t.flipped,
+                }
+                for t in self.tensors
+            ],
+        }
+
+    def __str__(self) -> str:
+        width = max([len(t.name) for t in self.tensors] + [6])
+        lines = [f"{'tensor':<{width}}  {'weights':>11}  {'on':>8}  {'flipped':>9}"]
+        lines += [
+            f"{t.name:<{width}}  {t.weights:>11,}  {100 * t.density:>7.2f}%  {t.flipped:>9,}"
+            for t in self.tensors
+        ]
+        lines.append(
+            f"{'total':<{width}}  {self.weights:>11,}  {100 * self.density:>7.2f}%  {self.flipped:>9,}"
+        )
+        lines.append(
+            f"after {self.steps} steps; {self.packed_bytes:,} bytes at one bit a weight, "
+            f"{self.entropy_bytes:,} at the entropy of the densities"
+        )
+        return "\n".join(lines)
