@@ -100,8 +100,9 @@ def test_clip_vit_b_32_counts_as_the_paper_does() -> None:
     assert detect_family(model) == "clip"
     assert weights_and_biases(model) == (VIT_B_WEIGHTS, VIT_B_BIASES)
     assert all(name.startswith("visual.") for name in chosen(model))
-    assert detect_family(model.visual) == "clip"
-    assert weights_and_biases(model.visual) == (VIT_B_WEIGHTS, VIT_B_BIASES)
+    tower = model.get_submodule("visual")
+    assert detect_family(tower) == "clip"
+    assert weights_and_biases(tower) == (VIT_B_WEIGHTS, VIT_B_BIASES)
 
 
 def test_clip_with_a_resnet_tower() -> None:

@@ -1,0 +1,23 @@
+"""Where pretrained networks come from, and what one must know of each to use it."""
+
+from selfmask.backbones.backbone import Backbone, TextTower
+from selfmask.backbones.build import KINDS, build, parse, rebuild
+from selfmask.backbones.catalogue import ALIASES, DEFAULT, PUBLISHED
+from selfmask.backbones.from_module import from_module
+from selfmask.backbones.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+__all__ = [
+    "ALIASES",
+    "DEFAULT",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "KINDS",
+    "PUBLISHED",
+    "Backbone",
+    "Preprocessing",
+    "TextTower",
+    "build",
+    "from_module",
+    "parse",
+    "rebuild",
+]

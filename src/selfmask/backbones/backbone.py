@@ -1,0 +1,89 @@
+"""A pretrained network with the four things that one must know of it: width, family, recipe, origin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.errors import BackboneError
+
+
+class TextTower(Protocol):
+    """The half of a CLIP that reads: `objectives.text` makes its frozen head with it."""
+
+    logit_scale: float
+
+    def embed(self, texts: list[str]) -> Tensor:
+        """L2-normalised embeddings, float32 (len(texts), width), in the space of the backbone's features."""
+        ...
+
+
+@dataclass
+class Backbone:
+    """A network that turns images into features of a fixed width.
+
+    `module(x)` maps normalised images, float32 (B, 3, H, W), to pooled features, float32 (B, `width`), before any
+    classifier. Its parameters carry the names of the library or of the authors that it comes from, so that a
+    mask (which records them) fits the same network however it was loaded.
+
+    `spec` is the string that `build` made it from (None for a user's own module), `weights` the file name of the
+    weights if they were given as a file, `pretrained` False for a random start, `image_size` the size that was
+    asked for (None: the network's own).
+    """
+
+    module: nn.Module
+    spec: str | None
+    family: str
+    width: int
+    preprocessing: Preprocessing
+    weights: str | None = None
+    image_size: int | None = None
+    pretrained: bool = True
+    text: TextTower | None = field(default=None, repr=False)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON, from which `rebuild` makes the same backbone; no path of this machine is in it."""
+        return {
+            "spec": self.spec,
+            "weights": self.weights,
+            "pretrained": self.pretrained,
+            "image_size": self.image_size,
+            "family": self.family,
+            "width": self.width,
+            "preprocessing": self.preprocessing.describe(),
+        }
+
+
+def measured_width(module: nn.Module, size: int) -> int:
+    """The width of the features, by a run on one grey image of `size` pixels that leaves the module as it was.
+
+    Raises `BackboneError` where the module cannot run on it or gives anything but (1, width).
+    """
+    modes = {part: part.training for part in module.modules()}
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    module.eval()
+    try:
+        with torch.no_grad():
+            features = module(torch.zeros(1, 3, size, size, device=device))
+    except Exception as error:
+        raise BackboneError(
+            f"a trial run on one image of {size} × {size} pixels failed: {error}; "
+            "say the size that the network takes (image_size, or size in preprocessing)"
+        ) from error
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise BackboneError(f"the module must give features of shape (B, width); for one image it gave {got}")
+    return features.shape[1]
+
+
+def weights_name(weights: str | Path | None) -> str | None:
+    """What a description keeps of a path: its last part, because a mask file may be published."""
+    return None if weights is None else Path(weights).name

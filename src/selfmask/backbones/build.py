@@ -1,0 +1,115 @@
+"""A backbone from one string."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.catalogue import ALIASES, PUBLISHED
+from selfmask.backbones.from_keras import build_from_keras
+from selfmask.backbones.from_package import build_from_package
+from selfmask.backbones.from_timm import build_from_timm
+from selfmask.backbones.hub import fetched
+from selfmask.errors import BackboneError
+from selfmask.masking.presets import did_you_mean
+
+KINDS = ("timm", "package", "keras", "torchhub", "openclip", "hf")
+
+
+def build(
+    spec: str, *, weights: str | Path | None = None, image_size: int | None = None, pretrained: bool = True
+) -> Backbone:
+    """Build the backbone that `spec` names, in eval mode and on the CPU.
+
+    `spec` is `KIND:NAME` with a kind of `KINDS`, a short name of `catalogue`, or a plain timm name. `weights` is a
+    file (.safetensors, .pth) to load instead of the kind's own source; `image_size` the input size in pixels
+    (default: the network's own); `pretrained=False` a random start. Raises `BackboneError` for an unknown name
+    (with near misses), weights that are absent or do not fit, and a hub that cannot be reached.
+    """
+    if image_size is not None and image_size < 1:
+        raise BackboneError(f"image_size must be at least 1 pixel, not {image_size}")
+    kind, name = parse(spec)
+    if kind == "timm":
+        return build_from_timm(name, weights, image_size, pretrained)
+    if kind == "keras":
+        return build_from_keras(name, weights, image_size, pretrained)
+    if kind == "published":
+        return _build_published(name, weights, image_size, pretrained)
+    if kind == "package":
+        if weights is not None:
+            raise BackboneError(
+                f"package:{name} has its own weights; for a file use timm:tf_{name} --weights FILE"
+            )
+        return build_from_package(name, image_size, pretrained)
+    raise BackboneError(f"{kind}: is not built yet")
+
+
+def parse(spec: str) -> tuple[str, str]:
+    """`spec` as (kind, name); the kind is one of `KINDS`, or "published" for an authors' release by its name."""
+    spec = ALIASES.get(spec, spec)
+    if spec in PUBLISHED:
+        return "published", spec
+    kind, colon, name = spec.partition(":")
+    if colon and kind in KINDS and name:
+        return kind, name
+    if colon:
+        raise BackboneError(
+            f"unknown kind of backbone in {spec!r}{did_you_mean(kind, KINDS)}; "
+            f"a backbone is KIND:NAME with a kind of {', '.join(KINDS)}, e.g. timm:resnet18"
+        )
+    if timm.is_model(spec.partition(".")[0]):
+        return "timm", spec
+    known = [*ALIASES, *PUBLISHED, *timm.list_models()]
+    raise BackboneError(
+        f"unknown backbone {spec!r}{did_you_mean(spec, known)}; give KIND:NAME with a kind of "
+        f"{', '.join(KINDS)}, or one of {', '.join([*ALIASES, *PUBLISHED])}"
+    )
+
+
+def rebuild(description: dict[str, Any], *, weights: str | Path | None = None) -> Backbone:
+    """The backbone that `Backbone.describe()` described.
+
+    Where its weights were a file, `weights` gives it, or it is looked for by its name in the folders of the
+    environment variable SELFMASK_WEIGHTS. Raises `BackboneError` where that fails, or where it cannot be
+    rebuilt at all: a user's own module, or random weights.
+    """
+    spec, name = description.get("spec"), description.get("weights")
+    if not spec:
+        raise BackboneError(
+            "the backbone was a module of the user's own: build it and pass it as the base (base=MODULE)"
+        )
+    if not description.get("pretrained", True):
+        raise BackboneError(
+            f"{spec} had random weights, which nobody can rebuild: pass the base itself (base=MODULE)"
+        )
+    if weights is None and name is not None:
+        weights = _find(name, spec)
+    return build(spec, weights=weights, image_size=description.get("image_size"))
+
+
+def _find(name: str, spec: str) -> Path:
+    folders = [Path(one) for one in os.environ.get("SELFMASK_WEIGHTS", "").split(os.pathsep) if one]
+    found = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    if found is None:
+        raise BackboneError(
+            f"{spec} had its weights from a file {name!r}: say where it is (weights=FILE, --weights FILE), or name its "
+            "folder in the environment variable SELFMASK_WEIGHTS"
+        )
+    return found
+
+
+def _build_published(
+    name: str, weights: str | Path | None, image_size: int | None, pretrained: bool
+) -> Backbone:
+    published = PUBLISHED[name]
+    given = weights
+    if weights is None and pretrained:
+        weights = fetched(published.url, f"the weights of {name} ({published.what})")
+    backbone = build_from_timm(published.architecture, weights, image_size, pretrained=False, spec=name)
+    if given is None:
+        backbone.weights = None  # the name alone says where they come from
+    return backbone

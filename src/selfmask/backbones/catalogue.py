@@ -1,0 +1,47 @@
+"""Short names for the backbones of the paper and for those that most people want."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT = "package:efficientnet_lite0"
+
+ALIASES = {
+    "efficientnet_lite0": DEFAULT,
+    "dinov2_vits14": "timm:vit_small_patch14_dinov2.lvd142m",
+    "dinov2_vitb14": "timm:vit_base_patch14_dinov2.lvd142m",
+    "clip_vit_b_32": "openclip:ViT-B-32-quickgelu:openai",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights as their authors published them, and timm's network that they are for."""
+
+    architecture: str
+    url: str
+    what: str
+
+
+_FAIR = "https://dl.fbaipublicfiles.com"
+
+PUBLISHED = {
+    "swav_resnet50": Published(
+        "resnet50", f"{_FAIR}/deepcluster/swav_800ep_pretrain.pth.tar", "SwAV, 800 epochs of ImageNet"
+    ),
+    "dino_resnet50": Published(
+        "resnet50", f"{_FAIR}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth", "DINO on ImageNet"
+    ),
+    "dino_vits16": Published(
+        "vit_small_patch16_224",
+        f"{_FAIR}/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth",
+        "DINO on ImageNet",
+    ),
+    "dino_vitb16": Published(
+        "vit_base_patch16_224",
+        f"{_FAIR}/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
+        "DINO on ImageNet",
+    ),
+}
+
+ALIASES |= {"swav": "swav_resnet50"}

@@ -1,0 +1,55 @@
+"""A user's own network as a backbone, and features out of networks that return more than one tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selfmask.backbones.backbone import Backbone, measured_width
+from selfmask.backbones.from_timm import preprocessing_of
+from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.masking.presets import detect_family, preset
+
+
+def from_module(
+    module: nn.Module, *, preprocessing: Preprocessing | None = None, family: str = "auto"
+) -> Backbone:
+    """A backbone out of any network that maps images (B, 3, H, W) to features.
+
+    The network's parameters keep their names. Output of shape (B, C, H, W) is averaged over H and W; a
+    transformers output is reduced to its pooled vector. `preprocessing` defaults to timm's record where the
+    network has one, else to ImageNet's recipe at 224 pixels. Take a classifier off before (timm:
+    `model.reset_classifier(0)`), or the features are its logits. Raises `BackboneError` where a trial run fails
+    and `SelectionError` for an unknown `family`.
+    """
+    if preprocessing is None:
+        known = getattr(module, "pretrained_cfg", None)
+        preprocessing = preprocessing_of(module) if known else Preprocessing()
+    family = detect_family(module) if family == "auto" else preset(family).name
+    pool_output(module)
+    return Backbone(module, None, family, measured_width(module, preprocessing.size), preprocessing)
+
+
+def pool_output(module: nn.Module) -> nn.Module:
+    """Make `module` return features (B, width), by a hook on its output, so that no name changes.
+
+    A module that returns them already is not slowed: the hook passes a two-dimensional tensor on.
+    """
+    if _pooled not in module._forward_hooks.values():
+        module.register_forward_hook(_pooled)
+    return module
+
+
+def _pooled(module: nn.Module, inputs: Any, output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output.mean(dim=(2, 3)) if output.ndim == 4 else output
+    for name in ("image_embeds", "pooler_output"):
+        value = getattr(output, name, None)
+        if isinstance(value, Tensor):
+            return torch.flatten(value, 1)
+    hidden = getattr(output, "last_hidden_state", None)
+    if isinstance(hidden, Tensor):
+        return hidden.mean(dim=(2, 3)) if hidden.ndim == 4 else hidden[:, 0]  # a grid, or class token first
+    return output

@@ -1,0 +1,88 @@
+"""Whether weights can be fetched: asked once, with a short limit, before a library would retry for minutes."""
+
+from __future__ import annotations
+
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+
+from selfmask.errors import BackboneError
+
+ANSWER_SECONDS = 5.0
+"""How long a hub may take to answer before it counts as out of reach."""
+
+OFFLINE_CHOICES = (
+    "without a network, use package:efficientnet_lite0 (its weights are installed) or give the weights as a "
+    "file: --weights FILE.safetensors (in Python: build(spec, weights=FILE))"
+)
+
+
+def why_unreachable(address: str) -> str | None:
+    """None where the server of `address` answers within `ANSWER_SECONDS`, whatever it says; else the reason."""
+    parts = urlsplit(address)
+    root = f"{parts.scheme}://{parts.netloc}/"
+    reason: list[str | None] = [f"no answer within {ANSWER_SECONDS:g} s"]
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(root, method="HEAD")
+            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):
+                reason[0] = None
+        except urllib.error.HTTPError:
+            reason[0] = None  # it refused this request, so it is there
+        except (OSError, ValueError) as error:
+            reason[0] = str(getattr(error, "reason", error))
+
+    # A thread, because the look-up of a name knows no time limit.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    return reason[0]
+
+
+def require_reachable(address: str, what: str) -> None:
+    """Raise `BackboneError` at once where `what` would have to be fetched from a server out of reach."""
+    reason = why_unreachable(address)
+    if reason is not None:
+        host = urlsplit(address).netloc
+        raise BackboneError(
+            f"{what} are not on this machine and {host} cannot be reached ({reason}); {OFFLINE_CHOICES}"
+        )
+
+
+def hub_endpoint() -> str:
+    """The address of the Hugging Face hub (`HF_ENDPOINT` changes it)."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def in_hub_cache(repository: str, *names: str) -> Path | None:
+    """The first of the files `names` of a hub repository that was fetched before (`REPOSITORY@REVISION` too)."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = repository.partition("@")
+    for name in names:
+        found = try_to_load_from_cache(repository, name, revision=revision or None)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def fetched(url: str, what: str) -> Path:
+    """The file at `url`, from torch.hub's folder of checkpoints, downloaded first where it is not there."""
+    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+    if not target.is_file():
+        require_reachable(url, what)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(target), progress=False)
+        except (OSError, RuntimeError) as error:
+            raise BackboneError(
+                f"{what} could not be fetched from {url}: {error}; {OFFLINE_CHOICES}"
+            ) from error
+    return target

@@ -1,0 +1,148 @@
+"""Reading weights from files, in the layouts that authors publish, without unpickling any code.
+
+Known layouts: a plain state dict; one nested under `state_dict`, `model` or (DINO) `teacher`; names prefixed by
+`module.` (SwAV and everything trained in parallel), `backbone.` (DINO) or `_orig_mod.` (compiled); projection
+heads, prototypes and classifiers beside the backbone, which are dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from selfmask.errors import BackboneError
+from selfmask.masking.presets import did_you_mean
+
+StateDict = dict[str, Tensor]
+
+# Where several are there, the first wins: DINO evaluates its teacher, others the moving average.
+_NESTS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "network")
+_PREFIXES = ("module.", "_orig_mod.", "backbone.")
+_HEADS = frozenset(
+    (
+        *("fc", "head", "heads", "head_dist", "classifier", "last_linear"),  # classifiers
+        *("projection_head", "prototypes", "last_layer"),  # SwAV, DINO
+        *("mask_token", "queue"),  # used while pretraining only
+    )
+)
+
+
+def read_state_dict(path: str | Path) -> StateDict:
+    """The tensors of a weights file under the backbone's own names.
+
+    Reads `.safetensors`, and any other suffix with `torch.load(weights_only=True)`. Raises `BackboneError` where
+    the file is absent, damaged, holds no state dict, or would need code to be unpickled.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BackboneError(f"no weights file at {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return unwrapped(load_file(path), path.name)
+        except SafetensorError as error:
+            raise BackboneError(f"{path} is no readable safetensors file: {error}") from error
+    try:
+        # DINO's full checkpoints carry their settings in a Namespace, which is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BackboneError(
+            f"{path} cannot be read as plain tensors (it is damaged, or would run code); get the weights as "
+            ".safetensors, or save their state_dict() anew on a machine where you trust the file"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise BackboneError(f"{path} is no readable weights file: {error}") from error
+    return unwrapped(content, path.name)
+
+
+def unwrapped(content: object, name: str) -> StateDict:
+    """A checkpoint's state dict without nesting and without the prefixes of wrappers (see the module's head)."""
+    while isinstance(content, Mapping) and not any(isinstance(one, Tensor) for one in content.values()):
+        inner = next((content[key] for key in _NESTS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping) or not any(isinstance(one, Tensor) for one in content.values()):
+        raise BackboneError(
+            f"{name} holds no state dict (a mapping of names to tensors), neither at the top nor under "
+            + ", ".join(_NESTS)
+        )
+    state = {str(key): one for key, one in content.items() if isinstance(one, Tensor)}
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in _PREFIXES:
+            inside = {key.removeprefix(prefix): one for key, one in state.items() if key.startswith(prefix)}
+            if inside and all(key.startswith(prefix) or _is_head(key) for key in state):
+                state, stripped = inside, True
+    return state
+
+
+def load_strict(
+    module: nn.Module,
+    state: StateDict,
+    source: str,
+    network: str,
+    convert: Callable[[StateDict], StateDict] | None = None,
+) -> None:
+    """Load `state` into `module`, every tensor of the module and no other, but heads that it does not have.
+
+    Where the names do not fit, `convert` (another library's layout to this one) gets one try. Raises
+    `BackboneError` that names `source`, `network`, the first tensor that does not fit, and how many more do not.
+    """
+    fitted = _without_heads(state, module)
+    problem = _mismatch(module, fitted)
+    if problem is not None and convert is not None:
+        try:
+            converted = _without_heads(convert(dict(state)), module)
+        except (KeyError, AttributeError, RuntimeError, TypeError, ValueError):
+            converted = fitted
+        if _mismatch(module, converted) is None:
+            fitted, problem = converted, None
+    if problem is not None:
+        raise BackboneError(f"the weights in {source} do not fit {network}: {problem}")
+    module.load_state_dict(fitted, strict=True)
+
+
+def _without_heads(state: StateDict, module: nn.Module) -> StateDict:
+    expected = module.state_dict()
+    kept = {key: one for key, one in state.items() if key in expected or not _is_head(key)}
+    for key, buffer in expected.items():  # old checkpoints do not count their batches
+        if key.endswith("num_batches_tracked"):
+            kept.setdefault(key, torch.zeros_like(buffer))
+    return kept
+
+
+def _mismatch(module: nn.Module, state: StateDict) -> str | None:
+    expected = module.state_dict()
+    missing = [key for key in expected if key not in state]
+    extra = [key for key in state if key not in expected]
+    shapes = [key for key in expected if key in state and expected[key].shape != state[key].shape]
+    wrong = next((key for key in expected if key in missing or key in shapes), extra[0] if extra else None)
+    if wrong is None:
+        return None
+    if wrong in shapes:
+        first = (
+            f"{wrong} is {tuple(state[wrong].shape)} there and {tuple(expected[wrong].shape)} in the network"
+        )
+    elif wrong in missing:
+        first = f"{wrong} is not among them{did_you_mean(wrong, extra).rstrip('?')}"
+    else:
+        first = f"{wrong} is not in the network{did_you_mean(wrong, missing).rstrip('?')}"
+    return (
+        f"{first} (first of {len(missing)} missing, {len(extra)} unknown and {len(shapes)} of another shape; "
+        f"the network has {len(expected)} tensors); are they of another network?"
+    )
+
+
+def _is_head(key: str) -> bool:
+    return key.split(".")[0] in _HEADS or any(
+        key.startswith(prefix) and _is_head(key.removeprefix(prefix)) for prefix in _PREFIXES
+    )
