@@ -1,0 +1,231 @@
+"""From the bytes of an image file to the RGB picture that a person would see.
+
+What is done to what, before anything else sees the pixels:
+
+- animations: the first frame; alpha and transparent colours: laid on white; EXIF orientation: applied;
+- 16-bit and float greyscale: scaled to 8 bits, not clipped; CMYK: through its embedded profile if it has one;
+- pictures whose short side exceeds `short_side`: reduced to it with an antialiasing filter (large JPEGs are
+  decoded at a fraction of their size, so a 100-megapixel photograph costs little);
+- truncated, damaged, unknown or absurdly large files: refused with `UnreadableImage`, never half-decoded.
+
+Only the formats of `FORMATS` are tried: Pillow knows others that run external programs.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageCms, ImageFile, JpegImagePlugin
+from torch import Tensor
+
+from selfmask.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000")
+EXTENSIONS = frozenset(
+    f".{ending}"
+    for ending in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "avif", "jp2", "heic", "heif"),
+    )
+)
+"""File name endings (lower case) that count as images. HEIC needs a plug-in, so such files are counted as
+unreadable with that reason rather than overlooked."""
+
+MAX_PIXELS = 2**26
+"""Largest picture that is decoded whole, in pixels (67 megapixels, 268 MB at four bytes)."""
+MAX_JPEG_PIXELS = 2**28
+"""Largest JPEG, in stored pixels: it is decoded at a fraction of its size, but a progressive one is held in
+memory as coefficients."""
+_LARGE = 2**24
+_one_large_at_a_time = threading.Lock()
+
+# The transpositions that undo each EXIF orientation (EXIF 2.32, tag 0x0112); 1 is upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnreadableImage(DataError):
+    """One image file cannot be decoded; the message is the reason without the file's name."""
+
+
+def decode(image: bytes | Path, short_side: int | None = None) -> Tensor:
+    """Decode one image to uint8 (3, H, W), RGB, upright, stored channels-last (fast to crop and resize).
+
+    `short_side`: pictures whose shorter side is longer than this many pixels are reduced to it.
+    Raises `UnreadableImage` with a short reason for whatever cannot be decoded.
+    """
+    try:
+        with io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as stream:
+            return _decode(stream, short_side)
+    except UnreadableImage:
+        raise
+    except FileNotFoundError:
+        raise UnreadableImage("the file does not exist (any more)") from None
+    except (
+        Exception
+    ) as error:  # a damaged file can make a decoder raise anything: each is a reason to skip it
+        raise UnreadableImage(_reason(error)) from error
+
+
+def _decode(stream: io.BufferedIOBase | io.BytesIO, short_side: int | None) -> Tensor:
+    _silence_metadata_warnings()
+    picture = _open(stream)
+    stored = picture.width * picture.height
+    orientation = _orientation(picture)
+    if picture.format == "JPEG" and short_side is not None and min(picture.size) > short_side:
+        _check_size(picture, stored, MAX_JPEG_PIXELS)
+        shrink = short_side / min(picture.size)
+        wanted = (int(np.ceil(picture.width * shrink)), int(np.ceil(picture.height * shrink)))
+        picture.draft(None, wanted)  # None: whatever colour mode it has
+    _check_size(picture, picture.width * picture.height, MAX_PIXELS)
+    with _one_large_at_a_time if stored > _LARGE else nullcontext():
+        picture.load()
+        rgb = _to_rgb(picture)
+        if orientation in _UPRIGHT:
+            rgb = rgb.transpose(_UPRIGHT[orientation])
+        pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+    if short_side is not None and min(pixels.shape[1:]) > short_side:
+        pixels = shrink_to(pixels, short_side)
+    return pixels
+
+
+def shrink_to(image: Tensor, short_side: int) -> Tensor:
+    """Reduce a uint8 (3, H, W) image so that its shorter side is `short_side` pixels long."""
+    height, width = image.shape[1:]
+    ratio = short_side / min(height, width)
+    size = (max(1, round(height * ratio)), max(1, round(width * ratio)))
+    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0]
+
+
+def _open(stream: io.BufferedIOBase | io.BytesIO) -> ImageFile.ImageFile:
+    """Find the format by the first bytes.
+
+    As `PIL.Image.open` does, but for the formats of `FORMATS` alone, without its process-wide size limit (it
+    warns and depends on the user's warning filters; `_check_size` is ours) and without following the further
+    pictures of a multi-picture JPEG.
+    """
+    Image.init()
+    prefix = stream.read(16)
+    if not prefix:
+        raise UnreadableImage("the file is empty")
+    if prefix[4:8] == b"ftyp" and prefix[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        raise UnreadableImage("HEIC is not supported: convert it to JPEG or PNG")
+    for name in FORMATS:
+        if name not in Image.OPEN:  # this Pillow was built without it
+            continue
+        factory, accept = Image.OPEN[name]
+        if name == "JPEG":
+            factory = JpegImagePlugin.JpegImageFile
+        if accept is not None and accept(prefix) is not True:
+            continue
+        stream.seek(0)
+        try:
+            return factory(stream, "")  # type: ignore[arg-type,return-value]
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    raise UnreadableImage("not an image in a known format")
+
+
+def _check_size(picture: Image.Image, pixels: int, limit: int) -> None:
+    if pixels > limit:
+        raise UnreadableImage(
+            f"{picture.width} x {picture.height} pixels are over the limit of {limit / 1e6:.0f} megapixels"
+        )
+
+
+def _orientation(picture: ImageFile.ImageFile) -> int:
+    try:
+        return int(picture.getexif().get(0x0112, 1))
+    except Exception:  # damaged metadata must not cost the picture
+        return 1
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    mode = picture.mode
+    if mode.startswith(("I", "F")):
+        return Image.fromarray(_to_8_bits(np.asarray(picture), mode)).convert("RGB")
+    if mode == "CMYK":
+        return _from_profile(picture) or picture.convert("RGB")
+    if mode == "LAB":
+        converted = ImageCms.profileToProfile(
+            picture, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+        assert converted is not None
+        return converted
+    if "transparency" in picture.info or mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        if mode == "La":
+            picture = picture.convert("LA")
+        coloured = picture.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, "white")
+        return Image.alpha_composite(white, coloured).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    """Greyscale with more than 8 bits to uint8.
+
+    16-bit modes: 65535 becomes 255. 32-bit integers: by the smallest usual range (8, 16 or 32 bits) that
+    holds them. Floats: [0, 1] if they lie in it, else [0, 255] if they lie in that, else from minimum to
+    maximum.
+    """
+    if mode.startswith("I;16"):
+        return _scaled(values, 65535)
+    if mode == "I":
+        top = int(values.max(initial=0))
+        return _scaled(np.maximum(values, 0), next(m for m in (255, 65535, 2**31 - 1) if top <= m))
+    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if low >= 0 and high <= 1:
+        return _scaled(values, 1.0)
+    if low >= 0 and high <= 255:
+        return _scaled(values, 255.0)
+    return _scaled(values - low, high - low)
+
+
+def _scaled(values: np.ndarray, top: float) -> np.ndarray:
+    return np.rint(values.astype(np.float64) * (255.0 / top)).astype(np.uint8)
+
+
+def _from_profile(picture: Image.Image) -> Image.Image | None:
+    """CMYK to sRGB by the embedded colour profile; None where there is none or it is unusable."""
+    profile = picture.info.get("icc_profile")
+    if not profile:
+        return None
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _silence_metadata_warnings() -> None:
+    """Keep Pillow's remarks on damaged metadata (not pixels) off the user's screen.
+
+    `warnings.catch_warnings` is not safe in threads, and images are decoded in several: so one filter, for
+    Pillow's modules and their plain `UserWarning`s only, which stays, and is put back where it was removed.
+    """
+    if not any(getattr(module, "pattern", None) == _PIL for _, _, _, module, _ in warnings.filters):
+        warnings.filterwarnings("ignore", category=UserWarning, module=_PIL)
+
+
+_PIL = r"PIL\.(TiffImagePlugin|PngImagePlugin|Image)\Z"
