@@ -1,0 +1,8 @@
+"""The mask file: exactly what is needed to make the adapted network from its base, and nothing more (docs/format.md)."""
+
+from selfmask.artifact.explain import model_name
+from selfmask.artifact.fingerprint import base_fingerprint, base_tensors
+from selfmask.artifact.mask import Handle, Mask, load
+from selfmask.artifact.save import save_mask
+
+__all__ = ["Handle", "Mask", "base_fingerprint", "base_tensors", "load", "model_name", "save_mask"]

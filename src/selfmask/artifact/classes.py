@@ -1,0 +1,110 @@
+"""Classes of weights by |θ|: the side information that a reader who has the base knows without being told.
+
+A weight's class is the number of thresholds t with t <= |θ|. The thresholds are floating-point numbers of θ's own
+dtype of which only the upper 16 bits are used (the others are 0), so that the comparison is one of 16-bit integers:
+no arithmetic on θ, and the same classes on every machine.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FINE_CLASSES = 32  # equal shares of the weights that the choice of thresholds starts from
+MAX_CLASSES = 16
+_BYTES_PER_CLASS = 5  # about what a threshold and two counts take in the file
+
+
+def magnitudes(theta: Tensor) -> np.ndarray:
+    """The upper 16 bits of |θ| as uint16, flat in C order: increasing in |θ|. Any floating dtype of 2 to 8 bytes."""
+    plain = theta.detach().cpu().contiguous().reshape(-1)
+    size = plain.element_size()
+    halves = plain.view(torch.int16).numpy().view(np.uint16)
+    # Little-endian: the sign, the exponent and the first bits of the fraction are in the last 16 bits.
+    return halves[size // 2 - 1 :: size // 2] & np.uint16(0x7FFF)
+
+
+def members(levels: np.ndarray, thresholds: np.ndarray) -> list[np.ndarray]:
+    """The members of each class, as packed bits (uint64 words; bit i of the weights is bit i mod 64 of word i // 64)."""
+    total = len(levels)
+    above = [_packed(np.ones(total, bool))]
+    above += [_packed(levels >= threshold) for threshold in thresholds]
+    return [a & ~b for a, b in zip(above, above[1:], strict=False)] + [above[-1]]
+
+
+def sizes(classes: list[np.ndarray]) -> list[int]:
+    """How many weights each class has."""
+    return [int(np.bitwise_count(words).sum(dtype=np.int64)) for words in classes]
+
+
+def select(words: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Positions (int64) of the members with the given sorted ranks: rank r is the (r+1)-th bit that is set."""
+    counts = np.bitwise_count(words).astype(np.int64)
+    until = np.cumsum(counts)
+    at = np.searchsorted(until, ranks, side="right")
+    rank = (ranks - (until[at] - counts[at])).astype(np.uint64)
+    left = words[at]
+    place = np.zeros(len(ranks), np.uint64)
+    for width in (32, 16, 8):
+        lower = np.bitwise_count(left & np.uint64((1 << width) - 1)).astype(np.uint64)
+        beyond = rank >= lower
+        rank -= np.where(beyond, lower, np.uint64(0))
+        step = np.where(beyond, np.uint64(width), np.uint64(0))
+        left = left >> step
+        place += step
+    return at * 64 + (place + _SELECT_IN_BYTE[left & np.uint64(0xFF), rank]).astype(np.int64)
+
+
+def thresholds_for(levels: np.ndarray, events: np.ndarray) -> np.ndarray:
+    """Thresholds (uint16, increasing, possibly none) whose classes code `events` (bool, flat) in the fewest bytes.
+
+    Starts from `FINE_CLASSES` equal shares of the weights and merges the neighbours that differ least, as long as the
+    bits that this costs are fewer than those that a class takes in the file.
+    """
+    if len(levels) == 0 or not events.any() or events.all():
+        return np.zeros(0, np.uint16)
+    histogram = np.bincount(levels, minlength=1 << 15)
+    inside = np.bincount(levels[events], minlength=1 << 15)
+    until = np.cumsum(histogram)
+    targets = len(levels) * np.arange(1, FINE_CLASSES) / FINE_CLASSES
+    cuts = np.unique(np.searchsorted(until, targets, side="left") + 1)
+    cuts = cuts[(until[cuts - 1] > 0) & (until[cuts - 1] < len(levels))]
+    edges = [0, *(int(c) for c in cuts), 1 << 15]
+    total = np.add.reduceat(histogram, edges[:-1]).astype(np.float64)
+    found = np.add.reduceat(inside, edges[:-1]).astype(np.float64)
+    while len(total) > 1:
+        apart = _entropy(total, found)
+        together = _entropy(total[1:] + total[:-1], found[1:] + found[:-1])
+        loss = together - apart[1:] - apart[:-1]
+        k = int(loss.argmin())
+        if loss[k] > 8 * _BYTES_PER_CLASS and len(total) <= MAX_CLASSES:
+            break
+        total[k] += total[k + 1]
+        found[k] += found[k + 1]
+        total, found = np.delete(total, k + 1), np.delete(found, k + 1)
+        del edges[k + 1]
+    return np.array(edges[1:-1], np.uint16)
+
+
+def _entropy(total: np.ndarray, events: np.ndarray) -> np.ndarray:
+    rest = total - events
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bits = -events * np.log2(events / total) - rest * np.log2(rest / total)
+    return np.nan_to_num(bits, nan=0.0)
+
+
+def _packed(bits: np.ndarray) -> np.ndarray:
+    packed = np.packbits(bits, bitorder="little")
+    return np.pad(packed, (0, -len(packed) % 8)).view("<u8")
+
+
+def _select_in_byte() -> np.ndarray:
+    places = np.zeros((256, 8), np.uint64)
+    for byte in range(256):
+        for rank, place in enumerate(p for p in range(8) if byte >> p & 1):
+            places[byte, rank] = place
+    return places
+
+
+_SELECT_IN_BYTE = _select_in_byte()

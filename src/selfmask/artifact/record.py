@@ -1,0 +1,204 @@
+"""The index of a mask file: which base it belongs to, and how its masks and companions are laid out.
+
+In the file it is one tensor, `index`: JSON, deflated. Columns rather than rows, because they deflate to half the size:
+for a small network the names and fingerprints would otherwise outweigh the masks.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from selfmask.artifact.coding import Coded
+from selfmask.artifact.container import ITEM_BYTES, count, is_shape, parse_json
+from selfmask.artifact.fingerprint import SHORT_BYTES, Signature, combined
+from selfmask.errors import MaskFileError
+
+MAX_INDEX_BYTES = 8 << 20
+FREE = bytes(
+    SHORT_BYTES
+)  # in place of the fingerprint of a tensor whose base value is no matter: it is replaced
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base that a mask belongs to: every tensor's dtype, shape and short digest, and one fingerprint of all."""
+
+    tensors: dict[str, Signature]
+    fingerprint: str
+
+    @staticmethod
+    def of(signatures: Mapping[str, Signature], free: frozenset[str] = frozenset()) -> Base:
+        """From full signatures; tensors named in `free` may have any values (they are trained beside the masks)."""
+        fixed = {name: s.digest for name, s in signatures.items() if name not in free}
+        short = {
+            name: Signature(s.dtype, s.shape, FREE if name in free else s.digest[:SHORT_BYTES])
+            for name, s in signatures.items()
+        }
+        return Base(short, combined(fixed))
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A tensor that is stored as it is beside the masks: a running statistic, or a trained parameter."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return count(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Index:
+    """Attributes:
+    base: the base.
+    masks: for each masked tensor, by name and in coding order, how it is coded.
+    companions: for each kind ("statistics", "trained") the tensors, in storing order.
+    digest: XXH3-128, hexadecimal, of all masks' packed bits, one after the other (each padded to whole bytes).
+    """
+
+    base: Base
+    masks: dict[str, Coded]
+    companions: dict[str, tuple[Companion, ...]] = field(default_factory=dict)
+    digest: str = ""
+
+    @property
+    def weights(self) -> int:
+        """The number of masked weights."""
+        return sum(count(self.base.tensors[name].shape) for name in self.masks)
+
+
+def pack(index: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The index as the tensors `index` (uint8), `fingerprints` (uint8, n × 8) and `thresholds` (uint16)."""
+    names = list(index.base.tensors)
+    place = {name: i for i, name in enumerate(names)}
+    signatures = list(index.base.tensors.values())
+    masks = index.masks.values()
+    document = {
+        "base": {
+            "fingerprint": index.base.fingerprint,
+            "name": names,
+            "dtype": [s.dtype for s in signatures],
+            "shape": [list(s.shape) for s in signatures],
+        },
+        "masks": {
+            "digest": index.digest,
+            "tensor": [place[name] for name in index.masks],
+            "packed": [int(m.packed) for m in masks],
+            "off": [list(m.off) for m in masks],
+            "skips": [list(m.skips) for m in masks],
+        },
+    }
+    for kind, members in index.companions.items():
+        document[kind] = {
+            "name": [c.name for c in members],
+            "dtype": [c.dtype for c in members],
+            "shape": [list(c.shape) for c in members],
+        }
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(text) > MAX_INDEX_BYTES:
+        raise MaskFileError(
+            f"the index of this base takes {len(text)} bytes; the format allows {MAX_INDEX_BYTES}"
+        )
+    prints = np.frombuffer(b"".join(s.digest for s in signatures), np.uint8).reshape(-1, SHORT_BYTES)
+    thresholds = np.array([t for m in masks for t in m.thresholds], np.uint16)
+    return np.frombuffer(zlib.compress(text, 9), np.uint8), prints, thresholds
+
+
+def unpack(deflated: np.ndarray, prints: np.ndarray, thresholds: np.ndarray) -> Index:
+    """The index from its tensors. Raises `MaskFileError` where they are malformed or contradict each other."""
+    inflater = zlib.decompressobj()
+    try:
+        text = inflater.decompress(deflated.tobytes(), MAX_INDEX_BYTES)
+    except zlib.error as error:
+        raise MaskFileError(f"the index cannot be inflated ({error}): the file is damaged") from None
+    if not inflater.eof or inflater.unused_data:
+        raise MaskFileError(f"the index is cut short or larger than the {MAX_INDEX_BYTES} bytes allowed")
+    document = parse_json(text, "the index")
+    _need(isinstance(document, dict), "it is not a JSON object")
+    base = _base(document.get("base"), prints)
+    masks = _masks(document.get("masks"), base, thresholds)
+    companions = {
+        kind: _companions(document[kind], kind) for kind in ("statistics", "trained") if kind in document
+    }
+    return Index(base, masks, companions, document["masks"]["digest"])
+
+
+def _base(columns: Any, prints: np.ndarray) -> Base:
+    rows = _columns(columns, "base", "name", "dtype", "shape")
+    _need(prints.shape == (len(rows), SHORT_BYTES), "the fingerprints are not one for each base tensor")
+    _need(_is_digest(columns.get("fingerprint")), "the base's fingerprint is malformed")
+    tensors = {
+        name: Signature(dtype, tuple(shape), prints[i].tobytes())
+        for i, (name, dtype, shape) in enumerate(rows)
+    }
+    _need(len(tensors) == len(rows), "a base tensor's name occurs twice")
+    return Base(tensors, columns["fingerprint"])
+
+
+def _masks(columns: Any, base: Base, thresholds: np.ndarray) -> dict[str, Coded]:
+    rows = _columns(columns, "masks", "tensor", "packed", "off", "skips")
+    _need(_is_digest(columns.get("digest")), "the masks' digest is malformed")
+    names = list(base.tensors)
+    masks: dict[str, Coded] = {}
+    used = 0
+    for tensor, packed, off, skips in rows:
+        _need(type(tensor) is int and 0 <= tensor < len(names), "a mask's tensor is not one of the base's")
+        _need(type(packed) is int and packed in (0, 1), "a mask's coding is neither 0 nor 1")
+        _need(
+            is_shape(off) and is_shape(skips) and len(off) == len(skips) >= 1, "a mask's counts are malformed"
+        )
+        _need(len(off) == 1 or not packed, "packed bits have no classes")
+        name = names[tensor]
+        total = count(base.tensors[name].shape)
+        _need(sum(off) <= total, f"more weights of {name!r} are off than it has")
+        mine = tuple(int(t) for t in thresholds[used : used + len(off) - 1])
+        used += len(off) - 1
+        _need(len(mine) == len(off) - 1, "there are too few thresholds")
+        _need(all(a < b for a, b in zip(mine, mine[1:], strict=False)), "the thresholds do not increase")
+        _need(name not in masks, f"{name!r} is masked twice")
+        masks[name] = Coded(bool(packed), tuple(off), tuple(skips), mine)
+    _need(used == len(thresholds), "there are more thresholds than classes")
+    return masks
+
+
+def _companions(columns: Any, kind: str) -> tuple[Companion, ...]:
+    found = tuple(
+        Companion(name, dtype, tuple(shape))
+        for name, dtype, shape in _columns(columns, kind, "name", "dtype", "shape")
+    )
+    _need(len({c.name for c in found}) == len(found), f"a name occurs twice in {kind}")
+    _need(all(c.dtype in ITEM_BYTES for c in found), f"an unknown dtype in {kind}")
+    return found
+
+
+def _columns(columns: Any, what: str, *names: str) -> list[tuple[Any, ...]]:
+    _need(
+        isinstance(columns, dict) and all(isinstance(columns.get(n), list) for n in names),
+        f"{what} is malformed",
+    )
+    parts = [columns[n] for n in names]
+    _need(len({len(p) for p in parts}) == 1, f"the columns of {what} differ in length")
+    for name, part in zip(names, parts, strict=True):
+        if name in ("name", "dtype"):
+            _need(all(isinstance(v, str) for v in part), f"a {name} of {what} is not a string")
+        if name == "shape":
+            _need(all(is_shape(v) for v in part), f"a shape of {what} is malformed")
+    return list(zip(*parts, strict=True))
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 32 and set(value) <= set("0123456789abcdef")
+
+
+def _need(condition: bool, what: str) -> None:
+    if not condition:
+        raise MaskFileError(f"the mask file's index is damaged: {what}")

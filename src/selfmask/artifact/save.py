@@ -1,0 +1,179 @@
+"""Writing a mask file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from selfmask.artifact import record
+from selfmask.artifact.classes import magnitudes
+from selfmask.artifact.coding import Coded, Coding, encode
+from selfmask.artifact.container import Array, serialise, write_atomically
+from selfmask.artifact.fingerprint import dtype_name, raw_bytes, signature
+from selfmask.artifact.record import Base, Companion, Index
+from selfmask.artifact.streams import Writer
+from selfmask.errors import SettingsError
+from selfmask.masking.weight import alpha
+from selfmask.version import VERSION
+
+FORMAT = "1"
+CODINGS = ("auto", "packed", "entropy", "base")
+
+
+def save_mask(
+    path: str | os.PathLike[str],
+    *,
+    theta: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    rest: Mapping[str, Tensor] | None = None,
+    statistics: Mapping[str, Tensor] | None = None,
+    trained: Mapping[str, Tensor] | None = None,
+    head: Mapping[str, Tensor] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    coding: Coding = "auto",
+) -> Path:
+    """Write a mask file, whole or not at all (docs/format.md). Returns its path.
+
+    Args:
+        theta: the exact base weights of the masked tensors, any floating dtype and shape.
+        masks: bool, the same names and shapes; True where a weight is on.
+        rest: every other tensor of the base, for the fingerprint.
+        statistics: buffers (running statistics) that are to be set beside the weights, by name.
+        trained: ordinary parameters that were trained beside the masks, by name.
+        head: tensors of a head, by any names; kept for the reader, not applied.
+        metadata: JSON-able data by key; every key becomes an entry of the file's metadata.
+        coding: "packed" (plain bits), "entropy" (positions, readable without the base), "base" (classes of |θ| as
+            side information: smaller where |θ| tells something, but reading needs the base), or "auto": "base" where
+            the metadata's backbone has a `spec` to rebuild it from, else "entropy". Each tensor falls back to plain
+            bits where they are smaller.
+
+    Raises:
+        SettingsError: names or shapes do not fit together, or `metadata` is not JSON-able.
+        OSError: the disk is full or the folder cannot be written; a file that was there before is untouched.
+    """
+    _check(theta, masks, coding)
+    trained = dict(trained or {})
+    signatures = {name: signature(t) for name, t in theta.items()}
+    for name, tensor in (rest or {}).items():
+        if name.rpartition(".")[2] != "num_batches_tracked":
+            signatures.setdefault(name, signature(tensor))
+    for name, tensor in trained.items():
+        signatures.setdefault(name, signature(tensor))
+    base = Base.of(signatures, free=frozenset(trained))
+    content = pack(base, masks, theta, statistics or {}, trained, head or {}, metadata or {}, coding)
+    path = Path(path)
+    write_atomically(path, content)
+    return path
+
+
+def pack(
+    base: Base,
+    masks: Mapping[str, Tensor],
+    theta: Mapping[str, Tensor] | None,
+    statistics: Mapping[str, Tensor],
+    trained: Mapping[str, Tensor],
+    head: Mapping[str, Tensor],
+    metadata: Mapping[str, Any],
+    coding: Coding = "auto",
+) -> bytes:
+    """The bytes of a mask file. Without `theta` the coding is one that needs no base to read."""
+    if coding == "auto":
+        rebuildable = isinstance(metadata.get("backbone"), Mapping) and bool(metadata["backbone"].get("spec"))
+        coding = "base" if rebuildable and theta is not None else "entropy"
+    writer = Writer()
+    coded: dict[str, Coded] = {}
+    alphas: list[float] = []
+    digest = xxhash.xxh3_128()
+    for name, mask in masks.items():
+        bits = mask.detach().cpu().contiguous().reshape(-1).numpy()
+        levels = magnitudes(theta[name]) if coding == "base" and theta is not None else None
+        coded[name] = encode(writer, bits, levels, coding)
+        on = len(bits) - sum(coded[name].off)
+        alphas.append(alpha(on, len(bits)) if on else float(len(bits) == 0))
+        digest.update(np.packbits(bits, bitorder="little"))
+    companions: dict[str, tuple[Companion, ...]] = {}
+    stored: dict[str, Array] = {}
+    for kind, tensors in (("statistics", statistics), ("trained", trained)):
+        if tensors:
+            companions[kind] = tuple(
+                Companion(name, _storable(t, name), tuple(t.shape)) for name, t in tensors.items()
+            )
+            stored.update(_grouped(kind, tensors))
+    for name, tensor in head.items():
+        stored[f"head/{name}"] = Array(_storable(tensor, name), tuple(tensor.shape), _elements(tensor))
+    words, plain = writer.finish()
+    index, prints, thresholds = record.pack(Index(base, coded, companions, digest.hexdigest()))
+    arrays = {
+        "masks.coded": Array.of(words),
+        "alpha": Array.of(np.array(alphas, np.float32)),
+        "thresholds": Array.of(thresholds),
+        "masks.plain": Array.of(plain),
+        "fingerprints": Array.of(prints),
+        "index": Array.of(index),
+        **stored,
+    }
+    return serialise(
+        _texts(metadata), {name: a for name, a in arrays.items() if a.data.size or name == "index"}
+    )
+
+
+def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
+    texts = {"selfmask.format": FORMAT}
+    for key, value in ({"selfmask": VERSION} | dict(metadata)).items():
+        if key.startswith("selfmask."):
+            raise SettingsError(
+                f"metadata: keys that start with 'selfmask.' belong to the format, got {key!r}"
+            )
+        try:
+            texts[key] = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"metadata[{key!r}] cannot be written as JSON: {error}") from None
+    return texts
+
+
+def _grouped(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    """One 1-d tensor for each dtype, the tensors end to end: a header entry for each would outweigh the smaller ones."""
+    groups: dict[str, list[np.ndarray]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault(_storable(tensor, name), []).append(_elements(tensor))
+    arrays = {}
+    for dtype, parts in groups.items():
+        data = np.concatenate(parts)
+        size = sum(t.numel() for n, t in tensors.items() if dtype_name(t.dtype) == dtype)
+        arrays[f"{kind}/{dtype}"] = Array(dtype, (size,), data)
+    return arrays
+
+
+def _elements(tensor: Tensor) -> np.ndarray:
+    return np.frombuffer(raw_bytes(tensor), np.uint8)
+
+
+def _storable(tensor: Tensor, name: str) -> str:
+    dtype = dtype_name(tensor.dtype)
+    if dtype not in record.ITEM_BYTES:
+        raise SettingsError(f"{name}: dtype {tensor.dtype} cannot be stored in a mask file")
+    return dtype
+
+
+def _check(theta: Mapping[str, Tensor], masks: Mapping[str, Tensor], coding: str) -> None:
+    if coding not in CODINGS:
+        raise SettingsError(f"coding is one of {', '.join(CODINGS)}, got {coding!r}")
+    if set(theta) != set(masks):
+        odd = sorted(set(theta) ^ set(masks))[0]
+        raise SettingsError(f"theta and masks must name the same tensors; {odd!r} is in one of them only")
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool or mask.shape != theta[name].shape:
+            raise SettingsError(
+                f"{name}: the mask must be bool of shape {tuple(theta[name].shape)}, "
+                f"got {mask.dtype} of shape {tuple(mask.shape)}"
+            )
+        if not theta[name].is_floating_point():
+            raise SettingsError(f"{name}: only floating-point weights can be masked, got {theta[name].dtype}")
