@@ -24,6 +24,7 @@ from selfmask.masking.selection import Select, Selection, matches
 from selfmask.masking.status import Status, TensorStatus
 from selfmask.masking.weight import masked_weight, scale
 
+Coding = Literal["auto", "packed", "entropy", "base"]
 NormStats = Literal["adapt", "frozen"]
 Train = str | Sequence[str] | Callable[[str, nn.Parameter], bool]
 
@@ -204,7 +205,7 @@ class MaskSet:
         """Every other tensor of the base's state dict, with the base's values: what a mask file fingerprints."""
         known = self._buffers | self._trained_base
         return {
-            name: (known[name] if name in known else value).detach()
+            name: known.get(name, value).detach()
             for name, value in self.model.state_dict().items()
             if name not in self._tensors
         }
@@ -278,11 +279,19 @@ class MaskSet:
 
     # -- the ends ---------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str], *, coding: str = "auto", **metadata: Any) -> Path:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        coding: Coding = "auto",
+        head: Mapping[str, Tensor] | None = None,
+        **metadata: Any,
+    ) -> Path:
         """Write the mask file: masks, moved statistics, trained parameters, and the base's fingerprints.
 
-        `metadata` (JSON-able: `backbone=`, `preprocessing=`, `training=` …) is kept as given. The file appears
-        whole or not at all. Returns its path.
+               `head` holds the tensors of a classifier that belongs to the mask, if it is to be kept. `metadata`
+        (JSON-able: `backbone=`, `preprocessing=`, `training=` …) is kept as given. The file appears
+               whole or not at all. Returns its path.
         """
         self._check_live("save")
         # The one door that opens upward, and only when called: masking knows nothing of files.
@@ -295,6 +304,7 @@ class MaskSet:
             rest=self.rest(),
             statistics=self.statistics(),
             trained=self.trained(),
+            head=head,
             metadata={"rule": self.rule.describe(), "selection": self.selection.describe(), **metadata},
             coding=coding,
         )

@@ -1,0 +1,77 @@
+"""The command line: `selfmask COMMAND …`. One small module a command; here they are only named."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+from selfmask.errors import SelfmaskError
+from selfmask.version import VERSION
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what it does in a line, and where its settings class and its `run` are."""
+
+    about: str
+    module: str
+    settings: str
+
+
+COMMANDS = {
+    "adapt": Command("learn a mask for a backbone on your images", "selfmask.cli.adapt", "AdaptSettings"),
+}
+
+ADVICE, USAGE, INTERRUPTED = 2, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Exit status: 0 it worked, 2 something to mend (one line says what), 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if arguments else USAGE
+    if arguments[0] in ("-V", "--version"):
+        print(f"selfmask {VERSION}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        from selfmask.masking.presets import did_you_mean
+
+        print(
+            f"selfmask: unknown command {name!r}{did_you_mean(name, COMMANDS)}\n\n{_overview()}",
+            file=sys.stderr,
+        )
+        return USAGE
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)  # only now: torch takes a second to import
+    try:
+        settings = tyro.cli(
+            getattr(module, command.settings),
+            prog=f"selfmask {name}",
+            args=rest,
+            config=(tyro.conf.PositionalRequiredArgs,),
+        )
+        return module.run(settings)
+    except SelfmaskError as error:
+        print(f"selfmask {name}: {error}", file=sys.stderr)
+        return ADVICE
+    except KeyboardInterrupt:
+        print(f"selfmask {name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        return 0
+
+
+def _overview() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:<{width}}  {command.about}" for name, command in COMMANDS.items()]
+    return (
+        "usage: selfmask COMMAND …   (selfmask COMMAND --help shows its flags)\n\n"
+        "Adapt a pretrained vision model to your images by learning which of its weights to switch off.\n\n"
+        + "\n".join(lines)
+    )

@@ -1,0 +1,123 @@
+"""Labelled images: cross-entropy on a linear head that starts from a probe of the pretrained features.
+
+A head that starts at random sends the masks gradients that mean nothing for its first hundreds of steps. The
+probe is where such a head would end up on the untouched backbone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfmask.data import UNLABELLED, Augment, light
+from selfmask.errors import DataError, SettingsError
+from selfmask.evaluation import features, fit_probe, ridge_head
+from selfmask.objectives.base import Batch, Figures, Objective
+
+if TYPE_CHECKING:
+    from selfmask.backbones import Backbone
+    from selfmask.data import ImageSet
+
+
+@dataclass(frozen=True)
+class SupervisedSettings:
+    """
+    label_smoothing: share of the target spread over all classes, in [0, 1).
+    class_weights: "balanced" weighs each class by 1 / its share of the labels, None weighs all alike.
+    head_start: "probe" (logistic), "ridge" (closed form) or "random" (the paper's).
+    head_rate: SGD rate of the head; None derives it from the size of the features.
+    crop: least share of an image's area in a training view, in (0, 1].
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: Literal["balanced"] | None = None
+    head_start: Literal["probe", "ridge", "random"] = "probe"
+    head_rate: float | None = None
+    crop: float = 0.35
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise SettingsError(f"label_smoothing is a share in [0, 1), got {self.label_smoothing}")
+        if self.head_start not in ("probe", "ridge", "random"):
+            raise SettingsError(f"head_start is 'probe', 'ridge' or 'random', got {self.head_start!r}")
+        if self.class_weights not in (None, "balanced"):
+            raise SettingsError(f"class_weights is 'balanced' or None, got {self.class_weights!r}")
+        if self.head_rate is not None and self.head_rate < 0:
+            raise SettingsError(f"head_rate must not be negative, got {self.head_rate}")
+        if not 0 < self.crop <= 1:
+            raise SettingsError(f"crop is a share of the area in (0, 1], got {self.crop}")
+
+
+class Supervised(Objective):
+    """Cross-entropy of a linear head on one lightly augmented view (PAPER §6, supervised)."""
+
+    needs_labels = True
+
+    def __init__(
+        self,
+        width: int,
+        classes: int,
+        size: int,
+        settings: SupervisedSettings | None = None,
+        *,
+        flips: bool = True,
+        interpolation: str = "bicubic",
+    ) -> None:
+        super().__init__()
+        self.settings = SupervisedSettings() if settings is None else settings
+        view = light(size, flips=flips, least=self.settings.crop)
+        self.views = (Augment(**{**vars(view), "interpolation": interpolation}),)
+        self.linear = nn.Linear(width, classes)
+        self.register_buffer("class_weights", torch.ones(classes))
+        self.register_buffer("rate", torch.tensor(self.settings.head_rate or 0.0, dtype=torch.float64))
+        self.class_weights: Tensor
+        self.rate: Tensor
+
+    @property
+    def head_rate(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return float(self.rate)
+
+    def prepare(self, backbone: Backbone, images: ImageSet) -> list[str]:
+        labels = images.labels
+        if bool((labels == UNLABELLED).any()):
+            raise DataError("supervised training needs labelled images only; leave the unlabelled ones out")
+        classes = self.linear.out_features
+        counts = torch.bincount(labels, minlength=classes)
+        if int((counts > 0).sum()) < 2:
+            raise DataError(
+                f"supervised training needs images of at least two classes, {images.name} has "
+                f"{int((counts > 0).sum())}; to adapt without labels use --objective selflabel"
+            )
+        x = features(backbone, images, size=self.views[0].size)
+        if self.settings.class_weights == "balanced":
+            self.class_weights.copy_(labels.numel() / (classes * counts.clamp_min(1)))
+        if self.settings.head_rate is None:
+            # Cross-entropy's curvature in the head is at most |x|²/2 and momentum 0.9 multiplies a step by ten:
+            # this rate is an eighth of where plain descent would begin to swing on the average image.
+            self.rate.fill_(0.5 / float(x.double().square().sum(dim=1).mean()))
+        lines = [f"head: {classes} classes, rate {self.head_rate:.2g} from the mean size of the features"]
+        if self.settings.head_start != "random":
+            if self.settings.head_start == "probe":
+                weight, bias = fit_probe(x, labels).head(classes)
+            else:
+                weight, bias = ridge_head(x, labels, classes)
+            with torch.no_grad():
+                self.linear.weight.copy_(weight)
+                self.linear.bias.copy_(bias)
+            lines[0] += f", starts from a {self.settings.head_start} of the pretrained features"
+        return lines
+
+    def loss(self, module: nn.Module, batch: Batch, step: int, steps: int) -> tuple[Tensor, Figures]:
+        logits = self.linear(module(batch.views[0]).float())
+        loss = F.cross_entropy(
+            logits, batch.labels, weight=self.class_weights, label_smoothing=self.settings.label_smoothing
+        )
+        right = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
+        return loss, {"accuracy": float(right)}
+
+    def head(self) -> dict[str, Tensor]:
+        return {"weight": self.linear.weight.detach().clone(), "bias": self.linear.bias.detach().clone()}

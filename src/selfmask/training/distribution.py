@@ -1,0 +1,49 @@
+"""Several processes, one batch: what has to be averaged so that all of them stay alike.
+
+Gradients are averaged by hand and not by a wrapper around the model: an objective may pass through the model
+several times a step, and reads its parameters directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from selfmask.masking.norm import running_statistics
+
+
+def average_gradients(accelerator: Accelerator, parameters: Sequence[Tensor]) -> None:
+    """Replace each gradient by its mean over the processes, in one message. Alone, nothing is done."""
+    if accelerator.num_processes == 1:
+        return
+    _average([p.grad for p in parameters if p.grad is not None])
+
+
+def average_statistics(accelerator: Accelerator, module: nn.Module) -> None:
+    """Replace running means and variances by their means over the processes."""
+    if accelerator.num_processes == 1:
+        return
+    _average(list(running_statistics(module).values()))
+
+
+def same_on_all(accelerator: Accelerator, module: nn.Module) -> None:
+    """Give every process the first one's parameters and buffers."""
+    if accelerator.num_processes == 1:
+        return
+    for tensor in (*module.parameters(), *module.buffers()):
+        dist.broadcast(tensor.detach(), src=0)
+
+
+def _average(tensors: list[Tensor]) -> None:
+    if not tensors:
+        return
+    message = torch.cat([t.reshape(-1) for t in tensors])
+    dist.all_reduce(message)
+    message /= dist.get_world_size()
+    parts = message.split([t.numel() for t in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view(tensor.shape))
