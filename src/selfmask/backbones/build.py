@@ -8,11 +8,14 @@ from typing import Any
 
 import timm
 
-from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.backbone import Backbone, weights_name
 from selfmask.backbones.catalogue import ALIASES, PUBLISHED
 from selfmask.backbones.from_keras import build_from_keras
+from selfmask.backbones.from_openclip import build_from_openclip
 from selfmask.backbones.from_package import build_from_package
 from selfmask.backbones.from_timm import build_from_timm
+from selfmask.backbones.from_torchhub import build_from_torchhub
+from selfmask.backbones.from_transformers import build_from_transformers
 from selfmask.backbones.hub import fetched
 from selfmask.errors import BackboneError
 from selfmask.masking.presets import did_you_mean
@@ -45,7 +48,12 @@ def build(
                 f"package:{name} has its own weights; for a file use timm:tf_{name} --weights FILE"
             )
         return build_from_package(name, image_size, pretrained)
-    raise BackboneError(f"{kind}: is not built yet")
+    others = {
+        "torchhub": build_from_torchhub,
+        "openclip": build_from_openclip,
+        "hf": build_from_transformers,
+    }
+    return others[kind](name, weights, image_size, pretrained)
 
 
 def parse(spec: str) -> tuple[str, str]:
@@ -110,6 +118,6 @@ def _build_published(
     if weights is None and pretrained:
         weights = fetched(published.url, f"the weights of {name} ({published.what})")
     backbone = build_from_timm(published.architecture, weights, image_size, pretrained=False, spec=name)
-    if given is None:
-        backbone.weights = None  # the name alone says where they come from
+    backbone.preprocessing = published.recipe.at(image_size)
+    backbone.weights = weights_name(given)  # None: the name alone says where they come from
     return backbone
