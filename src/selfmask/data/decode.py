@@ -85,31 +85,37 @@ def decode(image: bytes | Path, short_side: int | None = None) -> Tensor:
 def _decode(stream: io.BufferedIOBase | io.BytesIO, short_side: int | None) -> Tensor:
     _silence_metadata_warnings()
     picture = _open(stream)
-    stored = picture.width * picture.height
-    orientation = _orientation(picture)
-    if picture.format == "JPEG" and short_side is not None and min(picture.size) > short_side:
-        _check_size(picture, stored, MAX_JPEG_PIXELS)
-        shrink = short_side / min(picture.size)
-        wanted = (int(np.ceil(picture.width * shrink)), int(np.ceil(picture.height * shrink)))
+    width, height = picture.size
+    wanted = None
+    if short_side is not None and min(width, height) > short_side:
+        wanted = reduced_size(width, height, short_side)
+    if wanted and picture.format == "JPEG":
+        _check_size(picture, MAX_JPEG_PIXELS)
         picture.draft(None, wanted)  # None: whatever colour mode it has
-    _check_size(picture, picture.width * picture.height, MAX_PIXELS)
-    with _one_large_at_a_time if stored > _LARGE else nullcontext():
+    _check_size(picture, MAX_PIXELS)
+    with _one_large_at_a_time if width * height > _LARGE else nullcontext():
         picture.load()
         rgb = _to_rgb(picture)
-        if orientation in _UPRIGHT:
-            rgb = rgb.transpose(_UPRIGHT[orientation])
-        pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
-    if short_side is not None and min(pixels.shape[1:]) > short_side:
-        pixels = shrink_to(pixels, short_side)
-    return pixels
+        if wanted:
+            rgb = Image.fromarray(shrink(_tensor(rgb), *wanted).permute(1, 2, 0).numpy())
+        # Asked for only now: a TIFF is turned by Pillow on loading, a PNG may say it after its pixels.
+        orientation = _orientation(picture)
+        return _tensor(rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb)
 
 
-def shrink_to(image: Tensor, short_side: int) -> Tensor:
-    """Reduce a uint8 (3, H, W) image so that its shorter side is `short_side` pixels long."""
-    height, width = image.shape[1:]
-    ratio = short_side / min(height, width)
-    size = (max(1, round(height * ratio)), max(1, round(width * ratio)))
-    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0]
+def reduced_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """(width, height) of the same shape with this shorter side."""
+    ratio = short_side / min(width, height)
+    return max(1, round(width * ratio)), max(1, round(height * ratio))
+
+
+def shrink(image: Tensor, width: int, height: int) -> Tensor:
+    """Resize a uint8 (3, H, W) image, antialiased."""
+    return F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0]
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _open(stream: io.BufferedIOBase | io.BytesIO) -> ImageFile.ImageFile:
@@ -141,8 +147,8 @@ def _open(stream: io.BufferedIOBase | io.BytesIO) -> ImageFile.ImageFile:
     raise UnreadableImage("not an image in a known format")
 
 
-def _check_size(picture: Image.Image, pixels: int, limit: int) -> None:
-    if pixels > limit:
+def _check_size(picture: Image.Image, limit: int) -> None:
+    if picture.width * picture.height > limit:
         raise UnreadableImage(
             f"{picture.width} x {picture.height} pixels are over the limit of {limit / 1e6:.0f} megapixels"
         )

@@ -55,7 +55,9 @@ class Listing:
         validation and test keep their own labels where none is given.
         """
         by_name = {entry.name: entry.name for entry in self.entries}
-        for entry in self.entries:
+        for entry in sorted(
+            self.entries, key=lambda entry: entry.split != "train"
+        ):  # labels are for training
             if entry.split is not None:
                 by_name.setdefault(entry.name.split("/", 1)[-1], entry.name)
         self._check_known(list(labels), by_name, "the labels name")

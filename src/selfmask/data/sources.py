@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfmask.data.decode import UnreadableImage, decode, shrink_to
+from selfmask.data.decode import UnreadableImage, decode, reduced_size, shrink
 from selfmask.errors import DataError, SettingsError
 
 Content = Path | Callable[[], "bytes | np.ndarray"]
@@ -147,7 +147,7 @@ class FileSource:
         image = torch.from_numpy(np.array(found)).permute(2, 0, 1)
         if short_side is None or min(image.shape[1:]) <= short_side:
             return image
-        return shrink_to(image, short_side)
+        return shrink(image, *reduced_size(image.shape[2], image.shape[1], short_side))
 
     def _keep(self, position: int, image: Tensor) -> None:
         with self._lock:

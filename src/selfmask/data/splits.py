@@ -3,8 +3,9 @@ machine."""
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,10 @@ class Splits:
     test: ImageSet | None = None
     notes: tuple[str, ...] = ()
 
-    def __iter__(self):
-        return iter((self.train, self.validation, self.test))
+    def parts(self) -> dict[str, ImageSet]:
+        """The splits that there are, by name, in the order train, validation, test."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: images for split, images in found.items() if images is not None}
 
 
 def stratified(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -72,7 +75,8 @@ def label_budget(images: ImageSet, budget: str, seed: int = 0) -> ImageSet:
     return images.with_labels(kept)
 
 
-def _budget(text: str):
+def _budget(text: str) -> Callable[[int], int] | None:
+    """How many labels to keep of a class of a given size; None: all."""
     wording = " ".join(text.split()).lower()
     if wording == "all":
         return None
@@ -107,8 +111,6 @@ def _shuffled(labels: Tensor, label: int, seed: int) -> Tensor:
 
 def near_misses(name: str, known: Sequence[str], count: int = 3) -> str:
     """' (did you mean …?)' with the known names that are most like `name`; '' where none is."""
-    import difflib
-
     tail = name.replace("\\", "/").rsplit("/", 1)[-1]
     same_file = [other for other in known if other.rsplit("/", 1)[-1].lower() == tail.lower()]
     found = same_file[:count] or difflib.get_close_matches(name, known[:20000], n=count)
