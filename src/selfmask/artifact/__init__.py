@@ -1,4 +1,4 @@
-"""The mask file: exactly what is needed to make the adapted network from its base, and nothing more (docs/format.md)."""
+"""The mask file: exactly what it takes to make the adapted network from its base (docs/format.md)."""
 
 from selfmask.artifact.explain import model_name
 from selfmask.artifact.fingerprint import base_fingerprint, base_tensors

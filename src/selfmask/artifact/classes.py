@@ -7,6 +7,8 @@ no arithmetic on θ, and the same classes on every machine.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,11 +28,11 @@ def magnitudes(theta: Tensor) -> np.ndarray:
 
 
 def members(levels: np.ndarray, thresholds: np.ndarray) -> list[np.ndarray]:
-    """The members of each class, as packed bits (uint64 words; bit i of the weights is bit i mod 64 of word i // 64)."""
+    """The members of each class as packed bits: uint64 words, weight i is bit i mod 64 of word i // 64."""
     total = len(levels)
     above = [_packed(np.ones(total, bool))]
     above += [_packed(levels >= threshold) for threshold in thresholds]
-    return [a & ~b for a, b in zip(above, above[1:], strict=False)] + [above[-1]]
+    return [a & ~b for a, b in itertools.pairwise(above)] + [above[-1]]
 
 
 def sizes(classes: list[np.ndarray]) -> list[int]:

@@ -94,7 +94,7 @@ def _parts(off: np.ndarray, levels: np.ndarray | None, thresholds: np.ndarray) -
 def _positions(reader: Reader, total: int, off: int, skips: int) -> tuple[np.ndarray, bool]:
     if not 0 <= off <= total:
         raise MaskFileError(
-            f"{off} weights are said to be off in a class of {total}: the mask file is damaged, or the base is not its own"
+            f"{off} weights are said to be off in a class of {total}: the file is damaged, or the base is another"
         )
     off_is_rare = 2 * off <= total
     return codec.decode_positions(reader, total, off if off_is_rare else total - off, skips), off_is_rare

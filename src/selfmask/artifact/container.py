@@ -72,7 +72,7 @@ def serialise(metadata: Mapping[str, str], arrays: Mapping[str, Array]) -> bytes
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    parts = [len(text).to_bytes(8, "little"), text, *(memoryview(array.data) for array in arrays.values())]
+    parts = [len(text).to_bytes(8, "little"), text, *(array.data.data for array in arrays.values())]
     blank = b"".join(parts)
     return blank.replace(_NO_CHECKSUM.encode(), xxhash.xxh3_128_hexdigest(blank).encode(), 1)
 

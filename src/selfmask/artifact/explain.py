@@ -51,8 +51,8 @@ def difference(
         if extra:
             first = next(iter(extra))
             return (
-                f"the model has {_count(len(extra), 'tensor')} that the base has not, {first!r} first; build it without "
-                "the head (timm: num_classes=0), or apply the mask to the part of the model that is the base"
+                f"the model has {_count(len(extra), 'tensor')} that the base has not, {first!r} first; build it "
+                "without the head (timm: num_classes=0), or apply the mask to the part of the model that is the base"
             )
         return None
     name = different[0]
@@ -101,7 +101,7 @@ def _missing(
             if wrapper + other == name:
                 return f"it is there as {other!r}: the mask was learnt with the base inside another module"
         if _equal(expected, signature) and expected.digest != FREE:
-            return f"the same values are there under the name {other!r}: the layer was renamed; use the names of the base"
+            return f"the same values are there under the name {other!r}: the layer was renamed; use the base's names"
     return _architecture(different, base)
 
 

@@ -47,7 +47,7 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     plain = tensor.detach().cpu().contiguous()
     if plain.numel() == 0:
         return memoryview(b"")
-    return memoryview(plain.reshape(-1).view(torch.uint8).numpy())
+    return plain.reshape(-1).view(torch.uint8).numpy().data
 
 
 def signature(tensor: Tensor) -> Signature:

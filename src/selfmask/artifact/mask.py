@@ -194,7 +194,7 @@ class Mask:
         for name, coded in self.index.masks.items():
             levels = magnitudes(theta[name]) if theta is not None and coded.needs_base else None
             bits = decode(reader, coded, self.numel(name), levels)
-            digest.update(np.packbits(bits, bitorder="little"))
+            digest.update(np.packbits(bits, bitorder="little").data)
             masks[name] = torch.from_numpy(bits).reshape(self.shape(name))
         reader.finish()
         if digest.hexdigest() != self.index.digest:

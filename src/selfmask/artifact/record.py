@@ -6,6 +6,7 @@ for a small network the names and fingerprints would otherwise outweigh the mask
 
 from __future__ import annotations
 
+import itertools
 import json
 import zlib
 from collections.abc import Mapping
@@ -156,14 +157,14 @@ def _masks(columns: Any, base: Base, thresholds: np.ndarray) -> dict[str, Coded]
         _need(
             is_shape(off) and is_shape(skips) and len(off) == len(skips) >= 1, "a mask's counts are malformed"
         )
-        _need(len(off) == 1 or not packed, "packed bits have no classes")
+        _need(not packed or (len(off) == 1 and skips == [0]), "packed bits have neither classes nor skips")
         name = names[tensor]
         total = count(base.tensors[name].shape)
         _need(sum(off) <= total, f"more weights of {name!r} are off than it has")
         mine = tuple(int(t) for t in thresholds[used : used + len(off) - 1])
         used += len(off) - 1
         _need(len(mine) == len(off) - 1, "there are too few thresholds")
-        _need(all(a < b for a, b in zip(mine, mine[1:], strict=False)), "the thresholds do not increase")
+        _need(all(a < b for a, b in itertools.pairwise(mine)), "the thresholds do not increase")
         _need(name not in masks, f"{name!r} is masked twice")
         masks[name] = Coded(bool(packed), tuple(off), tuple(skips), mine)
     _need(used == len(thresholds), "there are more thresholds than classes")

@@ -98,7 +98,7 @@ def pack(
         coded[name] = encode(writer, bits, levels, coding)
         on = len(bits) - sum(coded[name].off)
         alphas.append(alpha(on, len(bits)) if on else float(len(bits) == 0))
-        digest.update(np.packbits(bits, bitorder="little"))
+        digest.update(np.packbits(bits, bitorder="little").data)
     companions: dict[str, tuple[Companion, ...]] = {}
     stored: dict[str, Array] = {}
     for kind, tensors in (("statistics", statistics), ("trained", trained)):
@@ -140,7 +140,7 @@ def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _grouped(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
-    """One 1-d tensor for each dtype, the tensors end to end: a header entry for each would outweigh the smaller ones."""
+    """One 1-d tensor for each dtype, the tensors end to end: a header entry for each would outweigh small ones."""
     groups: dict[str, list[np.ndarray]] = {}
     for name, tensor in tensors.items():
         groups.setdefault(_storable(tensor, name), []).append(_elements(tensor))

@@ -8,14 +8,14 @@ out, and the tests hold it against a second decoder in plain Python.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import constriction
 import numpy as np
 
 from selfmask.errors import MaskFileError
 
-_stream: Any = constriction.stream  # built in Rust, without type stubs, and not importable as a package
+_stream = cast(Any, constriction).stream  # built in Rust, without type stubs, and not importable as a package
 
 
 @dataclass
