@@ -137,7 +137,7 @@ def decide(
     draws = uniforms(seeds, 2 * _ATTEMPTS + 15)
     crop, rest = draws[:, : 2 * _ATTEMPTS], draws[:, 2 * _ATTEMPTS :]
     height, width = np.asarray(sizes, dtype=np.int64).reshape(-1, 2).T
-    tall, wide = _crop_sizes(height, width, settings, crop)
+    tall, wide, central = _crop_sizes(height, width, settings, crop)
     spread = np.array([settings.brightness, settings.contrast, settings.saturation])
     least = np.maximum(0.0, 1.0 - spread)
     factors = np.empty((len(rest), 4))
@@ -145,8 +145,12 @@ def decide(
     factors[:, 3] = (2 * rest[:, 7] - 1) * settings.hue
     low, high = settings.blur_sigma
     return Decisions(
-        top=np.floor(rest[:, 0] * (height - tall + 1)).astype(np.int64),
-        left=np.floor(rest[:, 1] * (width - wide + 1)).astype(np.int64),
+        top=np.where(central, (height - tall) // 2, np.floor(rest[:, 0] * (height - tall + 1))).astype(
+            np.int64
+        ),
+        left=np.where(central, (width - wide) // 2, np.floor(rest[:, 1] * (width - wide + 1))).astype(
+            np.int64
+        ),
         height=tall,
         width=wide,
         flip=rest[:, 2] < settings.flip,
@@ -160,8 +164,11 @@ def decide(
 
 def _crop_sizes(
     height: np.ndarray, width: np.ndarray, settings: Augment, draws: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Crop heights and widths (B,): the first of ten proposals of area and aspect that fits in the image."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Crop heights and widths (B,): the first of ten proposals of area and aspect that fits in the image.
+
+    Where none fits, the largest crop of an allowed aspect, and True in the third array: it lies in the centre.
+    """
     area, aspect = draws[:, :_ATTEMPTS], draws[:, _ATTEMPTS:]
     low, high = np.log(settings.ratio[0]), np.log(settings.ratio[1])
     wanted = (height * width)[:, None] * (settings.scale[0] + area * (settings.scale[1] - settings.scale[0]))
@@ -175,4 +182,8 @@ def _crop_sizes(
     whole_wide = np.minimum(width, np.maximum(1, np.rint(height * most))).astype(np.int64)
     whole_tall = np.minimum(height, np.maximum(1, np.rint(width / least))).astype(np.int64)
     found = fits.any(axis=1)
-    return np.where(found, tall[rows, first], whole_tall), np.where(found, wide[rows, first], whole_wide)
+    return (
+        np.where(found, tall[rows, first], whole_tall),
+        np.where(found, wide[rows, first], whole_wide),
+        ~found,
+    )
