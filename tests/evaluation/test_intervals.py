@@ -33,7 +33,7 @@ def test_accuracy_interval_is_scipys_wilson_interval(total: int, data: st.DataOb
 @pytest.mark.parametrize(
     ("cells", "expected"),
     [
-        # The worked example of Newcombe 1998 (and of Altman et al., Statistics with Confidence, 2000).
+        # From Newcombe 1998.
         ((36, 12, 2, 0), (0.2, 0.0569, 0.3404)),
         # By hand: Wilson at 30 of 30 reaches down to 30 / (30 + z²); twice that gap, squared and added.
         ((0, 30, 0, 0), (1.0, 1 - 2**0.5 * (1 - 30 / 33.8414588), 1.0)),

@@ -57,12 +57,11 @@ def features(
         raise DataError("there are no images to take features of: the set is empty")
 
     parts: list[Tensor] = []
-    with eval_mode(module), torch.inference_mode():
+    with eval_mode(module), torch.no_grad():
         for batch in view_batches(backbone, images, size, batch_size):
             x = backbone.preprocessing.normalise(batch.to(device))
             parts.append(module(x.contiguous(memory_format=layout)).float().cpu())
-    # Cloned outside inference mode, so that the result may take part in autograd like any other tensor.
-    return torch.cat(parts).clone()
+    return torch.cat(parts)
 
 
 def view_batches(

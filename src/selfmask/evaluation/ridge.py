@@ -51,5 +51,5 @@ def ridge_head(x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
             if best is None or loss < best[0]:
                 best = loss, weight * factor, share * factor
     assert best is not None  # the grids are not empty
-    on_features, bias = axes.linear(best[1], best[2])
+    on_features, bias = axes.on_features(best[1], best[2])
     return on_features.float().cpu(), bias.float().cpu()

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Layer = tuple[Tensor, Tensor]
+"""weight (classes, inputs) and bias (classes,)"""
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -29,10 +32,14 @@ class Spectrum:
         """(N, rank) float64: x centred, scaled and rotated."""
         return (x.to(self.mean) - self.mean) @ (self.axes / self.scale)
 
-    def linear(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def on_features(self, weight: Tensor, bias: Tensor) -> Layer:
         """A layer on coordinates, weight (classes, rank) and bias (classes,), as the same layer on the features."""
         on_features = (weight / self.scale) @ self.axes.T
         return on_features, bias - on_features @ self.mean
+
+    def on_coordinates(self, weight: Tensor, bias: Tensor) -> Layer:
+        """The inverse of `on_features`, for a weight within the span of the axes; else the part within it."""
+        return (weight @ self.axes) * self.scale, bias + weight @ self.mean
 
 
 def spectrum(x: Tensor) -> Spectrum:
