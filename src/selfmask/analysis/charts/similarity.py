@@ -113,7 +113,8 @@ def _alt(similar: Similarity, pairs: list[tuple[int, int]]) -> str:
         f"{similar.jaccard[best]:.2f}"
     )
     if len(pairs) > 1:
-        text += f"; least alike: {similar.labels[least[0]]} and {similar.labels[least[1]]}, {similar.jaccard[least]:.2f}"
+        a, b = (similar.labels[i] for i in least)
+        text += f"; least alike: {a} and {b}, {similar.jaccard[least]:.2f}"
     return text + "."
 
 

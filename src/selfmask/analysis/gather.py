@@ -1,0 +1,67 @@
+"""From a run's folder to everything that its report shows: masks, base, images, features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from selfmask.analysis.before_after import base_of, images_of, look, strips
+from selfmask.analysis.embedding import Method
+from selfmask.analysis.report import Material
+from selfmask.analysis.run_folder import RunFolder
+from selfmask.backbones import Backbone
+from selfmask.errors import SelfmaskError
+
+
+def gather(
+    run: RunFolder,
+    *,
+    data: str | None = None,
+    weights: Path | None = None,
+    base: Backbone | None = None,
+    images: int = 500,
+    method: Method = "tsne",
+    command: str | None = None,
+) -> Material:
+    """What can be had of `run`; what cannot becomes a note, never an error.
+
+    Args:
+        data: where the images lie now, if not where the run recorded.
+        weights: the backbone's file of weights, if it had one.
+        base: the backbone itself, where it cannot be rebuilt (a user's own module).
+        images: how many images to embed; 0 leaves pictures out, and then no data is opened.
+        method: see `embedding.embed`.
+        command: the run's command, if its folder does not record it.
+    """
+    notes: list[str] = []
+    if run.mask is None:
+        return Material(command=command)
+    weights = weights or _recorded_weights(run)
+    try:
+        base = base or base_of(run.mask, weights)
+    except SelfmaskError as error:
+        notes.append(f"The base could not be built, so the figures that need it are left out: {error}.")
+    module: nn.Module | None = base.module if base is not None else None
+    masks = None
+    try:
+        masks = run.mask.masks(module)
+    except SelfmaskError as error:
+        notes.append(f"The masks could not be read: {error}.")
+    theta = None
+    if module is not None and masks is not None:
+        theta = {name: p.detach().clone() for name, p in module.named_parameters() if name in masks}
+    seen, found = None, ()
+    if images and base is not None and masks is not None:
+        try:
+            pictures, part = images_of(run, images, data)
+            seen = look(run.mask, base, pictures, part)
+            found = strips(seen)
+        except SelfmaskError as error:
+            notes.append(f"The images could not be shown: {error}.")
+    return Material(masks, theta, seen, found, method, command, notes)
+
+
+def _recorded_weights(run: RunFolder) -> Path | None:
+    recorded = run.settings.get("weights")
+    return Path(recorded) if isinstance(recorded, str) and Path(recorded).is_file() else None
