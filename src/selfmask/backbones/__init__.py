@@ -1,10 +1,10 @@
 """Where pretrained networks come from, and what one must know of each to use it."""
 
 from selfmask.backbones.backbone import Backbone, TextTower
-from selfmask.backbones.build import KINDS, build, parse, rebuild
 from selfmask.backbones.catalogue import ALIASES, DEFAULT, PUBLISHED
 from selfmask.backbones.from_module import from_module
 from selfmask.backbones.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from selfmask.backbones.spec import KINDS, build, parse, rebuild
 
 __all__ = [
     "ALIASES",

@@ -59,8 +59,9 @@ def spoken(name: str) -> str:
 
 def class_embeddings(text: TextTower, classes: Sequence[str], prompts: Sequence[str]) -> Tensor:
     """L2-normalised embeddings of class names, float32 (classes, width): the mean over `prompts`."""
-    rows = [text.embed([prompt.format(spoken(name)) for prompt in prompts]).mean(dim=0) for name in classes]
-    return F.normalize(torch.stack(rows), dim=-1)
+    texts = [prompt.format(spoken(name)) for name in classes for prompt in prompts]
+    rows = text.embed(texts).unflatten(0, (len(classes), len(prompts))).mean(dim=1)
+    return F.normalize(rows, dim=-1)
 
 
 def cosine_logits(features: Tensor, embeddings: Tensor, scale: Tensor | float) -> Tensor:
@@ -103,7 +104,7 @@ class Text(Objective):
     def prepare(self, backbone: Backbone, images: ImageSet) -> list[str]:
         if backbone.text is None:
             raise BackboneError(
-                f"objective text needs a backbone that reads: a CLIP, e.g. --backbone clip_vit_b_32, not {backbone.spec}"
+                f"objective text needs a backbone that reads, e.g. --backbone clip_vit_b_32, not {backbone.spec}"
             )
         if backbone.width != self.embeddings.shape[1] or len(images) != self.targets.numel():
             raise DataError(
