@@ -1,0 +1,130 @@
+"""transformers' vision networks from a local folder, in tiny configurations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from selfmask.backbones import build
+from selfmask.errors import BackboneError
+
+transformers = pytest.importorskip("transformers")
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+TINY: dict[str, dict[str, Any]] = {
+    "vit": {**SMALL, "image_size": 32, "patch_size": 8},
+    "deit": {**SMALL, "image_size": 32, "patch_size": 8},
+    "dinov2": {**SMALL, "image_size": 28, "patch_size": 14},
+    "clip_vision_model": {**SMALL, "image_size": 32, "patch_size": 8},
+    "convnext": {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "image_size": 32},
+    "resnet": {
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16, 16, 32],
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+    },
+    "swin": {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "image_size": 32},
+}
+FAMILY = {"deit": "vit", "clip_vision_model": "clip"}
+
+
+def folder(path: Path, kind: str) -> Any:
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **TINY[kind])).eval()
+    model.save_pretrained(path)
+    return model
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_a_folder_gives_the_library_s_features(tmp_path: Path, kind: str) -> None:
+    source = folder(tmp_path, kind)
+    backbone = build(f"hf:{tmp_path}")
+    size = backbone.preprocessing.size
+    x = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        features, output = backbone.module(x), source(x)
+    expected = output.last_hidden_state[:, 0] if kind in ("vit", "deit") else output.pooler_output.flatten(1)
+    assert features.shape == (2, backbone.width)
+    torch.testing.assert_close(features, expected)
+    assert backbone.family == FAMILY.get(kind, kind)
+    ours = {name for name, _ in backbone.module.named_parameters()}
+    assert ours == {name for name, _ in source.named_parameters() if not name.startswith("pooler.dense")}
+
+
+def test_views_of_another_size(tmp_path: Path) -> None:
+    folder(tmp_path, "vit")
+    backbone = build(f"hf:{tmp_path}", image_size=48)
+    assert backbone.preprocessing.size == 48
+    assert backbone.module(torch.randn(1, 3, 48, 48)).shape == (1, 32)
+    assert backbone.module(torch.randn(1, 3, 32, 32)).shape == (1, 32)
+
+
+def test_the_folder_s_recipe_is_taken(tmp_path: Path) -> None:
+    folder(tmp_path, "vit")
+    said = {
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.2, 0.2],
+        "size": {"shortest_edge": 40},
+        "crop_size": {"height": 32, "width": 32},
+        "resample": 2,
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    recipe = build(f"hf:{tmp_path}").preprocessing
+    assert (recipe.mean, recipe.std, recipe.size) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 32)
+    assert (recipe.interpolation, recipe.crop) == ("bilinear", 0.8)
+
+
+def test_a_checkpoint_with_holes_is_refused(tmp_path: Path) -> None:
+    folder(tmp_path, "dinov2")
+    state = load_file(tmp_path / "model.safetensors")
+    del state["layernorm.weight"]
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BackboneError, match=r"lack layernorm\.weight and 0 more"):
+        build(f"hf:{tmp_path}")
+
+
+def test_a_missing_pooler_is_no_hole(tmp_path: Path) -> None:
+    folder(tmp_path, "vit")
+    state = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {k: v for k, v in state.items() if "pooler" not in k},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
+    assert build(f"hf:{tmp_path}").width == 32
+
+
+def test_of_a_whole_clip_the_tower_that_sees_is_kept(tmp_path: Path) -> None:
+    text = {**SMALL, "vocab_size": 100, "max_position_embeddings": 8}
+    config = transformers.CLIPConfig(
+        text_config=text, vision_config=TINY["clip_vision_model"], projection_dim=16
+    )
+    source = transformers.CLIPModel(config).eval()
+    source.save_pretrained(tmp_path)
+    backbone = build(f"hf:{tmp_path}")
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.module(x), source.vision_model(x).pooler_output)
+    assert backbone.family == "clip"
+    assert backbone.preprocessing.size == 32
+
+
+def test_a_file_of_weights_and_a_random_start(tmp_path: Path) -> None:
+    source = folder(tmp_path, "resnet")
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "w.pth")
+    given = build(f"hf:{tmp_path}", weights=tmp_path / "w.pth")
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(given.module(x), source(x).pooler_output.flatten(1))
+    assert build(f"hf:{tmp_path}", pretrained=False).pretrained is False
+
+
+def test_places_that_are_none() -> None:
+    with pytest.raises(
+        BackboneError, match=r"neither OWNER/NAME on the hub nor a folder with a config\.json"
+    ):
+        build("hf:/nowhere/at/all")
