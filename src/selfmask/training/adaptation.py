@@ -22,8 +22,8 @@ from selfmask.masking.status import Status
 from selfmask.objectives.base import Objective
 from selfmask.training.adapt_settings import AdaptSettings
 from selfmask.training.curves import draw_curves
-from selfmask.training.fit import CHECKPOINT, LOG, fit
 from selfmask.training.folder import CURVES, MASK, RESULT, open_folder, write_json
+from selfmask.training.loop import CHECKPOINT, LOG, fit
 from selfmask.training.plan import Plan, make_plan
 
 
