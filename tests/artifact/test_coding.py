@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfmask.artifact import classes
-from selfmask.artifact.coding import Coded, Coding, decode, encode
+from selfmask.artifact.coding import Coded, Coding, decode, encode, rows_of
 from selfmask.artifact.streams import Reader, Writer
 from selfmask.errors import MaskFileError
 
@@ -39,6 +39,8 @@ def cases(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
         theta = torch.where(theta.isnan(), 0.0, theta)
     density = draw(st.sampled_from((0.0, 1.0, 0.5, 0.99, 0.02)) | st.floats(0, 1))
     mask = torch.rand(shape, generator=random) < density
+    if draw(st.booleans()) and theta.dim() > 1:
+        mask[::3] = torch.rand(mask[::3].shape, generator=random) < density / 2
     if draw(st.booleans()):
         mask = mask | (theta.abs() < 0.6)
     return theta.to(draw(st.sampled_from(DTYPES))), mask
@@ -48,16 +50,16 @@ def cases(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
 @given(case=cases(), coding=st.sampled_from(("packed", "entropy", "base")))
 def test_every_mask_comes_back(case: tuple[torch.Tensor, torch.Tensor], coding: Coding) -> None:
     theta, mask = case
-    bits = mask.reshape(-1).numpy()
+    bits = mask.numpy().reshape(rows_of(mask.shape))
     levels = classes.magnitudes(theta) if coding == "base" else None
     writer = Writer()
     coded = encode(writer, bits, levels, coding)
     words, plain = writer.finish()
-    assert 4 * len(words) + len(plain) <= 1.02 * len(bits) / 8 + 12
+    assert 4 * len(words) + len(plain) <= 1.02 * bits.size / 8 + 12
     assert sum(coded.off) == int((~mask).sum())
     assert coding == "base" or not coded.needs_base
     reader = Reader(words, plain)
-    assert np.array_equal(decode(reader, coded, len(bits), levels), bits)
+    assert np.array_equal(decode(reader, coded, bits.shape, levels), bits)
     reader.finish()
 
 
@@ -92,14 +94,29 @@ def test_side_information_pays_where_small_weights_stay_on_and_costs_nothing_whe
         sizes = []
         for given_levels in (None, levels):
             writer = Writer()
-            encode(writer, (~off).numpy(), given_levels, "base")
+            encode(writer, (~off).numpy().reshape(1, -1), given_levels, "base")
             words, plain = writer.finish()
             sizes.append(4 * len(words) + len(plain))
         assert sizes[1] <= most * sizes[0]
 
 
+def test_rows_that_differ_are_told_apart() -> None:
+    random = torch.Generator().manual_seed(1)
+    shares = torch.tensor([0.001, 0.001, 0.2, 0.02]).repeat(16)[:, None]
+    off = torch.rand(64, 500, generator=random) < shares
+    sizes = {}
+    for shape in ((64, 500), (1, 32_000)):
+        writer = Writer()
+        coded = encode(writer, (~off).numpy().reshape(shape), None, "entropy")
+        words, plain = writer.finish()
+        sizes[shape] = 4 * len(words) + len(plain)
+        assert len(coded.rows) == (3 if shape[0] > 1 else 0)
+        assert np.array_equal(decode(Reader(words, plain), coded, shape, None), (~off).numpy().reshape(shape))
+    assert sizes[64, 500] < 0.95 * sizes[1, 32_000]
+
+
 def test_a_base_with_other_class_sizes_is_refused() -> None:
     levels = np.zeros(4, np.uint16)
-    coded = Coded(False, (0, 3), (0, 0), (5,))
+    coded = Coded(False, (0, 3), (), (5,))
     with pytest.raises(MaskFileError, match="base is another"):
-        decode(Reader(np.zeros(0, np.uint32), np.zeros(0, np.uint8)), coded, 4, levels)
+        decode(Reader(np.zeros(0, np.uint32), np.zeros(0, np.uint8)), coded, (1, 4), levels)

@@ -190,7 +190,7 @@ def test_every_value_of_the_index_made_hostile(files: list[bytes], model: nn.Mod
     tried = 0
     for content in files:
         metadata, arrays = parse(content, "whole")
-        index = json.loads(zlib.decompress(arrays["index"].data))
+        index = json.loads(zlib.decompress(arrays["index"].data.data))
         for path in values(index):
             for value in HOSTILE[tried % 2 :: 2]:
                 tried += 1
@@ -226,7 +226,7 @@ def test_every_value_of_the_header_made_hostile(files: list[bytes], model: nn.Mo
 def with_index(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
     def mutate(content: bytes) -> bytes:
         metadata, arrays = parse(content, "whole")
-        index = json.loads(zlib.decompress(arrays["index"].data))
+        index = json.loads(zlib.decompress(arrays["index"].data.data))
         change(index)
         text = np.frombuffer(zlib.compress(json.dumps(index).encode()), np.uint8)
         return serialise(metadata, arrays | {"index": Array.of(text)})

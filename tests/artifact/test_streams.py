@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfmask.artifact import codec
+from selfmask.artifact.codec import RATES, GapModel
+from selfmask.artifact.fitting import fit
 from selfmask.artifact.streams import Reader, Writer
 from selfmask.errors import MaskFileError
 
@@ -53,61 +56,141 @@ def positions(total: int, share: float, seed: int) -> np.ndarray:
     return found if len(found) else np.array([total - 1], np.int64)
 
 
-@settings(deadline=None, max_examples=40)
-@given(total=st.integers(1, 3000), share=st.floats(0, 0.6), seed=st.integers(0, 2**20))
-def test_a_second_decoder_in_integers_reads_the_same_symbols(total: int, share: float, seed: int) -> None:
+def second_table(model: GapModel, total: int) -> list[int]:
+    """docs/format.md, "The distribution of gaps", in Python integers, one symbol at a time."""
+    eighths = [2147483648, 1969251188, 1805811301, 1655936265, 1518500250, 1392470869, 1276901417, 1170923762]
+    tails = []
+    for start, _ in buckets(total):
+        tail = 0
+        for weight, rate in zip(model.weights, model.rates, strict=True):
+            u = (1 << 31) - (eighths[rate % 8] >> rate // 8)
+            power, exponent = 1 << 31, start
+            while exponent:
+                if exponent & 1:
+                    power = power * u >> 31
+                u = u * u >> 31
+                exponent >>= 1
+            tail += weight * power
+        tails.append(min(tail // 256, tails[-1] if tails else 1 << 31))
+    scaled = [t >> 3 for t in tails] + [0]
+    return [a - b for a, b in itertools.pairwise(scaled)]
+
+
+def buckets(total: int) -> list[tuple[int, int]]:
+    """The first gap of every bucket that begins below `total`, and the number of plain bits after its symbol."""
+    found = [(g, 0) for g in range(16)]
+    start, bits = 16, 1
+    while start < total:
+        found += [(start + (k << bits), bits) for k in range(8)]
+        start, bits = 2 * start, bits + 1
+    return [b for b in found if b[0] < total]
+
+
+models = st.builds(
+    lambda rates, cut: (
+        GapModel((256,), (rates[0],)) if len(rates) == 1 else GapModel((cut, 256 - cut), rates)
+    ),
+    st.lists(st.integers(0, RATES - 1), min_size=1, max_size=2).map(tuple),
+    st.integers(1, 255),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    total=st.integers(1, 5000), share=st.floats(0, 0.6), seed=st.integers(0, 2**20), model=models | st.none()
+)
+def test_a_second_decoder_in_integers_reads_the_same_positions(
+    total: int, share: float, seed: int, model: GapModel | None
+) -> None:
     events = positions(total, share, seed)
+    model = model or fit(events, total)[0]
+    table = second_table(model, total)
+    assert table == model.table(total).tolist()
+    assert sum(table) == 1 << 28
+    assert min(table) >= 0
     writer = Writer()
-    skips = codec.encode_positions(writer, events, total)
+    codec.encode_positions(writer, events, total, model)
     words, plain = writer.finish()
-    weights = codec.table(total, len(events))
-    assert weights.sum() == 1 << 28
-    assert weights.min() >= 0
-    decoder, edges = Decoder([int(w) for w in words]), cuts([int(w) for w in weights])
-    low = codec.shift(total, len(events))
+    spans, edges = buckets(total), cuts(table)
+    decoder = Decoder([int(w) for w in words])
+    symbols = [decoder.symbol(edges) if len(table) > 1 else 0 for _ in events]
     bits = np.unpackbits(plain, bitorder="little").tolist()
-    at, found = -1, []
-    for _ in range(len(events) + skips):
-        symbol = decoder.symbol(edges)
-        at += symbol << low
-        if symbol < codec.SKIP:
-            at += 1 + sum(bits.pop(0) << place for place in range(low))
-            found.append(at)
-    assert found == events.tolist()
+    rest = [0] * len(symbols)
+    for width in range(1, 30):
+        for k, symbol in enumerate(symbols):
+            if spans[symbol][1] == width:
+                rest[k] = sum(bits.pop(0) << place for place in range(width))
+    gaps = [spans[symbol][0] + low for symbol, low in zip(symbols, rest, strict=True)]
+    assert (np.cumsum(np.array(gaps) + 1) - 1).tolist() == events.tolist()
     assert decoder.state == 0
     assert not decoder.words
+    reader = Reader(words, plain)
+    assert np.array_equal(codec.decode_positions(reader, total, len(events), model), events)
+    reader.finish()
+
+
+@settings(deadline=None)
+@given(gap=st.integers(0, 2**40))
+def test_every_gap_has_one_bucket(gap: int) -> None:
+    symbol = codec.symbol(np.array([gap]))
+    low = int(codec.lowest(symbol)[0])
+    assert low <= gap < low + (1 << int(codec.width(symbol)[0]))
+    assert int(codec.lowest(symbol + 1)[0]) == low + (1 << int(codec.width(symbol)[0]))
 
 
 def test_several_streams_in_one_come_back_in_order() -> None:
     writer = Writer()
     parts = [(positions(n, share, n), n) for n, share in ((5000, 0.01), (10, 0.5), (70_000, 0.3), (1, 1.0))]
-    skips = [codec.encode_positions(writer, p, n) for p, n in parts]
+    fitted = [fit(p, n)[0] for p, n in parts]
+    for (p, n), model in zip(parts, fitted, strict=True):
+        codec.encode_positions(writer, p, n, model)
     reader = Reader(*writer.finish())
-    for (events, total), skipped in zip(parts, skips, strict=True):
-        assert np.array_equal(codec.decode_positions(reader, total, len(events), skipped), events)
+    for (p, n), model in zip(parts, fitted, strict=True):
+        assert np.array_equal(codec.decode_positions(reader, n, len(p), model), p)
     reader.finish()
 
 
-def test_the_cost_is_the_entropy_within_a_thousandth() -> None:
+def test_more_gaps_than_are_coded_at_a_time() -> None:
+    total = 5_000_000
+    events = positions(total, 0.25, 3)
+    assert len(events) > 1 << 20
+    model, bits = fit(events, total)
+    writer = Writer()
+    codec.encode_positions(writer, events, total, model)
+    words, plain = writer.finish()
+    assert 32 * len(words) + 8 * len(plain) == pytest.approx(bits, rel=1e-3)
+    assert np.array_equal(codec.decode_positions(Reader(words, plain), total, len(events), model), events)
+
+
+def test_a_mask_without_structure_costs_its_entropy_within_a_hundredth() -> None:
     total = 1_000_000
     for share in (0.003, 0.02, 0.1, 0.3):
         events = positions(total, share, 1)
-        writer = Writer()
-        codec.encode_positions(writer, events, total)
-        words, plain = writer.finish()
-        entropy = codec.cost(total, len(events))
-        assert 0.99 * entropy < 32 * len(words) + 8 * len(plain) < 1.003 * entropy + 64
+        _, bits = fit(events, total)
+        p = len(events) / total
+        entropy = -total * (p * np.log2(p) + (1 - p) * np.log2(1 - p))
+        assert 0.99 * entropy < bits < 1.01 * entropy
 
 
-@pytest.mark.parametrize(("events", "skips"), [(11, 0), (3, 99), (0, 1), (10, 10**30), (10**30, 0)])
-def test_impossible_counts_are_refused_before_anything_is_read(events: int, skips: int) -> None:
+def test_bunches_cost_less_than_the_entropy() -> None:
+    random = np.random.default_rng(0)
+    dense = random.random(200_000) < np.repeat(random.random(2000) < 0.1, 100) * 0.2
+    events = np.flatnonzero(dense)
+    p = dense.mean()
+    assert fit(events, dense.size)[1] < 0.8 * dense.size * -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+
+
+@pytest.mark.parametrize("events", [11, 10**30, -1])
+def test_impossible_counts_are_refused_before_anything_is_read(events: int) -> None:
     with pytest.raises(MaskFileError, match="damaged"):
-        codec.decode_positions(Reader(np.zeros(0, np.uint32), np.zeros(0, np.uint8)), 10, events, skips)
+        codec.decode_positions(
+            Reader(np.zeros(0, np.uint32), np.zeros(0, np.uint8)), 10, events, GapModel((256,), (8,))
+        )
 
 
 def test_what_is_left_over_is_refused() -> None:
     writer = Writer()
-    codec.encode_positions(writer, np.array([3, 500], np.int64), 1000)
+    codec.encode_positions(writer, np.array([3, 500], np.int64), 1000, GapModel((256,), (64,)))
     words, plain = writer.finish()
     with pytest.raises(MaskFileError, match="does not end"):
         Reader(words, plain).finish()

@@ -35,9 +35,23 @@ def members(levels: np.ndarray, thresholds: np.ndarray) -> list[np.ndarray]:
     return [a & ~b for a, b in itertools.pairwise(above)] + [above[-1]]
 
 
+def class_of(levels: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """The class of each weight, uint8: the number of thresholds that it reaches."""
+    return np.searchsorted(thresholds, np.arange(1 << 15), side="right").astype(np.uint8)[levels]
+
+
 def sizes(classes: list[np.ndarray]) -> list[int]:
     """How many weights each class has."""
     return [int(np.bitwise_count(words).sum(dtype=np.int64)) for words in classes]
+
+
+def rank(words: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Ranks (int64) of members: how many members come before each of `positions`."""
+    counts = np.bitwise_count(words).astype(np.int64)
+    before = np.cumsum(counts) - counts
+    at = positions >> 6
+    below = (np.uint64(1) << (positions & 63).astype(np.uint64)) - np.uint64(1)
+    return before[at] + np.bitwise_count(words[at] & below)
 
 
 def select(words: np.ndarray, ranks: np.ndarray) -> np.ndarray:

@@ -1,114 +1,126 @@
-"""Coding the bits of one mask: positions of the rarer value as gaps, in one class or in several classes of |θ|.
+"""Coding the positions of rare bits: the gaps between them, each as a symbol and some plain bits.
 
-A gap is split: its low `shift` bits are nearly uniform and go to the plain bits, the rest is a symbol whose
-distribution follows from two counts (how many weights, how many events among them). A mask without structure then
-costs its entropy to within a thousandth. With SGD on the scores, small |θ| almost never cross the threshold (the
-score's gradient is proportional to θ); a reader that has θ sorts the weights into classes by |θ| first, and each
-class is coded at its own density.
+A gap's symbol is its bucket: exact up to 15, then eight buckets to an octave; where in its bucket it lies is nearly
+uniform and goes to the plain bits. The symbols' probabilities are those of a mixture of up to three geometric
+distributions, `GapModel`, a few bytes in the file. One geometric distribution is the entropy of a mask without
+structure; real masks have their off-weights in bunches (in one kernel, in one filter), which a mixture catches.
+
+The tables are made in integer arithmetic, so every machine decodes the same.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from selfmask.artifact.streams import Reader, Writer
 from selfmask.errors import MaskFileError
 
-SKIP = 32  # symbols 0 … SKIP-1 end in an event; symbol SKIP passes over SKIP · 2^shift weights without one
-_CHUNK = 1 << 20  # symbols decoded at a time, so that a dense mask needs little memory beside its own bits
-_ONE = 1 << 28
+MAX_PARTS = 3
+WEIGHT_ONE = 256  # the parts' weights are in 1/256
+RATES = 8 * 28  # rate j is an event probability of 2^(-j/8)
+_ONE = 1 << 31
+# round(2^31 · 2^(-i/8)) for i = 0 … 7
+_EIGHTHS = (2147483648, 1969251188, 1805811301, 1655936265, 1518500250, 1392470869, 1276901417, 1170923762)
+_CHUNK = 1 << 20  # gaps at a time, so that coding a dense mask needs little memory beside its own bits
 
 
-def shift(total: int, events: int) -> int:
-    """The low bits of a gap that are stored plainly: 2^shift is 1/8 to 1/4 of the mean gap (or 1)."""
-    return max(0, (total // events).bit_length() - 3)
+@dataclass(frozen=True)
+class GapModel:
+    """A mixture of geometric distributions: each part's weight (in 1/256, together 256) and its rate j."""
+
+    weights: tuple[int, ...]
+    rates: tuple[int, ...]
+
+    def table(self, total: int) -> np.ndarray:
+        """Weights of the symbols of gaps in [0, total): int64, summing to 2^28. `total` >= 1.
+
+        The share of gaps >= g is Σ weight · u^g in fixed point, u = 1 − 2^(-j/8), every product rounded down; a
+        symbol's weight is the difference over its bucket, and the last symbol gets all that is left.
+        """
+        edges = lowest(np.arange(symbol(np.array([total - 1]))[0] + 1))
+        tail = sum(w * _power(_ONE - _event(j), edges) for w, j in zip(self.weights, self.rates, strict=True))
+        tail = np.minimum.accumulate(np.asarray(tail, np.int64) // WEIGHT_ONE) >> 3
+        return tail - np.append(tail[1:], 0)
 
 
-def table(total: int, events: int) -> np.ndarray:
-    """Weights of the symbols 0 … SKIP, int64, summing to 2^28: a geometric distribution in integer arithmetic.
-
-    With u = 1 − events/total in 32-bit fixed point, raised to 2^shift, the weight of s < SKIP is u^s − u^(s+1),
-    that of SKIP the remaining u^SKIP; every product is rounded down.
-    """
-    u = ((total - events) << 32) // total
-    for _ in range(shift(total, events)):
-        u = (u * u) >> 32
-    tail = [1 << 32]
-    for _ in range(SKIP):
-        tail.append((tail[-1] * u) >> 32)
-    cuts = np.array([t >> 4 for t in tail] + [0], dtype=np.int64)
-    return cuts[:-1] - cuts[1:]
+def symbol(gaps: np.ndarray) -> np.ndarray:
+    """The buckets of int64 gaps >= 0."""
+    exponent = np.frexp(np.maximum(gaps, 1).astype(np.float64))[1].astype(np.int64) - 1
+    return np.where(gaps < 16, gaps, 16 + 8 * (exponent - 4) + ((gaps >> np.maximum(exponent - 3, 0)) & 7))
 
 
-def encode_positions(writer: Writer, positions: np.ndarray, total: int) -> int:
-    """Write sorted int64 positions in [0, total); returns how many SKIP symbols it took."""
-    events = len(positions)
-    if events == 0:
-        return 0
-    low = shift(total, events)
+def lowest(symbols: np.ndarray) -> np.ndarray:
+    """The smallest gap of each bucket, int64."""
+    exponent = 4 + (symbols - 16) // 8
+    return np.where(symbols < 16, symbols, (8 + symbols % 8) << np.maximum(exponent - 3, 0))
+
+
+def width(symbols: np.ndarray) -> np.ndarray:
+    """How many plain bits follow each symbol: its bucket spans 2^width gaps."""
+    return np.maximum((symbols - 16) // 8 + 1, 0)
+
+
+def encode_positions(writer: Writer, positions: np.ndarray, total: int, model: GapModel) -> None:
+    """Write sorted int64 positions in [0, total)."""
+    table = model.table(total) if len(positions) else np.zeros(0, np.int64)
     gaps = np.diff(positions, prepend=-1) - 1
-    units = gaps >> low
-    skips, last = np.divmod(units, SKIP)
-    symbols = np.full(events + int(skips.sum()), SKIP, np.int32)
-    symbols[np.cumsum(skips + 1) - 1] = last
-    writer.symbols(symbols, table(total, events))
-    if low:
-        writer.bits((gaps[:, None] >> np.arange(low)) & 1)
-    return len(symbols) - events
+    for begin in range(0, len(gaps), _CHUNK):
+        part = gaps[begin : begin + _CHUNK]
+        symbols = symbol(part)
+        writer.symbols(symbols.astype(np.int32), table)
+        rest, widths = part - lowest(symbols), width(symbols)
+        for bits in range(1, int(widths.max()) + 1):
+            writer.bits((rest[widths == bits, None] >> np.arange(bits)) & 1)
 
 
-def decode_positions(reader: Reader, total: int, events: int, skips: int) -> np.ndarray:
-    """Read what `encode_positions` wrote: int64, strictly increasing, in [0, total)."""
-    if events == 0 and skips == 0:
+def decode_positions(reader: Reader, total: int, events: int, model: GapModel) -> np.ndarray:
+    """Read the `events` positions that `encode_positions` wrote: int64, strictly increasing, in [0, total)."""
+    if events == 0:
         return np.zeros(0, np.int64)
-    low = shift(total, events) if events else 0
-    if not 0 < events <= total or not 0 <= skips <= (total >> low) // SKIP:
-        raise MaskFileError(
-            f"{events} events and {skips} skips among {total} weights cannot be: the file is damaged"
-        )
-    weights = table(total, events)
+    if not 0 < events <= total:
+        raise MaskFileError(f"{events} events among {total} weights cannot be: the file is damaged")
+    table = model.table(total)
+    starts, widths = lowest(np.arange(len(table))), width(np.arange(len(table))).astype(np.uint8)
     positions = np.empty(events, np.int64)
-    found, units = 0, 0
-    left = events + skips
-    while left:
-        amount = min(left, _CHUNK)
-        left -= amount
-        symbols = reader.symbols(amount, weights)
-        reached = np.cumsum(symbols, dtype=np.int64)
-        at = reached[symbols < SKIP]
-        if found + len(at) > events:
-            raise MaskFileError("more events than the mask file counts: it is damaged")
-        positions[found : found + len(at)] = at + units
-        found += len(at)
-        units += int(reached[-1])
-    if found != events:
-        raise MaskFileError(f"{found} events where the mask file counts {events}: it is damaged")
-    positions <<= low
-    begin = base = 0
-    while low and begin < events:
+    reached = -1
+    for begin in range(0, events, _CHUNK):
         amount = min(events - begin, _CHUNK)
-        rest = _numbers(reader.bits(amount * low).reshape(amount, low))
-        np.cumsum(rest, out=rest)
-        positions[begin : begin + amount] += rest + base
-        base += int(rest[-1])
-        begin += amount
-    positions += np.arange(events)
-    if positions[-1] >= total:
-        raise MaskFileError(f"an event at {int(positions[-1])} of {total} weights: the mask file is damaged")
+        symbols = reader.symbols(amount, table)
+        gaps = starts[symbols]
+        wide = widths[symbols]
+        for bits in range(1, int(wide.max()) + 1):
+            at = np.flatnonzero(wide == bits)
+            if len(at):
+                gaps[at] += _numbers(reader.bits(len(at) * bits).reshape(-1, bits))
+        gaps += 1
+        np.cumsum(gaps, out=gaps)
+        positions[begin : begin + amount] = gaps + reached
+        reached = int(positions[begin + amount - 1])
+        if reached >= total:
+            raise MaskFileError(f"an event beyond the {total} weights of its class: the mask file is damaged")
     return positions
 
 
 def _numbers(bits: np.ndarray) -> np.ndarray:
     """Rows of bits, lowest first, as int64 numbers."""
-    numbers = np.zeros(len(bits), np.int64)
-    for place in range(bits.shape[1]):
-        numbers |= bits[:, place].astype(np.int64) << place
-    return numbers
+    columns = -(-bits.shape[1] // 8)
+    packed = np.zeros((len(bits), 8), np.uint8)
+    packed[:, :columns] = np.packbits(bits, axis=1, bitorder="little")
+    return packed.view("<i8").reshape(-1)
 
 
-def cost(total: int, events: int) -> float:
-    """About how many bits `encode_positions` takes: the entropy. For choosing a coding, never for reading one."""
-    if events in (0, total):
-        return 0.0
-    p = events / total
-    return -events * np.log2(p) - (total - events) * np.log2(1 - p)
+def _event(rate: int) -> int:
+    return _EIGHTHS[rate % 8] >> rate // 8
+
+
+def _power(base: int, exponents: np.ndarray) -> np.ndarray:
+    """base^exponent in 31-bit fixed point by squaring from the lowest bit; every product is rounded down."""
+    result = np.full(exponents.shape, _ONE, np.int64)
+    left = exponents.copy()
+    while left.any():
+        result = np.where(left & 1, (result * base) >> 31, result)
+        base = (base * base) >> 31
+        left >>= 1
+    return result

@@ -1,17 +1,33 @@
-"""From masks to the two streams and back: which coding each tensor gets, and what the file's index says about it."""
+"""From masks to the two streams and back: which coding each tensor gets, and what the file's index says about it.
+
+A mask is cut into cells, each coded at its own density: by rows (the slices along the first axis; in a convolution
+they are the output filters) that have similar shares off, and by |θ| where the reader has the base.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from selfmask.artifact import classes, codec
+from selfmask.artifact.codec import GapModel
+from selfmask.artifact.container import count
+from selfmask.artifact.fitting import fit
+from selfmask.artifact.rows import row_classes, row_table
 from selfmask.artifact.streams import Reader, Writer
 from selfmask.errors import MaskFileError
 
 Coding = Literal["auto", "packed", "entropy", "base"]
+_BITS_PER_CELL = 24  # about what a cell's counts take in the file
+
+
+def rows_of(shape: Sequence[int]) -> tuple[int, int]:
+    """A tensor's shape as rows × weights in a row; fewer than two dimensions are one row."""
+    total = count(tuple(shape))
+    return (shape[0], total // shape[0]) if len(shape) > 1 and total else (1, total)
 
 
 @dataclass(frozen=True)
@@ -20,81 +36,194 @@ class Coded:
 
     Attributes:
         packed: the bits are stored as they are; otherwise as gaps.
-        off: the number of weights that are off, for each class of |θ| (one class: no side information).
-        skips: the number of SKIP symbols for each class.
-        thresholds: the classes' thresholds, one fewer than there are classes: the upper 16 bits of floats.
+        off: the number of weights that are off in each cell; the cells of one class of rows stand together, in
+            the order of |θ|.
+        rows: the number of rows in each class of rows; empty where the rows are not told apart.
+        thresholds: of the classes of |θ|, one fewer than there are classes: the upper 16 bits of floats.
+        models: for each cell that has both on- and off-weights, the distribution of its gaps.
     """
 
     packed: bool
     off: tuple[int, ...]
-    skips: tuple[int, ...]
+    rows: tuple[int, ...] = ()
     thresholds: tuple[int, ...] = ()
+    models: tuple[GapModel, ...] = ()
 
     @property
     def needs_base(self) -> bool:
-        return len(self.off) > 1
+        return len(self.thresholds) > 0
+
+
+@dataclass(frozen=True)
+class _Cell:
+    off: int
+    positions: np.ndarray  # of the rarer bit, within the cell
+    size: int
+    model: GapModel
+    bits: float
+
+    @property
+    def mixed(self) -> bool:
+        return 0 < self.off < self.size
 
 
 def encode(writer: Writer, mask: np.ndarray, levels: np.ndarray | None, coding: Coding) -> Coded:
-    """Write one mask (flat bool, True = on). `levels` are θ's `magnitudes`, or None to code without the base."""
-    total = len(mask)
+    """Write one mask: bool, True = on, of shape (rows, weights in a row).
+
+    `levels` are θ's `magnitudes`, flat, or None to code without the base.
+    """
     off = ~mask
-    count = int(np.count_nonzero(off))
-    plain = Coded(True, (count,), (0,))
+    plain = Coded(True, (int(np.count_nonzero(off)),))
     if coding == "packed":
         writer.bits(mask)
         return plain
-    thresholds = classes.thresholds_for(levels, off) if levels is not None else np.zeros(0, np.uint16)
-    parts = _parts(off, levels, thresholds)
-    if sum(codec.cost(len(p), int(np.count_nonzero(p))) for p in parts) >= total - 16:
+    none = np.zeros(0, np.uint16)
+    options = [none]
+    if levels is not None:
+        thresholds = classes.thresholds_for(levels, off.reshape(-1))
+        options += [thresholds] if len(thresholds) else []
+    labels = row_classes(off)
+    best, best_bits = None, float(mask.size)
+    for rows in (None, labels):
+        if rows is None or rows.max(initial=0) > 0:
+            for thresholds in options:
+                cells = _cells(off, levels, rows, thresholds)
+                bits = sum(c.bits + _BITS_PER_CELL for c in cells) - _BITS_PER_CELL
+                if rows is not None:
+                    bits += _label_bits(rows)
+                if bits < best_bits:
+                    best, best_bits = (rows, thresholds, cells), bits
+    if best is None and mask.size:
         writer.bits(mask)
         return plain
-    offs, skips = [], []
-    for part in parts:
-        offs.append(int(np.count_nonzero(part)))
-        rare = part if 2 * offs[-1] <= len(part) else ~part
-        skips.append(codec.encode_positions(writer, np.flatnonzero(rare), len(part)))
-    return Coded(False, tuple(offs), tuple(skips), tuple(int(t) for t in thresholds))
+    rows, thresholds, cells = best or (None, none, _cells(off, levels, None, none))
+    sizes: tuple[int, ...] = ()
+    if rows is not None:
+        sizes = tuple(int(n) for n in np.bincount(rows))
+        writer.symbols(rows.astype(np.int32), row_table(sizes))
+    for cell in cells:
+        if cell.mixed:
+            codec.encode_positions(writer, cell.positions, cell.size, cell.model)
+    models = tuple(cell.model for cell in cells if cell.mixed)
+    return Coded(False, tuple(c.off for c in cells), sizes, tuple(int(t) for t in thresholds), models)
 
 
-def decode(reader: Reader, coded: Coded, total: int, levels: np.ndarray | None) -> np.ndarray:
-    """Read one mask: flat bool of `total` weights. `levels` are needed where `coded.needs_base`."""
+def decode(reader: Reader, coded: Coded, shape: tuple[int, int], levels: np.ndarray | None) -> np.ndarray:
+    """Read one mask: bool of `shape`. `levels` are needed where `coded.needs_base`."""
     if coded.packed:
-        mask = reader.bits(total).view(bool)
-        if total - int(np.count_nonzero(mask)) != coded.off[0]:
+        mask = reader.bits(shape[0] * shape[1]).view(bool).reshape(shape)
+        if mask.size - int(np.count_nonzero(mask)) != coded.off[0]:
             raise MaskFileError(
                 "the packed bits and the count of weights that are off disagree: the file is damaged"
             )
         return mask
-    mask = np.ones(total, bool)
-    if not coded.needs_base:
-        positions, off_is_rare = _positions(reader, total, coded.off[0], coded.skips[0])
-        if not off_is_rare:
-            mask[:] = False
-        mask[positions] = not off_is_rare
-        return mask
-    assert levels is not None
-    groups = classes.members(levels, np.array(coded.thresholds, np.uint16))
-    for words, size, off, skips in zip(groups, classes.sizes(groups), coded.off, coded.skips, strict=True):
-        positions, off_is_rare = _positions(reader, size, off, skips)
-        if not off_is_rare:
-            mask &= ~np.unpackbits(words.view(np.uint8), count=total, bitorder="little").view(bool)
-        if len(positions):
-            mask[classes.select(words, positions)] = not off_is_rare
+    models = iter(coded.models)
+    mask = _decode_cells(reader, coded, models, shape, levels)
+    if next(models, None) is not None:
+        raise MaskFileError("there are more models than cells: the file is damaged, or the base is another")
     return mask
 
 
-def _parts(off: np.ndarray, levels: np.ndarray | None, thresholds: np.ndarray) -> list[np.ndarray]:
-    if levels is None or len(thresholds) == 0:
-        return [off]
-    which = np.searchsorted(thresholds, levels, side="right")
-    return [off[which == k] for k in range(len(thresholds) + 1)]
+def _decode_cells(
+    reader: Reader,
+    coded: Coded,
+    models: Iterator[GapModel],
+    shape: tuple[int, int],
+    levels: np.ndarray | None,
+) -> np.ndarray:
+    thresholds = np.array(coded.thresholds, np.uint16)
+    if not coded.rows:
+        return _decode_rows(reader, coded.off, models, shape, levels, thresholds)
+    labels = reader.symbols(shape[0], row_table(coded.rows))
+    if tuple(np.bincount(labels, minlength=len(coded.rows)).tolist()) != coded.rows:
+        raise MaskFileError("the classes of rows and their sizes disagree: the mask file is damaged")
+    mask = np.empty(shape, bool)
+    wide = None if levels is None else levels.reshape(shape)
+    per_row = len(thresholds) + 1
+    for k, amount in enumerate(coded.rows):
+        chosen = np.flatnonzero(labels == k)
+        part = None if wide is None else wide[chosen].reshape(-1)
+        off = coded.off[k * per_row : (k + 1) * per_row]
+        mask[chosen] = _decode_rows(reader, off, models, (amount, shape[1]), part, thresholds)
+    return mask
 
 
-def _positions(reader: Reader, total: int, off: int, skips: int) -> tuple[np.ndarray, bool]:
-    if not 0 <= off <= total:
+def _decode_rows(
+    reader: Reader,
+    offs: tuple[int, ...],
+    models: Iterator[GapModel],
+    shape: tuple[int, int],
+    levels: np.ndarray | None,
+    thresholds: np.ndarray,
+) -> np.ndarray:
+    """The cells of one class of rows."""
+    total = shape[0] * shape[1]
+    mask = np.ones(total, bool)
+    if len(thresholds) == 0:
+        rare_is_off, positions = _decode_cell(reader, offs[0], total, models)
+        if not rare_is_off:
+            mask[:] = False
+        mask[positions] = not rare_is_off
+        return mask.reshape(shape)
+    if levels is None:
+        raise MaskFileError("this mask can be read only beside its base")
+    groups = classes.members(levels, thresholds)
+    for words, size, off in zip(groups, classes.sizes(groups), offs, strict=True):
+        rare_is_off, positions = _decode_cell(reader, off, size, models)
+        if not rare_is_off:
+            mask &= ~np.unpackbits(words.view(np.uint8), count=total, bitorder="little").view(bool)
+        if len(positions):
+            mask[classes.select(words, positions)] = not rare_is_off
+    return mask.reshape(shape)
+
+
+def _decode_cell(reader: Reader, off: int, size: int, models: Iterator[GapModel]) -> tuple[bool, np.ndarray]:
+    if not 0 <= off <= size:
         raise MaskFileError(
-            f"{off} weights are said to be off in a class of {total}: the file is damaged, or the base is another"
+            f"{off} weights are said to be off in a cell of {size}: the file is damaged, or the base is another"
         )
-    off_is_rare = 2 * off <= total
-    return codec.decode_positions(reader, total, off if off_is_rare else total - off, skips), off_is_rare
+    rare_is_off = 2 * off <= size
+    if off in (0, size):
+        return rare_is_off, np.zeros(0, np.int64)
+    model = next(models, None)
+    if model is None:
+        raise MaskFileError("there are fewer models than cells: the file is damaged, or the base is another")
+    return rare_is_off, codec.decode_positions(reader, size, off if rare_is_off else size - off, model)
+
+
+def _cells(
+    off: np.ndarray, levels: np.ndarray | None, labels: np.ndarray | None, thresholds: np.ndarray
+) -> list[_Cell]:
+    """The cells of a mask in coding order. `off`: bool of shape (rows, weights in a row)."""
+    if labels is not None:
+        wide = None if levels is None else levels.reshape(off.shape)
+        cells = []
+        for k in range(int(labels.max()) + 1):
+            chosen = labels == k
+            part = None if wide is None else wide[chosen].reshape(-1)
+            cells += _cells(off[chosen], part, None, thresholds)
+        return cells
+    flat = off.reshape(-1)
+    found = np.flatnonzero(flat)
+    if len(thresholds) == 0 or levels is None:
+        return [_cell(len(flat), len(found), found if 2 * len(found) <= len(flat) else np.flatnonzero(~flat))]
+    which = classes.class_of(levels[found], thresholds)
+    groups = classes.members(levels, thresholds)
+    cells = []
+    for k, (words, size) in enumerate(zip(groups, classes.sizes(groups), strict=True)):
+        mine = found[which == k]
+        count = len(mine)
+        if 2 * count > size:
+            inside = np.unpackbits(words.view(np.uint8), count=len(flat), bitorder="little").view(bool)
+            mine = np.flatnonzero(inside & ~flat)
+        cells.append(_cell(size, count, classes.rank(words, mine)))
+    return cells
+
+
+def _cell(size: int, off: int, positions: np.ndarray) -> _Cell:
+    model, bits = fit(positions, size)
+    return _Cell(off, positions, size, model, bits)
+
+
+def _label_bits(labels: np.ndarray) -> float:
+    return float(-np.log2((np.bincount(labels) / len(labels))[labels]).sum())

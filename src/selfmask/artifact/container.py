@@ -121,13 +121,14 @@ def parse_json(text: bytes, what: str) -> Any:
         raise MaskFileError(f"{what} is not valid JSON ({error}): the file is damaged") from None
 
 
+def is_counts(value: Any) -> bool:
+    """Whether `value` is a list of at most 1024 whole numbers >= 0 (a bool is none)."""
+    return isinstance(value, list) and len(value) <= 1024 and all(type(v) is int and v >= 0 for v in value)
+
+
 def is_shape(value: Any) -> bool:
-    """Whether `value` is a list of at most 64 whole numbers >= 0 (a bool is none)."""
-    return (
-        isinstance(value, list)
-        and len(value) <= 64
-        and all(type(side) is int and side >= 0 for side in value)
-    )
+    """The same of at most 64, as a tensor's shape has."""
+    return is_counts(value) and len(value) <= 64
 
 
 def _arrays(header: dict[str, Any], data: np.ndarray, name: str) -> dict[str, Array]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from selfmask.artifact import explain, record
 from selfmask.artifact.classes import magnitudes
-from selfmask.artifact.coding import decode
+from selfmask.artifact.coding import decode, rows_of
 from selfmask.artifact.container import Array, count, parse, parse_json
 from selfmask.artifact.fingerprint import (
     DTYPES,
@@ -39,6 +39,7 @@ _TENSORS = {
     "masks.coded": "U32",
     "masks.plain": "U8",
     "thresholds": "U16",
+    "models": "U8",
     "fingerprints": "U8",
     "alpha": "F32",
 }
@@ -193,7 +194,7 @@ class Mask:
         masks: dict[str, Tensor] = {}
         for name, coded in self.index.masks.items():
             levels = magnitudes(theta[name]) if theta is not None and coded.needs_base else None
-            bits = decode(reader, coded, self.numel(name), levels)
+            bits = decode(reader, coded, rows_of(self.shape(name)), levels)
             digest.update(np.packbits(bits, bitorder="little").data)
             masks[name] = torch.from_numpy(bits).reshape(self.shape(name))
         reader.finish()
@@ -313,6 +314,7 @@ def parse_mask(
         arrays["index"].data,
         get("fingerprints", (0, record.SHORT_BYTES)),
         get("thresholds", (0,)).reshape(-1),
+        get("models", (0,)).reshape(-1),
     )
     if index.weights > max_weights:
         raise MaskFileError(
@@ -393,7 +395,7 @@ def _sizes(content: bytes, arrays: dict[str, Array]) -> dict[str, int]:
     def total(*prefixes: str) -> int:
         return sum(a.data.nbytes for name, a in arrays.items() if name.startswith(prefixes))
 
-    masks = total("masks.", "thresholds")
+    masks = total("masks.", "thresholds", "models")
     statistics, head = total("statistics/"), total("head/", "trained/")
     rest = len(content) - masks - statistics - head
     return {"masks": masks, "statistics": statistics, "head": head, "metadata": rest, "file": len(content)}

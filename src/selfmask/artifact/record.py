@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from selfmask.artifact.codec import MAX_PARTS, RATES, WEIGHT_ONE, GapModel
 from selfmask.artifact.coding import Coded
-from selfmask.artifact.container import ITEM_BYTES, count, is_shape, parse_json
+from selfmask.artifact.container import ITEM_BYTES, count, is_counts, is_shape, parse_json
 from selfmask.artifact.fingerprint import SHORT_BYTES, Signature, combined
 from selfmask.errors import MaskFileError
 
@@ -77,8 +78,8 @@ class Index:
         return sum(count(self.base.tensors[name].shape) for name in self.masks)
 
 
-def pack(index: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The index as the tensors `index` (uint8), `fingerprints` (uint8, n × 8) and `thresholds` (uint16)."""
+def pack(index: Index) -> dict[str, np.ndarray]:
+    """The index as the file's tensors `index`, `fingerprints`, `thresholds` and `models`."""
     names = list(index.base.tensors)
     place = {name: i for i, name in enumerate(names)}
     signatures = list(index.base.tensors.values())
@@ -95,7 +96,8 @@ def pack(index: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             "tensor": [place[name] for name in index.masks],
             "packed": [int(m.packed) for m in masks],
             "off": [list(m.off) for m in masks],
-            "skips": [list(m.skips) for m in masks],
+            "rows": [list(m.rows) for m in masks],
+            "models": [len(m.models) for m in masks],
         },
     }
     for kind, members in index.companions.items():
@@ -109,12 +111,17 @@ def pack(index: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise MaskFileError(
             f"the index of this base takes {len(text)} bytes; the format allows {MAX_INDEX_BYTES}"
         )
-    prints = np.frombuffer(b"".join(s.digest for s in signatures), np.uint8).reshape(-1, SHORT_BYTES)
-    thresholds = np.array([t for m in masks for t in m.thresholds], np.uint16)
-    return np.frombuffer(zlib.compress(text, 9), np.uint8), prints, thresholds
+    prints = b"".join(s.digest for s in signatures)
+    models = [v for m in masks for model in m.models for v in _model_bytes(model)]
+    return {
+        "index": np.frombuffer(zlib.compress(text, 9), np.uint8),
+        "fingerprints": np.frombuffer(prints, np.uint8).reshape(-1, SHORT_BYTES),
+        "thresholds": np.array([t for m in masks for t in m.thresholds], np.uint16),
+        "models": np.array(models, np.uint8),
+    }
 
 
-def unpack(deflated: np.ndarray, prints: np.ndarray, thresholds: np.ndarray) -> Index:
+def unpack(deflated: np.ndarray, prints: np.ndarray, thresholds: np.ndarray, models: np.ndarray) -> Index:
     """The index from its tensors. Raises `MaskFileError` where they are malformed or contradict each other."""
     inflater = zlib.decompressobj()
     try:
@@ -126,11 +133,30 @@ def unpack(deflated: np.ndarray, prints: np.ndarray, thresholds: np.ndarray) -> 
     document = parse_json(text, "the index")
     _need(isinstance(document, dict), "it is not a JSON object")
     base = _base(document.get("base"), prints)
-    masks = _masks(document.get("masks"), base, thresholds)
+    masks = _masks(document.get("masks"), base, thresholds, models.tolist())
     companions = {
         kind: _companions(document[kind], kind) for kind in ("statistics", "trained") if kind in document
     }
     return Index(base, masks, companions, document["masks"]["digest"])
+
+
+def _model_bytes(model: GapModel) -> list[int]:
+    parts = zip(model.weights, model.rates, strict=True)
+    return [len(model.weights), *(v for weight, rate in parts for v in (weight - 1, rate))]
+
+
+def _read_models(stored: list[int], at: int, amount: int) -> tuple[tuple[GapModel, ...], int]:
+    """`amount` models from `at` on, and where they end."""
+    models = []
+    for _ in range(amount):
+        _need(at < len(stored) and 1 <= stored[at] <= MAX_PARTS, "a model of gaps is missing or malformed")
+        end = at + 1 + 2 * stored[at]
+        _need(end <= len(stored), "a model of gaps is cut short")
+        weights, rates = tuple(w + 1 for w in stored[at + 1 : end : 2]), tuple(stored[at + 2 : end : 2])
+        _need(sum(weights) == WEIGHT_ONE and max(rates) < RATES, "a model of gaps is out of range")
+        models.append(GapModel(weights, rates))
+        at = end
+    return tuple(models), at
 
 
 def _base(columns: Any, prints: np.ndarray) -> Base:
@@ -145,29 +171,36 @@ def _base(columns: Any, prints: np.ndarray) -> Base:
     return Base(tensors, columns["fingerprint"])
 
 
-def _masks(columns: Any, base: Base, thresholds: np.ndarray) -> dict[str, Coded]:
-    rows = _columns(columns, "masks", "tensor", "packed", "off", "skips")
+def _masks(columns: Any, base: Base, thresholds: np.ndarray, models: list[int]) -> dict[str, Coded]:
+    rows = _columns(columns, "masks", "tensor", "packed", "off", "rows", "models")
     _need(_is_digest(columns.get("digest")), "the masks' digest is malformed")
     names = list(base.tensors)
     masks: dict[str, Coded] = {}
-    used = 0
-    for tensor, packed, off, skips in rows:
+    used = at = 0
+    for tensor, packed, off, sizes, amount in rows:
         _need(type(tensor) is int and 0 <= tensor < len(names), "a mask's tensor is not one of the base's")
         _need(type(packed) is int and packed in (0, 1), "a mask's coding is neither 0 nor 1")
-        _need(
-            is_shape(off) and is_shape(skips) and len(off) == len(skips) >= 1, "a mask's counts are malformed"
-        )
-        _need(not packed or (len(off) == 1 and skips == [0]), "packed bits have neither classes nor skips")
+        _need(is_counts(off) and len(off) >= 1 and is_counts(sizes), "a mask's counts are malformed")
+        _need(type(amount) is int and 0 <= amount <= len(off), "a mask has more models than cells")
         name = names[tensor]
-        total = count(base.tensors[name].shape)
-        _need(sum(off) <= total, f"more weights of {name!r} are off than it has")
-        mine = tuple(int(t) for t in thresholds[used : used + len(off) - 1])
-        used += len(off) - 1
-        _need(len(mine) == len(off) - 1, "there are too few thresholds")
-        _need(all(a < b for a, b in itertools.pairwise(mine)), "the thresholds do not increase")
         _need(name not in masks, f"{name!r} is masked twice")
-        masks[name] = Coded(bool(packed), tuple(off), tuple(skips), mine)
+        shape = base.tensors[name].shape
+        _need(sum(off) <= count(shape), f"more weights of {name!r} are off than it has")
+        _need(not packed or (len(off), sizes, amount) == (1, [], 0), "packed bits have no cells")
+        _need(
+            not sizes or (len(shape) > 1 and count(shape) > 0 and sum(sizes) == shape[0]),
+            "its rows are not those",
+        )
+        _need(len(off) % max(len(sizes), 1) == 0, "the cells do not fit the classes of rows")
+        amount_of_thresholds = len(off) // max(len(sizes), 1) - 1
+        mine = tuple(int(t) for t in thresholds[used : used + amount_of_thresholds])
+        used += amount_of_thresholds
+        _need(len(mine) == amount_of_thresholds, "there are too few thresholds")
+        _need(all(a < b for a, b in itertools.pairwise(mine)), "the thresholds do not increase")
+        own, at = _read_models(models, at, amount)
+        masks[name] = Coded(bool(packed), tuple(off), tuple(sizes), mine, own)
     _need(used == len(thresholds), "there are more thresholds than classes")
+    _need(at == len(models), "there are more models of gaps than cells")
     return masks
 
 

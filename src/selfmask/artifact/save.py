@@ -15,7 +15,7 @@ from torch import Tensor
 
 from selfmask.artifact import record
 from selfmask.artifact.classes import magnitudes
-from selfmask.artifact.coding import Coded, Coding, encode
+from selfmask.artifact.coding import Coded, Coding, encode, rows_of
 from selfmask.artifact.container import Array, serialise, write_atomically
 from selfmask.artifact.fingerprint import dtype_name, raw_bytes, signature
 from selfmask.artifact.record import Base, Companion, Index
@@ -95,7 +95,7 @@ def pack(
     for name, mask in masks.items():
         bits = mask.detach().cpu().contiguous().reshape(-1).numpy()
         levels = magnitudes(theta[name]) if coding == "base" and theta is not None else None
-        coded[name] = encode(writer, bits, levels, coding)
+        coded[name] = encode(writer, bits.reshape(rows_of(mask.shape)), levels, coding)
         on = len(bits) - sum(coded[name].off)
         alphas.append(alpha(on, len(bits)) if on else float(len(bits) == 0))
         digest.update(np.packbits(bits, bitorder="little").data)
@@ -110,14 +110,15 @@ def pack(
     for name, tensor in head.items():
         stored[f"head/{name}"] = Array(_storable(tensor, name), tuple(tensor.shape), _elements(tensor))
     words, plain = writer.finish()
-    index, prints, thresholds = record.pack(Index(base, coded, companions, digest.hexdigest()))
+    parts = record.pack(Index(base, coded, companions, digest.hexdigest()))
     arrays = {
         "masks.coded": Array.of(words),
         "alpha": Array.of(np.array(alphas, np.float32)),
-        "thresholds": Array.of(thresholds),
+        "thresholds": Array.of(parts["thresholds"]),
         "masks.plain": Array.of(plain),
-        "fingerprints": Array.of(prints),
-        "index": Array.of(index),
+        "models": Array.of(parts["models"]),
+        "fingerprints": Array.of(parts["fingerprints"]),
+        "index": Array.of(parts["index"]),
         **stored,
     }
     return serialise(

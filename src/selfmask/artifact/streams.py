@@ -1,7 +1,7 @@
 """The two streams that all coded bits of a file go to: an entropy-coded one, and one of plain bits.
 
 The entropy coder is constriction's ANS coder (64-bit state, 32-bit words, 24-bit probabilities). Every table is made
-from integers (`codec.table`), so what is coded on one machine decodes on any other; docs/format.md writes the coder
+from integers (`GapModel.table`), so what is coded on one machine decodes on any other; docs/format.md writes the coder
 out, and the tests hold it against a second decoder in plain Python.
 """
 
@@ -26,8 +26,9 @@ class Writer:
     _bits: list[np.ndarray] = field(default_factory=list)
 
     def symbols(self, values: np.ndarray, weights: np.ndarray) -> None:
-        """Add int32 symbols, each the index of one of `weights` (int64, summing to a power of 2)."""
-        self._symbols.append((values, weights))
+        """Add int32 symbols, each the index of one of `weights` (int64, summing to 2^28)."""
+        if len(weights) > 1:
+            self._symbols.append((values, weights))
 
     def bits(self, values: np.ndarray) -> None:
         """Add bits: uint8 or bool, 0 or 1 each."""
@@ -56,7 +57,9 @@ class Reader:
         self._at = 0
 
     def symbols(self, amount: int, weights: np.ndarray) -> np.ndarray:
-        """The next `amount` symbols, int32."""
+        """The next `amount` symbols, int32. Where only one symbol is possible, nothing is stored."""
+        if len(weights) == 1:
+            return np.zeros(amount, np.int32)
         return np.asarray(self._coder.decode(_model(weights), amount), dtype=np.int32)
 
     def bits(self, amount: int) -> np.ndarray:
