@@ -78,7 +78,9 @@ class Listing:
         ]
         left_out = len(self.entries) - len(entries)
         note = (f"{left_out} images that the split file does not name are left out.",) if left_out else ()
-        return replace(self, entries=tuple(entries), notes=self.notes + note)
+        renamed = any(label is not None for _, label in splits.values())
+        classes = None if renamed else self.classes
+        return replace(self, entries=tuple(entries), classes=classes, notes=self.notes + note)
 
     def _check_known(self, names: Sequence[str], known: dict, who: str) -> None:
         unknown = [name for name in names if name not in known]
@@ -164,6 +166,8 @@ def _check_unique(data: str, names: list[str]) -> None:
 
 def _classes(listing: Listing, entries: list[tuple[int, Entry]]) -> tuple[str, ...]:
     used = sorted({entry.label for _, entry in entries if entry.label is not None})
+    if all(name.isdecimal() for name in used):
+        used.sort(key=int)
     if not used:
         return listing.classes or ()
     classes = listing.classes or tuple(used)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from selfmask.data.catalogue import CATALOGUE, data_root, named_listing
 from selfmask.data.digits import digits
+from selfmask.data.download import Say, to_stderr
 from selfmask.data.folder import flat_listing, folder_listing
+from selfmask.data.hub_datasets import hf_listing
 from selfmask.data.listing import Listing, assemble
+from selfmask.data.shards import shard_listing
 from selfmask.data.sources import Reading
-from selfmask.data.splits import Splits
+from selfmask.data.splits import Splits, near_misses
 from selfmask.data.tables import LIST_SUFFIXES, list_listing, read_labels, read_splits
 from selfmask.errors import DataError, SettingsError
 
@@ -21,14 +25,21 @@ def open_data(
     seed: int = 0,
     test_share: float = 0.2,
     reading: Reading | None = None,
+    root: str | Path | None = None,
+    download: bool = True,
+    say: Say = to_stderr,
 ) -> Splits:
     """Open images by name or by place.
 
-    spec: "digits"; a folder (see `folder_listing`); a list file (.csv, .tsv, .jsonl); or one of these with
-        what it is said in front: "imagefolder:DIR", "flat:DIR" (all images below it, no labels), "list:FILE".
-    split_file: which image is in which split (see `read_splits`).
+    spec: the name of a data set ("digits", or one of `CATALOGUE`); a folder (see `folder_listing`); a list file
+        (.csv, .tsv, .jsonl); or, with what it is said in front: "imagefolder:DIR", "flat:DIR" (all images below
+        it, no labels), "list:FILE", "webdataset:SHARDS", "hf:NAME". A folder that has a data set's name is
+        written "./NAME".
+    split_file: which image is in which split (see `read_splits`), such as a split_zhou_*.json of CoOp.
     labels: a list with the only labels to use; all other training images become unlabelled.
     seed, test_share: where the data has labels but no splits, this share is held out for test, stratified.
+    root: the folder of the named data sets (None: $SELFMASK_DATA, or ~/.cache/selfmask/data).
+    download: whether a named data set of less than 1 GB may be downloaded; `say` is told before it starts.
     Raises `DataError` where there is nothing to open, or where too much of it cannot be read.
     """
     if not 0 <= test_share < 1:
@@ -37,7 +48,10 @@ def open_data(
         if labels is not None or split_file is not None:
             raise SettingsError("digits has its own labels and splits: leave labels and split_file out")
         return digits(seed)
-    listing = find_listing(spec)
+    if isinstance(spec, str) and spec in CATALOGUE:
+        listing = named_listing(spec, data_root(root), download=download, say=say, coop=split_file is None)
+    else:
+        listing = find_listing(spec)
     if split_file is not None:
         listing = listing.resplit(read_splits(Path(split_file)))
     if labels is not None:
@@ -54,6 +68,10 @@ def find_listing(spec: str | Path) -> Listing:
         return flat_listing(Path(rest).expanduser())
     if isinstance(spec, str) and kind == "list" and rest:
         return list_listing(Path(rest).expanduser())
+    if isinstance(spec, str) and kind == "webdataset" and rest:
+        return shard_listing(rest)
+    if isinstance(spec, str) and kind == "hf" and rest:
+        return hf_listing(rest)
     path = Path(spec).expanduser()
     if not str(spec):
         raise DataError(
@@ -61,4 +79,8 @@ def find_listing(spec: str | Path) -> Listing:
         )
     if path.suffix.lower() in LIST_SUFFIXES and not path.is_dir():
         return list_listing(path)
+    if isinstance(spec, str) and not path.exists() and path.name == spec:
+        meant = near_misses(spec, ["digits", *CATALOGUE])
+        if meant:
+            raise DataError(f"there is neither a folder nor a data set called {spec!r}{meant}")
     return folder_listing(path)
