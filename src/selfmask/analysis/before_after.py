@@ -104,7 +104,7 @@ def embedding_of(seen: BeforeAfter, method: Method = "tsne", clusters: int = 8) 
     if max(labels, default=-1) < 0:
         count = min(clusters, max(2, len(labels) // 20))
         unit = torch.nn.functional.normalize(seen.after, dim=1).numpy()
-        labels = KMeans(count, n_init=3, random_state=0).fit_predict(unit).tolist()
+        labels = KMeans(count, n_init="auto", random_state=0).fit_predict(unit).tolist()
         classes = [f"cluster {i + 1}" for i in range(count)]
         coloured_by = "cluster (k-means of the features after)"
     before = embed(seen.before, method=method)

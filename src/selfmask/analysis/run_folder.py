@@ -44,9 +44,9 @@ class RunFolder:
         return self.mask is not None and bool(self.result)
 
     def setting(self, name: str) -> Any:
-        """The setting `name`, wherever in settings.json, result.json or the mask's summary it stands; or None."""
+        """The setting `name` as it was chosen (result.json, the mask), else as it was given; or None."""
         training = self.mask.metadata.get("training") if self.mask is not None else None
-        for source in (self.settings, self.result, training):
+        for source in (self.result, training, self.settings):
             found = _find(source, name)
             if found is not None:
                 return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_UNIT = "\N{NO-BREAK SPACE}"
+
 
 def percent(share: float, digits: int = 2) -> str:
     """A share in [0, 1] as a percentage with `digits` significant digits: 0.0213 → "2.1 %", 0.998 → "99.8 %".
@@ -12,10 +14,10 @@ def percent(share: float, digits: int = 2) -> str:
     """
     value = 100 * share
     if value in (0, 100):
-        return f"{value:.0f} %"
+        return f"{value:.0f}{_UNIT}%"
     near = min(abs(value), abs(100 - value))
     decimals = 0 if near >= 10**digits else max(0, digits - 1 - _magnitude(near))
-    return f"{value:.{min(decimals, 6)}f} %"
+    return f"{value:.{min(decimals, 6)}f}{_UNIT}%"
 
 
 def points(difference: float) -> str:

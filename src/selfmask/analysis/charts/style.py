@@ -43,7 +43,8 @@ ROW_INKS = {"pretrained": SLATE, "statistics only": OCHRE, "masked": BLUE, "full
 PIXELS_PER_INCH = 72
 """matplotlib's points: a figure of W / 72 inches is W pixels wide on the page, and a 12-point label 12 px high."""
 
-RC: dict[str, Any] = {
+# matplotlib types the keys as an enumeration of its own, which no plain dictionary satisfies.
+RC: Any = {
     "figure.facecolor": PAPER.light,
     "figure.dpi": PIXELS_PER_INCH,
     "savefig.facecolor": PAPER.light,

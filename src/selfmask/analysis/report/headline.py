@@ -58,7 +58,7 @@ def headline(run: RunFolder) -> Headline:
     )
     deed = (
         f"Learning {how}".strip()
-        + f" switched off {percent(share)} of {count(total)} weights of {backbone or 'the network'}"
+        + f" switched off {percent(share) if off else 'none'} of {count(total)} weights of {backbone or 'the network'}"
     )
     tiles: list[tuple[str, str]] = []
     verdict, outcome = "", "; how good that is was not measured."

@@ -76,7 +76,11 @@ class Material:
 def build_report(run: RunFolder, material: Material) -> Report:
     """The page of `run`."""
     head = headline(run)
-    notes = tuple(dict.fromkeys((*run.problems, *warnings_of(run), *material.notes)))
+    share = None
+    if run.mask is not None:
+        total = run.mask.index.weights
+        share = 1 - sum(run.mask.on.values()) / total if total else 0.0
+    notes = tuple(dict.fromkeys((*run.problems, *warnings_of(run, share), *material.notes)))
     charts: list[Chart] = []
     parts: list[str] = []
 
@@ -89,11 +93,7 @@ def build_report(run: RunFolder, material: Material) -> Report:
         parts.append(sections.results(run.rows))
     if run.log is not None and run.log.steps:
         add(training_chart(run.log))
-    share = None
-    if run.mask is not None:
-        total = run.mask.index.weights
-        share = 1 - sum(run.mask.on.values()) / total if total else 0.0
-    if material.masks is not None:
+    if material.masks is not None and share:
         found = layers(material.masks)
         add(depth_chart({"": [found]}))
         add(stage_chart(found))
@@ -114,11 +114,16 @@ def build_report(run: RunFolder, material: Material) -> Report:
     return Report(_page(head, share, notes, parts, _links(charts, material)), tuple(charts), head, notes)
 
 
-def warnings_of(run: RunFolder) -> list[str]:
+def warnings_of(run: RunFolder, share_off: float | None = None) -> list[str]:
     """Warnings that the run wrote into its log or result, and what the figures themselves warn of."""
     found: list[str] = []
     recorded: Any = run.result.get("warnings") or run.settings.get("warnings") or []
     found += [str(one) for one in recorded] if isinstance(recorded, list) else [str(recorded)]
+    if share_off == 0:
+        found.append(
+            "Nothing was switched off: no score has crossed the threshold. More steps or a higher --lr would "
+            "let some cross."
+        )
     if run.log is not None:
         found += [str(e["warning"]) for e in (*run.log.steps, *run.log.events) if e.get("warning")]
         found += [
@@ -127,11 +132,12 @@ def warnings_of(run: RunFolder) -> list[str]:
     if run.rows is not None:
         named = {row.name: row for row in run.rows.rows}
         masked, moved = named.get("masked"), named.get("statistics only")
-        if masked is not None and moved is not None and masked.knn is not None and moved.knn is not None:
-            if moved.knn.value >= masked.knn.value:
-                found.append(
-                    "Moving the running statistics alone does as well by k-NN: the masks may not be what helps."
-                )
+        reached = masked.knn if masked is not None else None
+        alone = moved.knn if moved is not None else None
+        if reached is not None and alone is not None and alone.value >= reached.value:
+            found.append(
+                "Moving the running statistics alone does as well by k-NN: the masks may not be what helps."
+            )
         if run.rows.images < 200:
             found.append(f"Only {run.rows.images} test images: the intervals are wide.")
     return found

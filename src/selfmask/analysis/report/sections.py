@@ -38,9 +38,13 @@ def results(rows: Rows) -> str:
             f'<tr class="{text(row.name.replace(" ", "-"))}"><th scope="row">{text(row.name)}'
             f'<small class="wide">{text(meaning)}</small></th>{cells}</tr>'
         )
+    legend = (
+        f"Share of {rows.images} test images that are right; small: 95 % interval; below: difference from the "
+        "pretrained network on the same images, in points."
+    )
+    columns = f'<col><col class="measure" span="{len(keys)}">'
     table = (
-        f'<table><caption class="note" style="text-align:left">Share of {rows.images} test images that are right; '
-        "small: 95 % interval; below: difference from the pretrained network on the same images, in points.</caption>"
+        f'<p class="note">{text(legend)}</p><table class="result"><colgroup>{columns}</colgroup>'
         f'<thead><tr><th scope="col">network</th>{head}</tr></thead><tbody>{body}</tbody></table>'
     )
     words = [
@@ -50,9 +54,7 @@ def results(rows: Rows) -> str:
         else "k-NN and linear probe judge the features themselves, with labels that the masks need not have seen.",
         "A gain is clear where its interval leaves out zero; such gains are coloured.",
     ]
-    return card(
-        chart.name, chart.title, words, f'<div class="picture">{table}<br>{chart_figure(chart)}</div>'
-    )
+    return card(chart.name, chart.title, words, f'<div class="picture">{table}{chart_figure(chart)}</div>')
 
 
 def neighbours(seen: BeforeAfter, found: Sequence[Strip]) -> str:

@@ -39,12 +39,13 @@ nav a{text-decoration:none}
 nav a:hover,nav a:focus{text-decoration:underline}
 .glance{display:grid;gap:16px;grid-template-columns:1fr;margin:20px 0 24px}
 .tiles{display:grid;grid-template-columns:1fr 1fr;gap:12px;margin:0}
-.tile,.card{background:var(--paper);border:1px solid var(--grid);border-radius:10px}
+.tile,.card,.waffle{background:var(--paper);border:1px solid var(--grid);border-radius:10px}
 .tile{padding:14px 16px;display:flex;flex-direction:column}
 .tile dt{order:2;color:var(--muted);font-size:.86rem;line-height:1.35}
 .tile dd{margin:0;font-size:clamp(1.3rem,1.05rem + 1.1vw,1.75rem);font-weight:650;line-height:1.25;
  font-variant-numeric:tabular-nums}
 .waffle{padding:14px 16px;margin:0}
+.waffle{display:flex;flex-direction:column;justify-content:space-between}
 .waffle svg{display:block;width:100%;height:auto}
 .waffle figcaption{color:var(--muted);font-size:.86rem;margin-top:8px;line-height:1.4}
 .card{padding:18px 16px 14px;margin:0 0 16px}
@@ -71,6 +72,10 @@ tr.masked th:first-child{box-shadow:inset 3px 0 var(--blue);padding-left:8px}
 .better{color:var(--green);font-weight:600}
 .worse{color:var(--orange);font-weight:600}
 .gain{display:block;font-size:.86rem}
+.result{table-layout:fixed;margin-bottom:14px}
+.result th:first-child{width:5.6em}
+.result th,.result td{padding-right:4px;overflow-wrap:anywhere}
+.result small{font-size:.72rem;letter-spacing:-.01em}
 .notes{border-left:4px solid var(--orange);background:var(--paper);border-radius:0 10px 10px 0;
  padding:12px 16px;margin:0 0 16px}
 .notes ul{margin:0;padding-left:1.1em}
@@ -80,7 +85,7 @@ tr.masked th:first-child{box-shadow:inset 3px 0 var(--blue);padding-left:8px}
 .strip .query{grid-row:1/3;font-size:.84rem;line-height:1.25;overflow-wrap:anywhere}
 .strip .query img{width:72px;height:72px}
 .strip .line{display:flex;align-items:center;gap:4px;flex-wrap:nowrap}
-.strip .line>span{flex:0 0 3.1em;color:var(--muted);font-size:.8rem}
+.strip .line>span:first-child{flex:0 0 3.5em;color:var(--muted);font-size:.8rem}
 .strip img{object-fit:cover;border-radius:5px;display:block}
 .thumb{position:relative;flex:0 1 60px;min-width:0;border:3px solid transparent;border-radius:8px}
 .thumb img{width:100%;height:auto;aspect-ratio:1}
@@ -96,6 +101,10 @@ footer{color:var(--muted);font-size:.86rem;padding-top:8px;padding-bottom:48px}
  main,header,footer{padding-left:28px;padding-right:28px}
  .glance{grid-template-columns:1fr 1fr}
  .wide{display:block}.narrow{display:none}
+ .result th:first-child{width:auto}
+ .result th,.result td{padding-right:10px}
+ .result col.measure{width:7.4em}
+ .result small{font-size:.78rem}
  .card{padding:22px 24px 18px}
  .strip .line{gap:6px}
  .thumb{flex-basis:72px}

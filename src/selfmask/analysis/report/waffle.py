@@ -26,7 +26,7 @@ def waffle(share_off: float) -> str:
     else:
         words = f"Each square is a thousandth of the weights: {marked} of 1000 are off, all others kept as they were."
     return (
-        f'<figure class="card waffle"><div role="img" aria-label="{text(words)}">'
+        f'<figure class="waffle"><div role="img" aria-label="{text(words)}">'
         f'<svg viewBox="0 0 {10 * COLUMNS - 2} {10 * ROWS - 2}" aria-hidden="true" focusable="false">'
         f'<path d="{paths[False]}" fill="var(--{BLUE.name})" opacity=".28"/>'
         f'<path d="{paths[True]}" fill="var(--{ORANGE.name})"/></svg></div>'
