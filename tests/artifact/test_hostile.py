@@ -23,7 +23,8 @@ from torch import nn
 
 from selfmask.artifact import save_mask
 from selfmask.artifact.container import CHECKSUM_KEY, Array, parse, serialise
-from selfmask.artifact.mask import Mask, parse_mask
+from selfmask.artifact.mask import Mask
+from selfmask.artifact.reading import parse_mask
 from selfmask.errors import MaskFileError
 
 MASKED = ("conv2.weight", "conv3.weight")

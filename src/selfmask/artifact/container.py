@@ -26,6 +26,15 @@ ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
     "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+# The format's own tensors; those of companions ("statistics/F32", "head/weight") have their kind in front.
+TENSORS = {
+    "masks.coded": "U32",
+    "masks.plain": "U8",
+    "thresholds": "U16",
+    "models": "U8",
+    "fingerprints": "U8",
+    "alpha": "F32",
+}
 MAX_HEADER_BYTES = 16 << 20
 CHECKSUM_KEY = "selfmask.checksum"
 _NO_CHECKSUM = "0" * 32
