@@ -195,6 +195,16 @@ def test_mistakes_in_lists(class_folder: Folder, text: str, message: str) -> Non
         open_data(path)
 
 
+def test_lists_that_are_no_text(class_folder: Folder) -> None:
+    path = class_folder({"cat": 2, "dog": 2}) / "list.csv"
+    path.write_bytes(b"file,label\ncat/000.png,\xe9\n")
+    with pytest.raises(DataError, match="not UTF-8"):
+        open_data(path)
+    path.write_text('file,label\n"' + "a" * 200_000 + '",cat\n')
+    with pytest.raises(DataError, match="not a table"):
+        open_data(path)
+
+
 def test_mistakes_in_jsonl(class_folder: Folder) -> None:
     path = class_folder({"cat": 2, "dog": 2}) / "list.jsonl"
     for text, message in (("{", "line 1 is not valid JSON"), ("[1]", "expected an object")):
@@ -222,6 +232,31 @@ def test_few_labels(class_folder: Folder) -> None:
         open_data(root, labels=labels)
     with pytest.raises(DataError, match="there is no file"):
         open_data(root, labels=root / "fewer.csv")
+
+
+def test_few_labels_are_for_training_and_the_test_set_has_its_own(class_folder: Folder) -> None:
+    root = class_folder({"cat": 10, "dog": 10})
+    labels = root / "few.csv"
+    labels.write_text("file,label\ncat/001.png,cat\ndog/002.png,dog\n")
+    splits = open_data(root, labels=labels)
+    assert splits.test is not None
+    assert len(splits.test) == 4
+    assert (splits.test.labels >= 0).all()
+    assert len(splits.train) == 16
+    assert splits.train.labelled().names == ("cat/001.png", "dog/002.png")
+    labels.write_text("file,label\ncat/001.png,bird\n")
+    with pytest.raises(DataError, match="the class 'bird'"):
+        open_data(root, labels=labels)
+
+
+def test_few_labels_for_a_flat_folder(paint: Any, tmp_path: Path) -> None:
+    for k in range(10):
+        paint(k).save(tmp_path / f"{k}.png")
+    (tmp_path / "few.csv").write_text("".join(f"{k}.png,{'ab'[k % 2]}\n" for k in range(4)))
+    splits = open_data(tmp_path, labels=tmp_path / "few.csv", test_share=0.5)
+    assert {split: len(part) for split, part in splits.parts().items()} == {"train": 8, "test": 2}
+    assert splits.train.classes == ("a", "b")
+    assert len(splits.train.labelled()) == 2
 
 
 def test_few_labels_leave_the_test_set_its_own(class_folder: Folder) -> None:

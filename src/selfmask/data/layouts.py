@@ -11,6 +11,7 @@ from pathlib import Path
 
 from selfmask.data.folder import image_files
 from selfmask.data.listing import Entry, Listing
+from selfmask.data.tables import read_text
 from selfmask.errors import DataError
 
 
@@ -160,7 +161,7 @@ def _flower_names(folder: Path, count: int) -> tuple[str, ...]:
 
 
 def _lines(path: Path) -> list[str]:
-    text = _present(path).read_text("utf-8")
+    text = read_text(_present(path))
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 

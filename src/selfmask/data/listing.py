@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
+from selfmask.data.download import Say
 from selfmask.data.image_set import UNLABELLED, ImageSet
 from selfmask.data.sources import Content, FileSource, Reading, Skipped
 from selfmask.data.splits import Splits, near_misses, stratified
@@ -60,7 +64,7 @@ class Listing:
         ):  # labels are for training
             if entry.split is not None:
                 by_name.setdefault(entry.name.split("/", 1)[-1], entry.name)
-        self._check_known(list(labels), by_name, "the labels name")
+        _check_known(list(labels), by_name, "the labels name", self.name)
         given = {by_name[name]: label for name, label in labels.items()}
         entries = [
             replace(entry, label=given.get(entry.name, entry.label if entry.split in SPLITS[1:] else None))
@@ -71,7 +75,7 @@ class Listing:
     def resplit(self, splits: dict[str, tuple[str, str | None]]) -> Listing:
         """Only the images named, in the splits given; a class given beside it replaces the image's own."""
         by_name = {entry.name: entry for entry in self.entries}
-        self._check_known(list(splits), by_name, "the split file names")
+        _check_known(list(splits), by_name, "the split file names", self.name)
         entries = [
             replace(by_name[name], split=split, label=label if label is not None else by_name[name].label)
             for name, (split, label) in splits.items()
@@ -82,27 +86,34 @@ class Listing:
         classes = None if renamed else self.classes
         return replace(self, entries=tuple(entries), classes=classes, notes=self.notes + note)
 
-    def _check_known(self, names: Sequence[str], known: dict, who: str) -> None:
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-            raise DataError(
-                f"{who} {unknown[0]!r}{more}, which {self.name} does not have"
-                f"{near_misses(unknown[0], list(known))}. Names are relative to its folder."
-            )
 
-
-def assemble(listing: Listing, reading: Reading, *, seed: int, test_share: float) -> Splits:
+def assemble(
+    listing: Listing,
+    reading: Reading,
+    *,
+    seed: int,
+    test_share: float,
+    few: dict[str, str] | None = None,
+    say: Say | None = None,
+) -> Splits:
     """Decode every image once, leave out what cannot be read, and make the splits.
 
     Where no entry says its split and there are labels, `test_share` of the labelled images (stratified,
     seeded) are held out for test; 0 holds out nothing. Where validation images exist but no test images,
     they are the
     test set: something has to be evaluated on.
+
+    few: the only labels (class by image name) that training may use. Images that have labels of their own keep
+    them for the test set, which then takes none of the images in `few`.
     """
+    own = all(entry.split is None for entry in listing.entries) and any(
+        entry.label for entry in listing.entries
+    )
+    if few is not None and not own:
+        listing, few = listing.relabelled(few), None
     if not listing.entries:
         raise DataError(f"{listing.name} holds no images")
-    entries, skipped, source = _readable(listing, reading)
+    entries, skipped, source = _readable(listing, reading, say)
     classes = _classes(listing, entries)
     index = {name: position for position, name in enumerate(classes)}
     whole = ImageSet(
@@ -117,14 +128,7 @@ def assemble(listing: Listing, reading: Reading, *, seed: int, test_share: float
     )
     notes = listing.notes + _skip_notes(skipped, len(listing.entries))
     if all(entry.split is None for _, entry in entries):
-        if not classes or test_share == 0:
-            return Splits(whole, notes=notes)
-        rest, held = stratified(whole.labels, test_share, seed)
-        if len(held) == 0:
-            return Splits(whole, notes=notes)
-        labelled = len(whole.labelled())
-        note = f"Test set: {len(held)} of the {labelled} labelled images, held out with seed {seed}."
-        return Splits(whole.subset(rest), test=whole.subset(held), notes=(*notes, note))
+        return _hold_out(whole, few, seed, test_share, notes)
     parts: dict[str, ImageSet | None] = {}
     for split in SPLITS:
         members = [place for place, (_, entry) in enumerate(entries) if (entry.split or "train") == split]
@@ -138,13 +142,69 @@ def assemble(listing: Listing, reading: Reading, *, seed: int, test_share: float
     return Splits(train, validation, test, notes)
 
 
+def _hold_out(
+    whole: ImageSet, few: dict[str, str] | None, seed: int, share: float, notes: tuple[str, ...]
+) -> Splits:
+    """Take a test set from the labelled images, if there are any, then leave training the labels it may use."""
+    labels = whole.labels
+    if few is not None:
+        lost = {skipped.name for skipped in whole.skipped}
+        few = {name: label for name, label in few.items() if name not in lost}
+        known = {name: place for place, name in enumerate(whole.names)}
+        _check_known(list(few), known, "the labels name", whole.name)
+        reserved = torch.tensor([known[name] for name in few], dtype=torch.int64)
+        labels[reserved] = UNLABELLED
+    rest, held = torch.arange(len(whole)), torch.empty(0, dtype=torch.int64)
+    if share > 0 and bool((labels != UNLABELLED).any()):
+        rest, held = stratified(labels, share, seed)
+    train = whole if len(held) == 0 else whole.subset(rest)
+    if few is not None:
+        strange = [label for label in few.values() if label not in whole.classes]
+        if strange:
+            raise DataError(
+                f"the labels name the class {strange[0]!r}{near_misses(strange[0], whole.classes)}"
+            )
+        index = {name: place for place, name in enumerate(whole.classes)}
+        train = train.with_labels(
+            torch.tensor([index[few[name]] if name in few else UNLABELLED for name in train.names])
+        )
+    if len(held) == 0:
+        return Splits(train, notes=notes)
+    labelled = len(whole.labelled())
+    note = f"Test set: {len(held)} of the {labelled} labelled images, held out with seed {seed}."
+    return Splits(train, test=whole.subset(held), notes=(*notes, note))
+
+
+def _check_known(names: Sequence[str], known: Collection[str], who: str, data: str) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise DataError(
+            f"{who} {unknown[0]!r}{more}, which {data} does not have{near_misses(unknown[0], list(known))}. "
+            "Names are relative to its folder."
+        )
+
+
+def _reporter(listing: Listing, say: Say) -> Callable[[int], None]:
+    """Says how far the first reading is, every few seconds: a hundred thousand photographs take minutes."""
+    last = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 5:
+            last = time.monotonic()
+            say(f"Reading {listing.name}: {done} of {len(listing.entries)} images")
+
+    return report
+
+
 def _readable(
-    listing: Listing, reading: Reading
+    listing: Listing, reading: Reading, say: Say | None
 ) -> tuple[list[tuple[int, Entry]], tuple[Skipped, ...], FileSource]:
     names = [entry.name for entry in listing.entries]
     _check_unique(listing.name, names)
     source = FileSource([entry.content for entry in listing.entries], names, reading)
-    failures = source.unreadable()
+    failures = source.unreadable(None if say is None else _reporter(listing, say))
     if len(failures) > reading.skip_limit * len(names) or len(failures) == len(names):
         shown = "; ".join(str(skipped) for skipped in list(failures.values())[:3])
         more = f"; and {len(failures) - 3} more" if len(failures) > 3 else ""

@@ -36,7 +36,7 @@ def open_data(
         it, no labels), "list:FILE", "webdataset:SHARDS", "hf:NAME". A folder that has a data set's name is
         written "./NAME".
     split_file: which image is in which split (see `read_splits`), such as a split_zhou_*.json of CoOp.
-    labels: a list with the only labels to use; all other training images become unlabelled.
+    labels: a list with the only labels that training may use; all other training images become unlabelled.
     seed, test_share: where the data has labels but no splits, this share is held out for test, stratified.
     root: the folder of the named data sets (None: $SELFMASK_DATA, or ~/.cache/selfmask/data).
     download: whether a named data set of less than 1 GB may be downloaded; `say` is told before it starts.
@@ -44,19 +44,23 @@ def open_data(
     """
     if not 0 <= test_share < 1:
         raise SettingsError(f"test_share is a share in [0, 1), got {test_share}")
-    if str(spec) == "digits":
+    if spec == "digits":
         if labels is not None or split_file is not None:
             raise SettingsError("digits has its own labels and splits: leave labels and split_file out")
         return digits(seed)
-    if isinstance(spec, str) and spec in CATALOGUE:
-        listing = named_listing(spec, data_root(root), download=download, say=say, coop=split_file is None)
-    else:
-        listing = find_listing(spec)
+    try:
+        if isinstance(spec, str) and spec in CATALOGUE:
+            listing = named_listing(
+                spec, data_root(root), download=download, say=say, coop=split_file is None
+            )
+        else:
+            listing = find_listing(spec)
+    except PermissionError as error:
+        raise DataError(f"{error.filename} may not be read: {error.strerror}") from error
     if split_file is not None:
         listing = listing.resplit(read_splits(Path(split_file)))
-    if labels is not None:
-        listing = listing.relabelled(read_labels(Path(labels)))
-    return assemble(listing, reading or Reading(), seed=seed, test_share=test_share)
+    few = read_labels(Path(labels)) if labels is not None else None
+    return assemble(listing, reading or Reading(), seed=seed, test_share=test_share, few=few, say=say)
 
 
 def find_listing(spec: str | Path) -> Listing:

@@ -121,11 +121,19 @@ class FileSource:
         self._keep(position, image)
         return image
 
-    def unreadable(self) -> dict[int, Skipped]:
-        """Decode everything once: what fails, by position. Fills the cache on the way."""
+    def unreadable(self, progress: Callable[[int], None] | None = None) -> dict[int, Skipped]:
+        """Decode everything once: what fails, by position. Fills the cache on the way.
+
+        `progress` is called now and then with the number of images that have been tried.
+        """
+        failed: dict[int, Skipped] = {}
         with ThreadPoolExecutor(self._reading.threads) as pool:
-            results = pool.map(self._try, range(len(self)), chunksize=16)
-            return {position: skipped for position, skipped in enumerate(results) if skipped is not None}
+            parts = (range(start, min(start + 64, len(self))) for start in range(0, len(self), 64))
+            for part, found in pool.map(lambda part: (part, [self._try(place) for place in part]), parts):
+                failed |= {place: skipped for place, skipped in zip(part, found, strict=True) if skipped}
+                if progress is not None:
+                    progress(part.stop)
+        return failed
 
     def _try(self, position: int) -> Skipped | None:
         try:

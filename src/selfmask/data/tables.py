@@ -80,7 +80,7 @@ def read_splits(path: Path) -> dict[str, tuple[str, str | None]]:
                 )
             splits[row.file] = (row.split, row.label)
         return splits
-    document = _json(path.read_text("utf-8"), f"{path}")
+    document = _json(read_text(path), f"{path}")
     if not isinstance(document, dict):
         raise DataError(f"{path} must hold an object with the keys train, val and test")
     result: dict[str, tuple[str, str | None]] = {}
@@ -116,7 +116,7 @@ def _member(path: Path, member: Any) -> tuple[str, str | None]:
 def read_rows(path: Path) -> list[Row]:
     """The lines of a CSV, TSV or JSONL list. Raises `DataError` with the line at fault."""
     _check_file(path)
-    text = path.read_text("utf-8-sig")
+    text = read_text(path)
     rows = _jsonl_rows(path, text) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(path, text)
     if not rows:
         raise DataError(f"{path} lists no images")
@@ -127,9 +127,12 @@ def _csv_rows(path: Path, text: str) -> list[Row]:
     lines = text.splitlines()
     first = lines[0] if lines else ""
     delimiter = max(",;\t", key=first.count)
-    table = [
-        (number, row) for number, row in enumerate(csv.reader(lines, delimiter=delimiter), 1) if any(row)
-    ]
+    try:
+        table = [
+            (number, row) for number, row in enumerate(csv.reader(lines, delimiter=delimiter), 1) if any(row)
+        ]
+    except csv.Error as error:
+        raise DataError(f"{path} is not a table: {error}") from None
     if not table:
         return []
     header = [cell.strip().lower() for cell in table[0][1]]
@@ -191,6 +194,14 @@ def _json(text: str, where: str) -> Any:
 
 def _place(path: Path, row: Row) -> Path:
     return path.parent / row.file
+
+
+def read_text(path: Path) -> str:
+    """A text file, UTF-8 with or without a byte order mark. Raises `DataError` where it is something else."""
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
 
 
 def _check_file(path: Path) -> None:
