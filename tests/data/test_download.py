@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from selfmask.data import catalogue, get_named, open_data
+from selfmask.data import catalogue, get_named, named, open_data
 from selfmask.data.download import Download, fetch, readable, unpack
 from selfmask.errors import DataError
 
@@ -209,7 +209,7 @@ def test_a_named_set_is_downloaded_when_opened(small_eurosat: Server, tmp_path: 
 def test_a_large_set_is_downloaded_only_on_request(
     small_eurosat: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalogue, "AUTOMATIC_LIMIT", 100)
+    monkeypatch.setattr(named, "AUTOMATIC_LIMIT", 100)
     with pytest.raises(DataError, match="selfmask data get eurosat"):
         open_data("eurosat", root=tmp_path)
     assert small_eurosat.asked == []

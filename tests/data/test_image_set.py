@@ -123,5 +123,14 @@ def test_reading_checks_its_settings(wrong: dict[str, Any]) -> None:
         Reading(**wrong)
 
 
+def test_the_example_of_the_documentation_runs(class_folder: Callable[..., Path]) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text("utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code.replace("photos/", str(class_folder({"cat": 9, "dog": 9}))), names)
+    assert len(names["few"].labelled()) == 10
+    assert len(names["few"]) == 14
+
+
 def _tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -2,10 +2,11 @@
 
 from selfmask.data.augment import augment
 from selfmask.data.batches import Batches, RawBatch, batch_indices, steps_per_epoch
-from selfmask.data.catalogue import CATALOGUE, NamedData, data_root, get_named, overview
+from selfmask.data.catalogue import CATALOGUE, NamedData
 from selfmask.data.decode import UnreadableImage, decode
 from selfmask.data.evaluation_view import evaluation_view
 from selfmask.data.image_set import UNLABELLED, ImageSet
+from selfmask.data.named import data_root, get_named, overview
 from selfmask.data.opening import open_data
 from selfmask.data.sources import Reading, Skipped
 from selfmask.data.splits import Splits, label_budget, stratified

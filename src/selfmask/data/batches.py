@@ -98,7 +98,7 @@ class Batches:
         if ahead < 1 or workers < 1:
             raise SettingsError(f"ahead and workers must be at least 1, got {ahead} and {workers}")
         steps_per_epoch(len(images), batch, drop_last)
-        self._images, self._views = images, tuple(views)
+        self._images, self._labels, self._views = images, images.labels, tuple(views)
         self._batch, self._seed, self._drop_last = batch, seed, drop_last
         self._start, self._stop = start, stop
         self._rank, self._world = rank, world
@@ -119,7 +119,7 @@ class Batches:
             augment(pictures, view, hashed(self._seed, step, kind, places), device=self._device, pool=pool)
             for kind, view in enumerate(self._views)
         ]
-        return RawBatch(views, self._images.labels[indices], indices)
+        return RawBatch(views, self._labels[indices], indices)
 
     def __iter__(self) -> Iterator[tuple[int, RawBatch]]:
         if self._thread is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selfmask.data.catalogue import CATALOGUE, data_root, named_listing
+from selfmask.data.catalogue import CATALOGUE
 from selfmask.data.digits import digits
 from selfmask.data.download import Say, to_stderr
 from selfmask.data.folder import flat_listing, folder_listing
 from selfmask.data.hub_datasets import hf_listing
 from selfmask.data.listing import Listing, assemble
+from selfmask.data.named import data_root, named_listing
 from selfmask.data.shards import shard_listing
 from selfmask.data.sources import Reading
 from selfmask.data.splits import Splits, near_misses
