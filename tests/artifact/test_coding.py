@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfmask.artifact import classes
-from selfmask.artifact.coding import Coded, Coding, decode, encode, rows_of
+from selfmask.artifact.coding import Coded, Coding, decode, plain, plan, rows_of
 from selfmask.artifact.streams import Reader, Writer
 from selfmask.errors import MaskFileError
 
@@ -53,12 +53,12 @@ def test_every_mask_comes_back(case: tuple[torch.Tensor, torch.Tensor], coding: 
     bits = mask.numpy().reshape(rows_of(mask.shape))
     levels = classes.magnitudes(theta) if coding == "base" else None
     writer = Writer()
-    coded = encode(writer, bits, levels, coding)
-    words, plain = writer.finish()
-    assert 4 * len(words) + len(plain) <= 1.02 * bits.size / 8 + 12
+    coded = (plain(bits) if coding == "packed" else plan(bits, levels)).write(writer)
+    words, packed = writer.finish()
+    assert 4 * len(words) + len(packed) <= 1.02 * bits.size / 8 + 12
     assert sum(coded.off) == int((~mask).sum())
     assert coding == "base" or not coded.needs_base
-    reader = Reader(words, plain)
+    reader = Reader(words, packed)
     assert np.array_equal(decode(reader, coded, bits.shape, levels), bits)
     reader.finish()
 
@@ -94,7 +94,7 @@ def test_side_information_pays_where_small_weights_stay_on_and_costs_nothing_whe
         sizes = []
         for given_levels in (None, levels):
             writer = Writer()
-            encode(writer, (~off).numpy().reshape(1, -1), given_levels, "base")
+            plan((~off).numpy().reshape(1, -1), given_levels).write(writer)
             words, plain = writer.finish()
             sizes.append(4 * len(words) + len(plain))
         assert sizes[1] <= most * sizes[0]
@@ -107,7 +107,7 @@ def test_rows_that_differ_are_told_apart() -> None:
     sizes = {}
     for shape in ((64, 500), (1, 32_000)):
         writer = Writer()
-        coded = encode(writer, (~off).numpy().reshape(shape), None, "entropy")
+        coded = plan((~off).numpy().reshape(shape)).write(writer)
         words, plain = writer.finish()
         sizes[shape] = 4 * len(words) + len(plain)
         assert len(coded.rows) == (3 if shape[0] > 1 else 0)

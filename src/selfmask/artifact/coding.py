@@ -7,7 +7,7 @@ they are the output filters) that have similar shares off, and by |θ| where the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -67,45 +67,60 @@ class _Cell:
         return 0 < self.off < self.size
 
 
-def encode(writer: Writer, mask: np.ndarray, levels: np.ndarray | None, coding: Coding) -> Coded:
-    """Write one mask: bool, True = on, of shape (rows, weights in a row).
+@dataclass(frozen=True)
+class Plan:
+    """A way to code one mask: `bits` is about what it takes in the file. No cells: the bits as they are."""
 
-    `levels` are θ's `magnitudes`, flat, or None to code without the base.
+    mask: np.ndarray
+    bits: float
+    labels: np.ndarray | None = None
+    thresholds: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16))
+    cells: tuple[_Cell, ...] = ()
+
+    def write(self, writer: Writer) -> Coded:
+        """Write the mask, and return what a reader must be told."""
+        if not self.cells:
+            writer.bits(self.mask)
+            return Coded(True, (self.mask.size - int(np.count_nonzero(self.mask)),))
+        sizes: tuple[int, ...] = ()
+        if self.labels is not None:
+            sizes = tuple(int(n) for n in np.bincount(self.labels))
+            writer.symbols(self.labels.astype(np.int32), row_table(sizes))
+        for cell in self.cells:
+            if cell.mixed:
+                codec.encode_positions(writer, cell.positions, cell.size, cell.model)
+        models = tuple(cell.model for cell in self.cells if cell.mixed)
+        thresholds = tuple(int(t) for t in self.thresholds)
+        return Coded(False, tuple(c.off for c in self.cells), sizes, thresholds, models)
+
+
+def plain(mask: np.ndarray) -> Plan:
+    """The plan to store the bits as they are. `mask`: bool, True = on, of shape (rows, weights in a row)."""
+    return Plan(mask, float(mask.size))
+
+
+def plan(mask: np.ndarray, levels: np.ndarray | None = None) -> Plan:
+    """The shortest plan for one mask: without the base, or, given θ's `magnitudes` (flat), with its classes of |θ|.
+
+    `mask`: bool, True = on, of shape (rows, weights in a row).
     """
     off = ~mask
-    plain = Coded(True, (int(np.count_nonzero(off)),))
-    if coding == "packed":
-        writer.bits(mask)
-        return plain
     none = np.zeros(0, np.uint16)
     options = [none]
     if levels is not None:
         thresholds = classes.thresholds_for(levels, off.reshape(-1))
         options += [thresholds] if len(thresholds) else []
-    labels = row_classes(off)
-    best, best_bits = None, float(mask.size)
-    for rows in (None, labels):
-        if rows is None or rows.max(initial=0) > 0:
-            for thresholds in options:
-                cells = _cells(off, levels, rows, thresholds)
-                bits = sum(c.bits + _BITS_PER_CELL for c in cells) - _BITS_PER_CELL
-                if rows is not None:
-                    bits += _label_bits(rows)
-                if bits < best_bits:
-                    best, best_bits = (rows, thresholds, cells), bits
-    if best is None and mask.size:
-        writer.bits(mask)
-        return plain
-    rows, thresholds, cells = best or (None, none, _cells(off, levels, None, none))
-    sizes: tuple[int, ...] = ()
-    if rows is not None:
-        sizes = tuple(int(n) for n in np.bincount(rows))
-        writer.symbols(rows.astype(np.int32), row_table(sizes))
-    for cell in cells:
-        if cell.mixed:
-            codec.encode_positions(writer, cell.positions, cell.size, cell.model)
-    models = tuple(cell.model for cell in cells if cell.mixed)
-    return Coded(False, tuple(c.off for c in cells), sizes, tuple(int(t) for t in thresholds), models)
+    found = row_classes(off)
+    best = plain(mask)
+    for labels in (None, found) if found.max(initial=0) > 0 else (None,):
+        for thresholds in options:
+            cells = tuple(_cells(off, levels, labels, thresholds))
+            bits = sum(c.bits + _BITS_PER_CELL for c in cells) - _BITS_PER_CELL
+            if labels is not None:
+                bits += _label_bits(labels)
+            if bits < best.bits or not mask.size:
+                best = Plan(mask, bits, labels, thresholds, cells)
+    return best
 
 
 def decode(reader: Reader, coded: Coded, shape: tuple[int, int], levels: np.ndarray | None) -> np.ndarray:

@@ -201,13 +201,11 @@ class Mask:
         if not isinstance(spec, str):
             raise WrongBaseError(f"{self.path.name}: its bits can be read only beside the base; {advice}")
         assert isinstance(backbone, dict)
-        weights, size = backbone.get("weights"), backbone.get("image_size")
         try:
             # The one door that opens upward, and only when called: this room knows nothing of backbones.
-            from selfmask.backbones import build
+            from selfmask.backbones import rebuild
 
-            settings: dict[str, Any] = {"image_size": size} if isinstance(size, int) else {}
-            return build(spec, weights=weights if isinstance(weights, str) else None, **settings).module
+            return rebuild(backbone).module
         except (SelfmaskError, ImportError, OSError) as error:
             raise WrongBaseError(
                 f"{self.path.name}: its bits can be read only beside the base, and {spec!r} could not be built here "

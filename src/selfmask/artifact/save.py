@@ -15,7 +15,7 @@ from torch import Tensor
 
 from selfmask.artifact import record
 from selfmask.artifact.classes import magnitudes
-from selfmask.artifact.coding import Coded, Coding, encode, rows_of
+from selfmask.artifact.coding import Coded, Coding, Plan, plain, plan, rows_of
 from selfmask.artifact.container import Array, serialise, write_atomically
 from selfmask.artifact.fingerprint import dtype_name, raw_bytes, signature
 from selfmask.artifact.record import Base, Companion, Index
@@ -25,6 +25,9 @@ from selfmask.masking.weight import alpha
 from selfmask.version import VERSION
 
 FORMAT = "1"
+WORTH_A_BASE = (
+    0.1  # a file that can be read by itself is given up for a saving of so much of the masks' bytes
+)
 CODINGS = ("auto", "packed", "entropy", "base")
 
 
@@ -52,8 +55,8 @@ def save_mask(
         metadata: JSON-able data by key; every key becomes an entry of the file's metadata.
         coding: "packed" (plain bits), "entropy" (positions, readable without the base), "base" (classes of |θ| as
             side information: smaller where |θ| tells something, but reading needs the base), or "auto": "base" where
-            the metadata's backbone has a `spec` to rebuild it from, else "entropy". Each tensor falls back to plain
-            bits where they are smaller.
+            the metadata's backbone can be rebuilt by anyone and it makes the masks at least a tenth smaller, else
+            "entropy". Each tensor falls back to plain bits where they are smaller.
 
     Raises:
         SettingsError: names or shapes do not fit together, or `metadata` is not JSON-able.
@@ -85,20 +88,16 @@ def pack(
     coding: Coding = "auto",
 ) -> bytes:
     """The bytes of a mask file. Without `theta` the coding is one that needs no base to read."""
-    if coding == "auto":
-        rebuildable = isinstance(metadata.get("backbone"), Mapping) and bool(metadata["backbone"].get("spec"))
-        coding = "base" if rebuildable and theta is not None else "entropy"
     writer = Writer()
     coded: dict[str, Coded] = {}
     alphas: list[float] = []
     digest = xxhash.xxh3_128()
-    for name, mask in masks.items():
-        bits = mask.detach().cpu().contiguous().reshape(-1).numpy()
-        levels = magnitudes(theta[name]) if coding == "base" and theta is not None else None
-        coded[name] = encode(writer, bits.reshape(rows_of(mask.shape)), levels, coding)
-        on = len(bits) - sum(coded[name].off)
-        alphas.append(alpha(on, len(bits)) if on else float(len(bits) == 0))
-        digest.update(np.packbits(bits, bitorder="little").data)
+    for name, chosen in _plans(masks, theta, metadata, coding).items():
+        coded[name] = chosen.write(writer)
+        total = chosen.mask.size
+        on = total - sum(coded[name].off)
+        alphas.append(alpha(on, total) if on else float(total == 0))
+        digest.update(np.packbits(chosen.mask, bitorder="little").data)
     companions: dict[str, tuple[Companion, ...]] = {}
     stored: dict[str, Array] = {}
     for kind, tensors in (("statistics", statistics), ("trained", trained)):
@@ -124,6 +123,35 @@ def pack(
     return serialise(
         _texts(metadata), {name: a for name, a in arrays.items() if a.data.size or name == "index"}
     )
+
+
+def _plans(
+    masks: Mapping[str, Tensor],
+    theta: Mapping[str, Tensor] | None,
+    metadata: Mapping[str, Any],
+    coding: Coding,
+) -> dict[str, Plan]:
+    bits = {
+        name: m.detach().cpu().contiguous().numpy().reshape(rows_of(m.shape)) for name, m in masks.items()
+    }
+    if coding == "packed":
+        return {name: plain(m) for name, m in bits.items()}
+    if coding == "base" and theta is not None:
+        return {name: plan(m, magnitudes(theta[name])) for name, m in bits.items()}
+    alone = {name: plan(m) for name, m in bits.items()}
+    if coding == "entropy" or theta is None or not _rebuildable(metadata):
+        return alone
+    beside = {name: plan(m, magnitudes(theta[name])) for name, m in bits.items()}
+    saved = 1 - sum(p.bits for p in beside.values()) / max(sum(p.bits for p in alone.values()), 1)
+    return beside if saved > WORTH_A_BASE else alone
+
+
+def _rebuildable(metadata: Mapping[str, Any]) -> bool:
+    """Whether anyone can rebuild the base from the metadata alone, without a file of weights of the user's own."""
+    backbone = metadata.get("backbone")
+    if not isinstance(backbone, Mapping) or not backbone.get("spec"):
+        return False
+    return backbone.get("weights") is None and bool(backbone.get("pretrained", True))
 
 
 def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
