@@ -118,6 +118,16 @@ def test_the_thread_ends_with_the_loop(images: ImageSet) -> None:
     assert alive() == []
 
 
+def test_closing_from_another_thread_ends_the_loop(images: ImageSet) -> None:
+    batches = Batches(images, VIEWS, batch=4, seed=0)
+    for step, _ in batches:
+        if step == 1:
+            closer = threading.Thread(target=batches.close)
+            closer.start()
+            closer.join()
+    assert alive() == []
+
+
 def test_no_more_is_made_than_was_asked_for(images: ImageSet) -> None:
     made = []
 

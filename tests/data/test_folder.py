@@ -45,6 +45,29 @@ def test_split_folders(class_folder: Folder, validation: str, test: str) -> None
     assert splits.train.names[0] == "train/cat/000.png"
 
 
+def test_a_class_may_be_called_train(class_folder: Folder) -> None:
+    splits = open_data(class_folder({"bus": 3, "car": 3, "train": 3}), test_share=0)
+    assert splits.train.classes == ("bus", "car", "train")
+
+
+def test_only_a_train_folder_is_split_like_any_other(class_folder: Folder) -> None:
+    splits = open_data(class_folder({"cat": 10, "dog": 10}, split="train"))
+    assert {split: len(part) for split, part in splits.parts().items()} == {"train": 16, "test": 4}
+    assert splits.train.classes == ("cat", "dog")
+
+
+def test_folders_beside_the_splits_are_mentioned(class_folder: Folder) -> None:
+    class_folder({"cat": 2, "dog": 2}, split="train")
+    class_folder({"cat": 2, "dog": 2}, split="extra")
+    root = class_folder({"cat": 1, "dog": 1}, split="test")
+    splits = open_data(root)
+    assert len(splits.train) == 4
+    assert any("extra/" in note for note in splits.notes)
+    class_folder({"cat": 1}, split="testing")
+    with pytest.raises(DataError, match=r"both test/ and testing/"):
+        open_data(root)
+
+
 def test_validation_stands_in_for_a_missing_test_set(class_folder: Folder) -> None:
     class_folder({"cat": 3, "dog": 3}, split="train")
     splits = open_data(class_folder({"cat": 2, "dog": 2}, split="val"))
@@ -147,7 +170,7 @@ def test_a_class_that_training_lacks(class_folder: Folder) -> None:
     [
         (
             "list.csv",
-            "file,label,split\ncat/000.png,cat,train\ndog/000.png,dog,train\ndog/001.png,dog,test\n",
+            "file,label,split\n./cat/000.png,cat,train\ndog/000.png,dog,train\ndog/001.png,dog,test\n",
         ),
         ("list.csv", "cat/000.png,cat,train\ndog/000.png,dog,train\ndog/001.png,dog,test\n"),
         (

@@ -129,12 +129,20 @@ class Batches:
         self._thread = threading.Thread(target=self._work, name="selfmask batches", daemon=True)
         self._thread.start()
         try:
-            while (item := self._ready.get()) is not None:
+            while (item := self._next()) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
         finally:
             self.close()
+
+    def _next(self) -> tuple[int, RawBatch] | BaseException | None:
+        while True:
+            try:
+                return self._ready.get(timeout=0.1)
+            except queue.Empty:
+                if self._closing.is_set():  # closed by another thread than the one that waits here
+                    return None
 
     def close(self) -> None:
         """End the background thread and wait for it. May be called more than once."""

@@ -15,19 +15,36 @@ from selfmask.errors import DataError
 def folder_listing(folder: Path) -> Listing:
     """Read the layout of a folder.
 
-    - Sub-folders called train (and validation or val, and test): those are the splits.
+    - Sub-folders called train, validation (or val), test: those are the splits. (A "train" among other folders
+      with images, and no test or validation, is a class: vehicles, say.)
     - Sub-folders with images: each is a class; images lie in it at any depth. Images directly in the folder,
       beside class folders, are unlabelled.
     - No sub-folders with images: all images are unlabelled.
     """
     check_folder(folder)
-    splits = {split: child for child in _subfolders(folder) if (split := split_name(child.name)) is not None}
-    if "train" not in splits:
+    splits = _split_folders(folder)
+    others: list[Path] = []
+    if "train" in splits:
+        others = [
+            child for child in _subfolders(folder) if child not in splits.values() and image_files(child)
+        ]
+    if "train" not in splits or (len(splits) == 1 and others):
         return Listing(folder.name, tuple(_class_folders(folder, folder, None)))
     entries: list[Entry] = []
     for split, child in splits.items():
-        entries += _class_folders(child, folder, split)
-    return Listing(folder.name, tuple(entries))
+        entries += _class_folders(child, folder, split if len(splits) > 1 else None)
+    ignored = ", ".join(f"{child.name}/" for child in others)
+    notes = (f"Beside the splits, {ignored} is left out.",) if others else ()
+    return Listing(folder.name, tuple(entries), notes=notes)
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    splits: dict[str, Path] = {}
+    for child in _subfolders(folder):
+        split = split_name(child.name)
+        if split is not None and splits.setdefault(split, child) != child:
+            raise DataError(f"{folder} has both {splits[split].name}/ and {child.name}/: keep one of them")
+    return splits
 
 
 def flat_listing(folder: Path) -> Listing:

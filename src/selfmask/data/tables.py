@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from selfmask.data.folder import check_folder
@@ -182,7 +182,9 @@ def _row(path: Path, number: int, file: str | None, label: str | None, split: st
     known = split_name(split) if split is not None else None
     if split is not None and known is None:
         raise DataError(f"{path}, line {number}: the split is train, validation or test, got {split!r}")
-    return Row(file.replace("\\", "/"), label, known, number)
+    return Row(
+        PurePosixPath(file.replace("\\", "/")).as_posix(), label, known, number
+    )  # "./a.png" is "a.png"
 
 
 def _json(text: str, where: str) -> Any:
