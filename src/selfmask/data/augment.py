@@ -1,12 +1,12 @@
-"""Views by tensor operations: crop and resize each image as uint8, then change the colours in small groups.
+"""Views by tensor operations: crop and resize each image as uint8, then change the colours.
 
 The order and the number types are chosen for speed on a CPU: cropping first leaves little to do; torch's
 uint8 kernels for antialiased resizing of channels-last images are several times faster than the float ones;
-and colour work runs on groups that stay in the cache. On a GPU the colour work runs on the whole batch at
-once.
+and the colours of one image after another are changed in place, so that what is at work stays in the cache.
+On a GPU the colour work runs on the whole batch at once.
 
-Every operation is either element by element or exact (whole numbers in float64), so that an image's view
-has the same bits in any batch, group or thread.
+Every operation is element by element, but for a mean that is rounded to a whole number, so that an image's
+view has the same bits in any batch or thread.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from torch import Tensor
 from selfmask.data.colour import blurred, greyed, jittered
 from selfmask.data.views import Augment, Decisions, decide
 from selfmask.errors import DataError
-
-_GROUP = 2**18  # float32 numbers that are worked on together on a CPU: 1 MiB, a core's own cache
 
 
 def augment(
@@ -41,27 +39,25 @@ def augment(
     """
     if len(images) != len(seeds):
         raise DataError(f"{len(images)} images need as many seeds, got {len(seeds)}")
-    size = settings.size
     on_cpu = torch.device(device).type == "cpu"
     decisions = decide([(image.shape[1], image.shape[2]) for image in images], settings, seeds)
-    views = torch.empty((len(images), 3, size, size), dtype=torch.float32 if on_cpu else torch.uint8)
-    step = max(1, _GROUP // (3 * size * size))
+    shape = (len(images), 3, settings.size, settings.size)
+    views = torch.empty(shape, dtype=torch.float32 if on_cpu else torch.uint8)
 
-    def make(start: int) -> None:
-        group = range(start, min(start + step, len(images)))
-        small = torch.stack([_cropped(images[k], k, decisions, settings) for k in group])
+    def make(k: int) -> None:
+        views[k].copy_(_cropped(images[k], k, decisions, settings))
         if on_cpu:
-            small = _coloured(small, decisions, group)
-        views[group.start : group.stop] = small
+            _change_one(views[k : k + 1], k, decisions)
 
-    starts = range(0, len(images), step)
     if pool is None:
-        for start in starts:
-            make(start)
+        for k in range(len(images)):
+            make(k)
     else:
-        for _ in pool.map(make, starts):
+        for _ in pool.map(make, range(len(images))):
             pass
-    return views if on_cpu else _coloured(views.to(device, non_blocking=True), decisions, range(len(images)))
+    if on_cpu:
+        return views
+    return _changed(views.to(device, non_blocking=True).to(torch.float32), decisions)
 
 
 def _cropped(image: Tensor, k: int, decisions: Decisions, settings: Augment) -> Tensor:
@@ -72,37 +68,33 @@ def _cropped(image: Tensor, k: int, decisions: Decisions, settings: Augment) -> 
         view = F.interpolate(
             view, (settings.size, settings.size), mode=settings.interpolation, antialias=True
         )
-    return view[0].flip(2) if decisions.flip[k] else view[0]
+    # Channels apart while they are still bytes: that, and the mirror image, then cost the least.
+    view = view[0].contiguous()
+    return view.flip(2) if decisions.flip[k] else view
 
 
-def _coloured(views: Tensor, decisions: Decisions, group: range) -> Tensor:
-    """uint8 (n, 3, s, s) to float32 in [0, 1] with the colour changes of the images `group`."""
-    pixels = views.to(torch.float32, memory_format=torch.contiguous_format)
-    part = slice(group.start, group.stop)
-    jitter, grey, sigma = decisions.jitter[part], decisions.grey[part], decisions.sigma[part]
-    if jitter.any() and decisions.factors.size:
-        chosen = np.flatnonzero(jitter)
-        changed = jittered(
-            _rows(pixels, chosen), decisions.factors[part][chosen], decisions.order[part][chosen]
-        )
-        pixels = _with_rows(pixels, chosen, changed)
-    if grey.any():
-        chosen = np.flatnonzero(grey)
-        pixels = _with_rows(pixels, chosen, greyed(_rows(pixels, chosen)))
-    if (sigma > 0).any():
-        chosen = np.flatnonzero(sigma > 0)
-        pixels = _with_rows(pixels, chosen, blurred(_rows(pixels, chosen), sigma[chosen]))
+def _change_one(pixels: Tensor, k: int, decisions: Decisions) -> None:
+    """The colour changes of image `k` on its pixels, float32 (1, 3, s, s), from [0, 255] to [0, 1] in place."""
+    if decisions.jitter[k]:
+        jittered(pixels, decisions.factors[k : k + 1], decisions.order[k : k + 1])
+    if decisions.grey[k]:
+        greyed(pixels)
+    if decisions.sigma[k] > 0:
+        blurred(pixels, decisions.sigma[k : k + 1])
+    pixels.mul_(1 / 255).clamp_(0, 1)
+
+
+def _changed(pixels: Tensor, decisions: Decisions) -> Tensor:
+    """The same for all images at once, float32 (n, 3, s, s): for an accelerator."""
+    for chosen, change in (
+        (decisions.jitter, lambda part, rows: jittered(part, decisions.factors[rows], decisions.order[rows])),
+        (decisions.grey, lambda part, rows: greyed(part)),
+        (decisions.sigma > 0, lambda part, rows: blurred(part, decisions.sigma[rows])),
+    ):
+        rows = np.flatnonzero(chosen)
+        if len(rows) == len(pixels):
+            pixels = change(pixels, rows)
+        elif len(rows):
+            places = torch.from_numpy(rows).to(pixels.device)
+            pixels.index_copy_(0, places, change(pixels[places], rows))
     return pixels.mul_(1 / 255).clamp_(0, 1)
-
-
-def _rows(pixels: Tensor, chosen: np.ndarray) -> Tensor:
-    if len(chosen) == len(pixels):
-        return pixels
-    return pixels[torch.from_numpy(chosen).to(pixels.device)]
-
-
-def _with_rows(pixels: Tensor, chosen: np.ndarray, changed: Tensor) -> Tensor:
-    if len(chosen) == len(pixels):
-        return changed
-    pixels[torch.from_numpy(chosen).to(pixels.device)] = changed
-    return pixels

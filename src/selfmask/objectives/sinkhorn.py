@@ -1,0 +1,62 @@
+"""Sinkhorn-Knopp: soft assignments of samples to prototypes in which every prototype gets an equal share.
+
+Source: Cuturi 2013 as used by SwAV (Caron et al. 2020, section 3.1); PAPER §6. Worked out in logarithms, so that
+neither float16 logits nor a small ε can overflow or leave a row of zeros; on ordinary logits the result
+is that of the usual formulation, to rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from selfmask.errors import SettingsError
+
+
+@torch.no_grad()
+def sinkhorn(
+    logits: Tensor, *, epsilon: float = 0.05, iterations: int = 3, across_processes: bool = True
+) -> Tensor:
+    """Codes float32 (B, K), each row summing to 1, from similarities `logits` (B, K) of any float dtype.
+
+    Each iteration gives every prototype (column) the same total, then every sample (row) a total of 1; in the
+    limit every column sums to B / K. Where `torch.distributed` is initialised, B counts the samples of
+    all processes (they may hold different numbers), unless `across_processes` is False.
+
+    epsilon: smoothness, > 0; the smaller, the harder the codes. iterations: at least 1.
+    """
+    if logits.ndim != 2 or 0 in logits.shape:
+        raise SettingsError(f"Sinkhorn needs logits (samples, prototypes), not {tuple(logits.shape)}")
+    if not epsilon > 0 or iterations < 1:
+        raise SettingsError(
+            f"Sinkhorn needs epsilon > 0 and at least 1 iteration, got {epsilon} and {iterations}"
+        )
+    together = across_processes and dist.is_available() and dist.is_initialized()
+    with torch.autocast(logits.device.type, enabled=False):
+        # log Q = L + u + v: u holds the rows' scalings, v the columns'. Constants cancel in the last line.
+        scaled = logits.float() / epsilon
+        u = torch.zeros_like(scaled[:, :1])
+        v = torch.zeros_like(scaled[:1])
+        for _ in range(iterations):
+            v = -_logsumexp_of_samples(scaled + u, together)
+            u = -torch.logsumexp(scaled + v, dim=1, keepdim=True)
+        return torch.softmax(scaled + v, dim=1)
+
+
+def _logsumexp_of_samples(values: Tensor, together: bool) -> Tensor:
+    """log Σ exp over the rows of all processes, float32 (1, K); the maximum is subtracted first."""
+    top = values.amax(dim=0, keepdim=True)
+    if together:
+        dist.all_reduce(top, op=dist.ReduceOp.MAX)
+    total = (values - top).exp_().sum(dim=0, keepdim=True)
+    if together:
+        dist.all_reduce(total)
+    return total.log_().add_(top)
+
+
+def usage_entropy(codes: Tensor) -> float:
+    """Entropy in nats of how the samples `codes` (B, K) spread over the prototypes: ln K if evenly, 0 if all
+    went to one."""
+    share = codes.detach().float().mean(dim=0)
+    return float(-(share * share.clamp_min(1e-30).log()).sum())

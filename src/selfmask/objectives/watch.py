@@ -1,0 +1,86 @@
+"""Is the run learning anything? Looked at after every step, and said in words when it is not.
+
+Without labels a loss says little by itself: a SwAV that has collapsed, or one whose head never caught on, sits quietly at
+ln K. So the loss is held against what chance would give, and the embeddings against each other.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from selfmask.errors import RunError
+
+_MEMORY = 20  # steps that the running means reach back
+
+
+class RunWatch(nn.Module):
+    """Follows a run's loss and the spread of its embeddings; its memory is in buffers, so a resumed run has it.
+
+    chance: the loss of guessing (ln K for K prototypes or clusters), None where there is none.
+    patience: share of the run after which a loss that is still at chance, or above where it began, ends it.
+    """
+
+    def __init__(self, chance: float | None = None, *, patience: float = 0.4) -> None:
+        super().__init__()
+        self.chance = chance
+        self.patience = patience
+        self.register_buffer("first", torch.zeros((), dtype=torch.float64))  # mean of the first steps' losses
+        self.register_buffer("recent", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("spread", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.first: Tensor
+        self.recent: Tensor
+        self.spread: Tensor
+        self.seen: Tensor
+
+    def observe(self, step: int, steps: int, loss: float, spread: float) -> None:
+        """Take note of a step (from 0, of `steps`): its loss and `spread`, 1 - |mean L2-normalised embedding|².
+
+        Raises `RunError`, which says what to change, where the loss is not finite, the embeddings have
+        collapsed, or the loss is stuck at chance or well above where it began.
+        """
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss is {loss} at step {step}: the scores moved too fast. Divide the learning rate by 4; "
+                "the last checkpoint is kept"
+            )
+        seen = int(self.seen)
+        keep = min(seen, _MEMORY - 1) / (min(seen, _MEMORY - 1) + 1)
+        self.recent.mul_(keep).add_((1 - keep) * loss)
+        self.spread.mul_(keep).add_((1 - keep) * spread)
+        if seen < _MEMORY:
+            self.first.copy_(self.recent)
+        self.seen += 1
+        if seen < 2 * _MEMORY:
+            return
+        if float(self.spread) < 1e-3:
+            raise RunError(
+                f"the features have collapsed at step {step}: every image gets the same one (spread "
+                f"{float(self.spread):.1e}). Start again with a smaller score rate (a quarter), or with frozen "
+                "batch norms; the last checkpoint is kept"
+            )
+        if step < self.patience * steps:
+            return
+        self._judge(step, steps)
+
+    def _judge(self, step: int, steps: int) -> None:
+        recent, first = float(self.recent), float(self.first)
+        if self.chance is not None and recent > 0.99 * self.chance:
+            raise RunError(
+                f"the loss is still at chance after {step} of {steps} steps ({recent:.3f}; ln K = {self.chance:.3f}): "
+                "the prototypes tell no two images apart. Start from k-means (start='kmeans'), take fewer prototypes, a "
+                "larger head rate or more steps; on a few thousand images --objective distil needs none of it"
+            )
+        if recent > first + 0.15 * abs(first):
+            raise RunError(
+                f"the loss rose from {first:.3f} to {recent:.3f} in {step} of {steps} steps: the masks destroy the "
+                "network faster than they adapt it. Start again with a smaller score rate (a quarter)"
+            )
+
+
+def spread_of(embeddings: Tensor) -> float:
+    """1 - |mean|² of L2-normalised embeddings (B, dim): 0 if all are alike, near 1 if they point everywhere."""
+    return 1.0 - float(embeddings.detach().float().mean(dim=0).square().sum())
