@@ -87,6 +87,12 @@ def test_a_checkpoint_with_holes_is_refused(tmp_path: Path) -> None:
         build(f"hf:{tmp_path}")
 
 
+def test_a_checkpoint_in_half_precision_computes_in_float32(tmp_path: Path) -> None:
+    folder(tmp_path, "dinov2").half().save_pretrained(tmp_path)
+    backbone = build(f"hf:{tmp_path}")
+    assert {one.dtype for one in backbone.module.parameters()} == {torch.float32}
+
+
 def test_a_missing_pooler_is_no_hole(tmp_path: Path) -> None:
     folder(tmp_path, "vit")
     state = load_file(tmp_path / "model.safetensors")

@@ -172,7 +172,9 @@ def _quietly() -> Iterator[None]:
     root.setLevel(logging.ERROR)
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except BackboneError:
+        raise
+    except Exception as error:  # a hub's client raises whatever its HTTP library does
         raise BackboneError(f"open_clip could not load: {error}; {OFFLINE_CHOICES}") from error
     finally:
         root.setLevel(level)

@@ -84,10 +84,9 @@ def _create(
         try:
             module = timm.create_model(name, pretrained=pretrained, num_classes=0, **source, **settings)
             break
-        except TypeError as error:
-            if "unexpected keyword" not in str(error):  # this network has no such setting: try the next
-                raise
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # a hub's client raises whatever its HTTP library does
+            if isinstance(error, TypeError) and "unexpected keyword" in str(error):
+                continue  # this network has no such setting: try the next
             if not pretrained:
                 raise BackboneError(f"timm cannot build {name}: {error}") from error
             raise BackboneError(

@@ -86,7 +86,7 @@ def _load(repository: str, entry: str, pretrained: bool, *, local: bool) -> nn.M
         raise BackboneError(
             f"torch.hub could not fetch {repository} or its weights: {error or 'not trusted'}; {OFFLINE_CHOICES}"
         ) from error
-    except (RuntimeError, TypeError, ValueError, ImportError) as error:
+    except Exception as error:  # code of others may raise anything
         near = did_you_mean(entry, _entries(repository))
         raise BackboneError(f"{repository} could not build {entry!r}: {error}{near}") from error
     if not isinstance(module, nn.Module):

@@ -44,11 +44,11 @@ def build_from_transformers(
             )
         else:
             module, loading = transformers.AutoModel.from_config(config), {}
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except Exception as error:  # a hub's client raises whatever its HTTP library does
         raise BackboneError(
             f"transformers could not load {name}: {_first_line(error)}; {OFFLINE_CHOICES}"
         ) from error
-    module = _seeing(module)
+    module = _seeing(module).float()  # a checkpoint in half precision is loaded as it is
     _refuse_random(name, module, loading)
     if weights is not None:
         load_strict(module, read_state_dict(weights), str(weights), f"hf:{name}")
