@@ -159,6 +159,10 @@ class FileSource:
 
     def _keep(self, position: int, image: Tensor) -> None:
         with self._lock:
-            if position not in self._cache and image.numel() <= self._room:
-                self._cache[position] = image
-                self._room -= image.numel()
+            if position in self._cache:
+                return
+            if image.numel() > self._room:
+                self._room = 0  # full: from here on images need not be decoded in full to be checked
+                return
+            self._cache[position] = image
+            self._room -= image.numel()
