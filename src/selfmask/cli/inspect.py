@@ -1,0 +1,117 @@
+"""`selfmask inspect`: what a mask file holds and what each part of it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from selfmask.artifact import Mask, load
+from selfmask.cli.output import print_json
+
+
+@dataclass(frozen=True)
+class InspectSettings:
+    """Show what is in a mask file: weights, density, bytes by part, the backbone, how it was learnt."""
+
+    mask: Path
+    """The mask file."""
+    tensors: bool = False
+    """Also a line for each masked tensor."""
+    json: bool = False
+    """Print one JSON document instead of text."""
+
+
+def run(settings: InspectSettings) -> int:
+    """Read, check, print. The bits themselves are not decoded."""
+    mask = load(settings.mask)
+    if settings.json:
+        print_json(describe(mask))
+    else:
+        _print(mask, settings.tensors, Console())
+    return 0
+
+
+def describe(mask: Mask) -> dict[str, Any]:
+    """All of it, JSON-able; densities are shares in [0, 1], bytes are whole numbers."""
+    weights, on = mask.index.weights, sum(mask.on.values())
+    return {
+        "file": str(mask.path),
+        "format": "1",
+        "bytes": mask.bytes(),
+        "weights": weights,
+        "on": on,
+        "density": mask.density(),
+        "bits_per_weight": 8 * mask.bytes()["masks"] / weights if weights else 0.0,
+        "needs_base": mask.needs_base,
+        "tensors": {
+            name: {
+                "shape": list(mask.shape(name)),
+                "weights": mask.numel(name),
+                "on": mask.on[name],
+                "density": mask.on[name] / mask.numel(name) if mask.numel(name) else 1.0,
+                "coding": _coding(mask, name),
+            }
+            for name in mask.names
+        },
+        "statistics": list(mask.statistics),
+        "trained": list(mask.trained),
+        "head": {name: list(tensor.shape) for name, tensor in mask.head.items()},
+        "base": {"fingerprint": mask.index.base.fingerprint, "tensors": len(mask.index.base.tensors)},
+        "learnt_on": mask.learnt_on,
+        **{
+            key: mask.metadata.get(key)
+            for key in ("rule", "selection", "backbone", "preprocessing", "training")
+        },
+        "selfmask": mask.metadata.get("selfmask"),
+        "metadata": mask.metadata,
+    }
+
+
+def _coding(mask: Mask, name: str) -> str:
+    coded = mask.index.masks[name]
+    if coded.packed:
+        return "packed"
+    words = ["entropy"] if coded.models else ["constant"]
+    if coded.rows:
+        words.append(f"{len(coded.rows)} classes of rows")
+    if coded.thresholds:
+        words.append(f"{len(coded.thresholds) + 1} classes of |θ|")
+    return ", ".join(words)
+
+
+def _print(mask: Mask, tensors: bool, console: Console) -> None:
+    found = describe(mask)
+    sizes = found["bytes"]
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+
+    def row(name: str, text: str) -> None:
+        table.add_row(name, escape(text))
+
+    row("learnt on", f"{found['learnt_on'] or 'a module of the user’s own'} ({found['base']['fingerprint']})")
+    row(
+        "masked",
+        f"{found['weights']:,} weights in {len(mask.names)} tensors, {100 * found['density']:.2f} % on",
+    )
+    row("file", f"{sizes['file']:,} bytes ({found['bits_per_weight']:.3f} bits a weight)")
+    for part in ("masks", "statistics", "head", "metadata"):
+        row(f"  {part}", f"{sizes[part]:,}")
+    if found["weights"] and sizes["file"]:
+        row("  of fp32", f"1/{4 * found['weights'] / sizes['file']:.0f} of the masked weights as fp32")
+    row("readable", "only beside its base" if mask.needs_base else "by itself")
+    for key in ("rule", "selection", "training"):
+        if found[key]:
+            row(key, ", ".join(f"{k} {v}" for k, v in found[key].items() if not isinstance(v, dict)))
+    console.print(table, soft_wrap=True)
+    if tensors:
+        lines = Table("tensor", "shape", "on", "coding")
+        for name, one in found["tensors"].items():
+            shape = " × ".join(map(str, one["shape"]))
+            lines.add_row(escape(name), shape, f"{100 * one['density']:.2f} %", one["coding"])
+        console.print(lines)
