@@ -1,4 +1,4 @@
-"""A headless Chromium driven over a pipe (DevTools protocol), for the tests that open a page."""
+"""A run's folder in small, and a headless Chromium driven over a pipe (DevTools protocol) to open pages with."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+
+from selfmask.analysis import BeforeAfter, look
+from selfmask.artifact import load, save_mask
+from selfmask.backbones import Preprocessing, from_module
+from selfmask.data import ImageSet
+from selfmask.evaluation import Outcome, Rows
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -114,3 +122,69 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     found = Browser(program, tmp_path_factory.mktemp("profile"))
     yield found
     found.close()
+
+
+class TinyRun:
+    """A run's folder as a training writes it, with a network of a few weights; parts can be left out."""
+
+    def __init__(self, folder: Path) -> None:
+        torch.manual_seed(5)
+        self.path = folder
+        module = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.Conv2d(6, 8, 3))
+        self.backbone = from_module(module, preprocessing=Preprocessing(size=16, crop=1.0))
+        self.images = ImageSet.from_array(
+            torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8),
+            [i % 4 for i in range(40)],
+            classes=["<b>ant</b>", "bee", "cat & dog", "elk"],
+            name="tiny",
+        )
+        theta = {name: p.detach() for name, p in module.named_parameters() if p.ndim == 4}
+        rest = {name: p.detach() for name, p in module.named_parameters() if p.ndim != 4}
+        self.masks = {name: torch.rand(t.shape) < 0.9 for name, t in theta.items()}
+        folder.mkdir()
+        self.settings = {
+            "data": "some/folder/tiny",
+            "backbone": "timm:tiny",
+            "seed": 3,
+            "steps": 30,
+            "lr": None,
+        }
+        self._write("settings.json", json.dumps(self.settings))
+        lines = [
+            {"step": s, "loss": 2 / (s + 1), "off": s / 300, "images_per_second": 50.0}
+            for s in range(0, 30, 3)
+        ]
+        self._write("log.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        save_mask(
+            folder / "mask.safetensors", theta=theta, masks=self.masks, rest=rest,
+            metadata={"training": {"objective": "supervised", "data": "tiny", "images": 40, "steps": 30}},
+        )  # fmt: skip
+        self.rows = Rows.of(
+            [
+                Outcome("pretrained", knn=bits(500, 200), probe=bits(500, 250)),
+                Outcome("statistics only", knn=bits(500, 180), probe=bits(500, 240)),
+                Outcome("masked", knn=bits(500, 320), probe=bits(500, 300), head=bits(500, 350)),
+            ]
+        )
+        result = {
+            "data": "tiny", "backbone": "timm:tiny", "objective": "supervised", "rows": self.rows.to_json(),
+            "seconds": {"training": 83.4, "total": 99.0}, "threads": 2, "torch": "2.0",
+        }  # fmt: skip
+        self._write("result.json", json.dumps(result))
+
+    def seen(self) -> BeforeAfter:
+        """The images before and after."""
+        return look(load(self.path / "mask.safetensors"), self.backbone, self.images)
+
+    def _write(self, name: str, text: str) -> None:
+        (self.path / name).write_text(text, encoding="utf-8")
+
+
+def bits(count: int, right: int) -> torch.Tensor:
+    """The first `right` of `count` test images are right."""
+    return torch.arange(count) < right
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path) -> TinyRun:
+    return TinyRun(tmp_path / "run")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from selfmask.analysis.before_after import base_of, images_of, look, strips
 from selfmask.analysis.embedding import Method
 from selfmask.analysis.report import Material
 from selfmask.analysis.run_folder import RunFolder
+from selfmask.analysis.similarity import Similarity, pack, similarity
 from selfmask.backbones import Backbone
 from selfmask.errors import SelfmaskError
 
@@ -51,6 +52,7 @@ def gather(
     theta = None
     if module is not None and masks is not None:
         theta = {name: p.detach().clone() for name, p in module.named_parameters() if name in masks}
+    members = _members(run, masks, module, notes)
     seen, found = None, ()
     if images and base is not None and masks is not None:
         try:
@@ -59,7 +61,24 @@ def gather(
             found = strips(seen)
         except SelfmaskError as error:
             notes.append(f"The images could not be shown: {error}.")
-    return Material(masks, theta, seen, found, method, command, notes)
+    return Material(masks, theta, seen, found, members, method, command, notes)
+
+
+def _members(
+    run: RunFolder, masks: dict[str, Tensor] | None, module: nn.Module | None, notes: list[str]
+) -> Similarity | None:
+    """How alike the dispatcher and the experts of a cascade are."""
+    if run.cascade is None or masks is None:
+        return None
+    packed, labels = [pack(masks)], ["dispatcher"]
+    try:
+        for number in range(1, run.cascade.experts + 1):
+            packed.append(pack(run.cascade.member(number, module).masks(module)))
+            labels.append(f"expert {number}")
+    except SelfmaskError as error:
+        notes.append(f"The experts' masks could not be read: {error}.")
+        return None
+    return similarity(packed, labels)
 
 
 def _recorded_weights(run: RunFolder) -> Path | None:

@@ -10,10 +10,12 @@ from typing import Any
 from selfmask.analysis.subjects import MASK_FILE
 from selfmask.analysis.training_log import TrainingLog, read_log
 from selfmask.artifact import Mask, load
-from selfmask.errors import RunError, SelfmaskError
+from selfmask.cascade import Cascade, load_cascade
+from selfmask.errors import MaskFileError, RunError, SelfmaskError
 from selfmask.evaluation import Rows
 
 SETTINGS, LOG, RESULT = "settings.json", "log.jsonl", "result.json"
+CASCADE, DISPATCHER = "cascade.safetensors", "dispatcher"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class RunFolder:
         log: the training log.
         result: result.json as it is (empty where there is none).
         rows: the table of results in it.
-        mask: the mask file.
+        mask: the mask file; of a cascade, the dispatcher's mask.
+        cascade: the cascade file, if the run is one.
         problems: what is missing or unreadable, one sentence each, for the reader.
     """
 
@@ -36,12 +39,23 @@ class RunFolder:
     result: dict[str, Any]
     rows: Rows | None
     mask: Mask | None
+    cascade: Cascade | None
     problems: tuple[str, ...]
 
     @property
     def finished(self) -> bool:
         """Whether the run came to its end: it has written a mask and a result."""
         return self.mask is not None and bool(self.result)
+
+    @property
+    def is_cascade(self) -> bool:
+        """Whether the run is, or was to become, a cascade."""
+        return self.cascade is not None or (self.path / DISPATCHER).is_dir()
+
+    def bytes(self) -> dict[str, int]:
+        """Bytes by part of the file that the run is about: the cascade's, else the mask's."""
+        holder = self.cascade or self.mask
+        return holder.bytes() if holder is not None else {}
 
     def setting(self, name: str) -> Any:
         """The setting `name` as it was chosen (result.json, the mask), else as it was given; or None."""
@@ -59,50 +73,67 @@ def read_run(path: Path) -> RunFolder:
     Raises `RunError` where nothing of a run is there at all.
     """
     if path.is_file():
-        return RunFolder(
-            path.parent,
-            {},
-            None,
-            {},
-            None,
-            load(path),
-            ("Only the mask file was given: no log, no results.",),
-        )
-    present = [name for name in (SETTINGS, LOG, RESULT, MASK_FILE) if (path / name).is_file()]
+        alone = ("Only the file was given: no log, no results.",)
+        mask, cascade = _read_file(path)
+        return RunFolder(path.parent, {}, None, {}, None, mask, cascade, alone)
+    # A cascade keeps its dispatcher's log and mask in a folder of their own.
+    inner = path / DISPATCHER if (path / DISPATCHER).is_dir() else path
+    files = {SETTINGS: path, LOG: inner, RESULT: path, MASK_FILE: inner, CASCADE: path}
+    present = [name for name, folder in files.items() if (folder / name).is_file()]
     if not present:
-        what = (
-            f"holds none of {SETTINGS}, {LOG}, {RESULT}, {MASK_FILE}" if path.is_dir() else "does not exist"
-        )
+        what = f"holds none of {', '.join(files)}" if path.is_dir() else "does not exist"
         raise RunError(f"{path} {what}; name the folder of a run (--out of selfmask adapt), or a mask file")
     problems: list[str] = []
     settings = _json(path / SETTINGS, problems)
     result = _json(path / RESULT, problems)
-    log = mask = None
+    log = mask = cascade = None
     try:
-        log = read_log(path / LOG) if LOG in present else None
+        log = read_log(inner / LOG) if LOG in present else None
     except SelfmaskError as error:
         problems.append(str(error))
     try:
-        mask = load(path / MASK_FILE) if MASK_FILE in present else None
+        if CASCADE in present:
+            mask, cascade = _read_file(path / CASCADE)
+        elif MASK_FILE in present:
+            mask = load(inner / MASK_FILE)
     except SelfmaskError as error:
         problems.append(str(error))
     rows = _rows(result, problems)
-    if mask is None:
+    if mask is None and not {MASK_FILE, CASCADE} & set(present):
         reached = f" after step {log.steps[-1]['step'] + 1}" if log is not None and log.steps else ""
         problems.insert(
             0,
             f"The run stopped{reached} before it wrote a mask: there are no results yet. "
             "“selfmask adapt … --resume” goes on where it stopped.",
         )
-    elif not result:
+    elif inner != path and CASCADE not in present:
+        done = len(list(path.glob(f"expert-*/{MASK_FILE}")))
+        problems.insert(
+            0,
+            f"The cascade is not finished: the dispatcher and {done} experts are learnt. "
+            "What follows is about the dispatcher; “selfmask cascade … --resume” goes on.",
+        )
+    elif mask is not None and not result:
         problems.append("The run wrote its mask but no results: it was stopped before the evaluation.")
-    elif rows is None:
+    elif result and rows is None:
         problems.append(
             "The results hold no table: the run had no labelled test images, or was told not to evaluate."
         )
     if log is not None and log.torn:
         problems.append("The last line of the log was cut off: the process was killed while writing it.")
-    return RunFolder(path, settings, log, result, rows, mask, tuple(problems))
+    return RunFolder(path, settings, log, result, rows, mask, cascade, tuple(problems))
+
+
+def _read_file(path: Path) -> tuple[Mask, Cascade | None]:
+    """The mask in a mask file, or the dispatcher's of a cascade file and the cascade."""
+    try:
+        return load(path), None
+    except MaskFileError as not_a_mask:
+        try:
+            cascade = load_cascade(path)
+        except MaskFileError:
+            raise not_a_mask from None
+        return cascade.dispatcher, cascade
 
 
 def _json(path: Path, problems: list[str]) -> dict[str, Any]:

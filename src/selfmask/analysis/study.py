@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,10 @@ from selfmask.analysis.subjects import (
     find_masks,
     labels_for,
     measure_subject,
+    open_masks,
 )
 from selfmask.analysis.tables import density_table, runs_table, summary_table
-from selfmask.artifact import Mask, load
+from selfmask.artifact import Mask
 from selfmask.errors import SelfmaskError
 
 BaseOf = Callable[[Mask], nn.Module]
@@ -76,11 +78,18 @@ def study(paths: Iterable[Path], base: nn.Module | None = None, base_of: BaseOf 
     subjects: list[Subject] = []
     charts: list[Chart] = []
     notes: list[str] = []
-    for file, label in zip(files, labels_for(files), strict=True):
-        mask = load(file, base)
+    opened = (
+        found
+        for file, label in zip(files, labels_for(files), strict=True)
+        for found in open_masks(file, label, base)
+    )
+    for label, mask in opened:
         subject, masks = measure_subject(mask, label, base)
         subjects.append(subject)
-        charts += _of_one(subject, masks, mask, base, base_of, notes, alone=len(files) == 1)
+        if base_of is not None or base is not None:
+            charts += _magnitudes(subject, masks, base if base is not None else _base(base_of, mask, notes))
+    if len(subjects) == 1:  # over many masks, the figure by depth says it
+        charts += [stage_chart(subjects[0].layers), filter_chart(subjects[0].filters)]
     by_backbone: dict[tuple[str, tuple[str, ...]], list[Subject]] = {}
     for subject in subjects:
         by_backbone.setdefault((subject.backbone, subject.packed.names), []).append(subject)
@@ -102,30 +111,21 @@ def study(paths: Iterable[Path], base: nn.Module | None = None, base_of: BaseOf 
     return Study(tuple(subjects), tables, tuple(charts), tuple(dict.fromkeys(notes)))
 
 
-def _of_one(
-    subject: Subject,
-    masks: dict[str, Tensor],
-    mask: Mask,
-    base: nn.Module | None,
-    base_of: BaseOf | None,
-    notes: list[str],
-    *,
-    alone: bool,
-) -> list[Chart]:
-    """The figures of a single mask; among several they carry its label in their names."""
-    suffix = "" if alone else "-" + subject.label.replace("/", "-")
-    found: list[Chart] = []
-    if alone:  # fifty masks would give fifty of each: over many, the figure by depth says it
-        found = [stage_chart(subject.layers), filter_chart(subject.filters)]
-    if base is None and base_of is not None:
-        try:
-            base = base_of(mask)
-        except SelfmaskError as error:
-            notes.append(f"|θ| of what is off is not shown: {error}")
-    if base is not None:
-        theta = dict(base.named_parameters())
-        found.append(magnitude_chart(magnitude_profile(masks, theta), f"magnitudes{suffix}"))
-    return found
+def _magnitudes(subject: Subject, masks: dict[str, Tensor], base: nn.Module | None) -> list[Chart]:
+    if base is None:
+        return []
+    name = "magnitudes-" + re.sub(r"[^\w.]+", "-", subject.label)
+    return [magnitude_chart(magnitude_profile(masks, dict(base.named_parameters())), name)]
+
+
+def _base(base_of: BaseOf | None, mask: Mask, notes: list[str]) -> nn.Module | None:
+    if base_of is None:
+        return None
+    try:
+        return base_of(mask)
+    except SelfmaskError as error:
+        notes.append(f"|θ| of what is off is not shown: {error}")
+        return None
 
 
 def _by_objective(group: Sequence[Subject]) -> dict[str, list[tuple]]:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from selfmask.analysis.density import FilterShares, Layer, filter_shares, layers, total_density
 from selfmask.analysis.similarity import PackedMask, pack
 from selfmask.artifact import Mask, load
+from selfmask.cascade import load_cascade
 from selfmask.errors import MaskFileError
 
 UNKNOWN = "unknown"
-MASK_FILE = "mask.safetensors"
-_NOT_MASKS = ("checkpoint", "last", "cascade")
+MASK_FILE, CASCADE_FILE = "mask.safetensors", "cascade.safetensors"
+_NOT_MASKS = ("checkpoint", "router", "last")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,19 @@ class Subject:
         return total_density(self.layers)
 
 
+def open_masks(path: Path, label: str, base: nn.Module | None = None) -> list[tuple[str, Mask]]:
+    """The masks of one file with their labels: one, or the dispatcher and the experts of a cascade."""
+    try:
+        return [(label, load(path, base))]
+    except MaskFileError as not_a_mask:
+        try:
+            cascade = load_cascade(path, base)
+        except MaskFileError:
+            raise not_a_mask from None
+        names = ["dispatcher", *(f"expert {number}" for number in range(1, cascade.experts + 1))]
+        return [(f"{label}, {name}", cascade.member(number, base)) for number, name in enumerate(names)]
+
+
 def find_masks(paths: Iterable[Path]) -> list[Path]:
     """The mask files that `paths` mean: a file itself, the mask of a run folder, all masks of a folder.
 
@@ -64,7 +78,8 @@ def find_masks(paths: Iterable[Path]) -> list[Path]:
         if path.is_file():
             found.append(path)
             continue
-        here = [path / MASK_FILE] if (path / MASK_FILE).is_file() else sorted(path.glob("*.safetensors"))
+        runs = [path / name for name in (MASK_FILE, CASCADE_FILE) if (path / name).is_file()]
+        here = runs[:1] or sorted(path.glob("*.safetensors"))
         here = [file for file in here if not file.stem.startswith(_NOT_MASKS)]
         here = here or sorted(path.glob(f"*/{MASK_FILE}"))
         if not here:
@@ -84,7 +99,7 @@ def labels_for(paths: list[Path]) -> list[str]:
     for path in paths:
         names = list(path.resolve().with_suffix("").parts)
         stem = names.pop().removesuffix(".mask")
-        parts.append([*names, stem] if stem != "mask" or not names else names)
+        parts.append([*names, stem] if stem not in ("mask", "cascade") or not names else names)
     lengths = [1] * len(paths)
     while True:
         labels = ["/".join(names[-n:]) for names, n in zip(parts, lengths, strict=True)]
@@ -126,8 +141,9 @@ def read_subjects(paths: Iterable[Path], base: nn.Module | None = None) -> list[
     """Every mask of `paths`, measured one after another, so that only one is in memory unpacked."""
     files = find_masks(paths)
     return [
-        measure_subject(load(file, base), label, base)[0]
-        for file, label in zip(files, labels_for(files), strict=True)
+        measure_subject(mask, label, base)[0]
+        for file, name in zip(files, labels_for(files), strict=True)
+        for label, mask in open_masks(file, name, base)
     ]
 
 

@@ -141,6 +141,7 @@ _VIEW = re.compile(r'viewBox="([^"]+)"')
 _FONT = re.compile(r"\s*font-family: [^;\"]*;?")
 _UNUSED = re.compile(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
 _IDENTIFIER = re.compile(r'\s*\bid="([^"]+)"')
+_TAG = re.compile(r"<[^>]*>")
 _DIGITS = re.compile(r"(\d+\.\d\d)\d+")
 
 
@@ -164,7 +165,8 @@ def _embeddable(document: str, prefix: str) -> str:
     used = set(re.findall(r"url\(#([^)]+)\)", body)) | set(re.findall(r'href="#([^"]+)"', body))
     body = _IDENTIFIER.sub(lambda m: f' id="{prefix}{m.group(1)}"' if m.group(1) in used else "", body)
     body = body.replace("url(#", f"url(#{prefix}").replace('href="#', f'href="#{prefix}')
-    body = _DIGITS.sub(r"\1", " ".join(body.split()))
+    # Hundredths of a pixel are enough inside tags; what stands between tags is what the reader reads.
+    body = _TAG.sub(lambda tag: _DIGITS.sub(r"\1", tag.group()), " ".join(body.split()))
     for number, image in enumerate(images):
         body = body.replace(f"@image{number}@", "".join(image.split()))
     return f'<svg viewBox="{view.group(1)}" aria-hidden="true" focusable="false">{body}'

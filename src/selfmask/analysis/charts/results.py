@@ -23,7 +23,17 @@ from selfmask.evaluation import Estimate, Row, Rows
 MEASURES = {"knn": "k-NN", "probe": "linear probe", "head": "trained head"}
 """The measures of `evaluation.Row`, and what a reader calls them."""
 
-_PARTS = {"masks": BLUE, "statistics": OCHRE, "head": GREEN, "trained": PURPLE, "metadata": SLATE}
+_PARTS = {
+    "masks": BLUE,
+    "statistics": OCHRE,
+    "head": GREEN,
+    "metadata": SLATE,
+    "dispatcher": BLUE,
+    "experts": GREEN,
+    "router": OCHRE,
+    "fusion, conditional": PURPLE,
+    "fusion, unconditional": PURPLE,
+}
 
 
 def measures_of(rows: Rows) -> list[str]:

@@ -37,7 +37,15 @@ INKS = (TEXT, MUTED, GRID, FRAME, PAPER, BLUE, ORANGE, GREEN, PURPLE, SKY, OCHRE
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, OCHRE, SKY, ROSE, SLATE)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-ROW_INKS = {"pretrained": SLATE, "statistics only": OCHRE, "masked": BLUE, "full fine-tuning": ORANGE}
+ROW_INKS = {
+    "pretrained": SLATE,
+    "statistics only": OCHRE,
+    "masked": BLUE,
+    "full fine-tuning": ORANGE,
+    "self-masked": BLUE,
+    "conditional": GREEN,
+    "unconditional": PURPLE,
+}
 """The colour of each row of the result table, the same in every figure."""
 
 PIXELS_PER_INCH = 72

@@ -12,6 +12,8 @@ from selfmask.analysis.charts.style import BLUE, GREEN, MUTED, OCHRE, ORANGE, PU
 from selfmask.analysis.training_log import TrainingLog, smoothed
 from selfmask.analysis.wording import listed
 
+_AS_LOGGED = "Each point is one line of the log."
+
 
 @dataclass(frozen=True)
 class _Curve:
@@ -54,7 +56,7 @@ def training_chart(log: TrainingLog, name: str = "training") -> Chart:
         for number, (axis, (curve, key)) in enumerate(zip(axes, found, strict=False)):
             steps, values = log.curve(key)
             values = [value * curve.factor for value in values]
-            window = max(1, len(values) // 25) | 1
+            window = _window(values)
             if window > 1:
                 axis.plot(steps, values, color=curve.ink.light, linewidth=0.8, alpha=0.35)
             lone = {"marker": "o"} if len(values) < 12 else {}
@@ -73,10 +75,11 @@ def training_chart(log: TrainingLog, name: str = "training") -> Chart:
             axis.remove()
 
     keys = [key for _, key in found]
+    noisy = any(_window(log.curve(key)[1]) > 1 for key in keys)
     return Chart(
         name,
         "The course of the training",
-        "Thin lines are the figures as logged, thick lines their running mean."
+        ("Thin lines are the figures as logged, thick lines their running mean." if noisy else _AS_LOGGED)
         + (" Dotted lines mark where the run was interrupted or resumed." if marks else ""),
         _alt(log, [(curve, key) for curve, key in found]),
         DataTable(
@@ -86,6 +89,11 @@ def training_chart(log: TrainingLog, name: str = "training") -> Chart:
         draw,
         {"events": list(log.events)},
     )
+
+
+def _window(values: list[float]) -> int:
+    """How many values the running mean is taken over: a twenty-fifth of the run, odd."""
+    return max(1, len(values) // 25) | 1
 
 
 def _first(curve: _Curve, log: TrainingLog) -> str | None:

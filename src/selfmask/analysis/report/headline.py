@@ -12,6 +12,7 @@ from selfmask.analysis.wording import count, duration, percent, points, size
 from selfmask.evaluation import Estimate, Row, Rows
 
 _LABEL_FREE = ("selflabel", "swav")
+_OURS = ("masked", "unconditional", "conditional", "self-masked")
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Headline:
 
     Attributes:
         title: data and backbone.
-        status: "finished", "interrupted at step 120 of 400", …
+        status: "A learnt mask, finished", "…, interrupted after step 120 of 400", …
         verdict: one or two words of judgement, or "".
         sentence: what was done and what came out.
         tiles: (figure, what it is) pairs.
@@ -42,7 +43,7 @@ def headline(run: RunFolder) -> Headline:
         run.result.get("backbone") or run.setting("backbone") or run.setting("spec") or ""
     )
     objective = str(run.setting("objective") or "")
-    status = _status(run)
+    status = f"A learnt {'cascade of masks' if run.is_cascade else 'mask'}, {_status(run)}"
     if run.mask is None:
         return Headline(
             f"{data} on {backbone}" if backbone else data, status, "", _stopped(run), _log_tiles(run)
@@ -58,7 +59,8 @@ def headline(run: RunFolder) -> Headline:
     )
     deed = (
         f"Learning {how}".strip()
-        + f" switched off {percent(share) if off else 'none'} of {count(total)} weights of {backbone or 'the network'}"
+        + f" switched off {percent(share) if off else 'none'} of {count(total)} weights "
+        f"of {backbone or 'the network'}"
     )
     tiles: list[tuple[str, str]] = []
     verdict, outcome = "", "; how good that is was not measured."
@@ -76,7 +78,7 @@ def headline(run: RunFolder) -> Headline:
             (points(gain.value), f"{MEASURES[key]}: {percent(base.value, 3)} → {percent(masked.value, 3)}")
         )
     tiles.append((percent(share), f"of the masked weights off ({count(off)} of {count(total)})"))
-    stored, full = run.mask.bytes()["file"], network_bytes(run)
+    stored, full = run.bytes()["file"], network_bytes(run)
     tiles.append(
         (size(stored), f"to store or send: {full / stored:,.0f} × less than the network’s {size(full)}")
     )
@@ -118,7 +120,8 @@ def _main_measure(rows: Rows | None, objective: str) -> tuple[str, Estimate, Est
     if rows is None:
         return None
     named = {row.name: row for row in rows.rows}
-    base, masked = named.get("pretrained"), named.get("masked")
+    base = named.get("pretrained")
+    masked = next((named[name] for name in _OURS if name in named), None)
     if base is None or masked is None:
         return None
     order = ("knn", "probe", "head") if objective in _LABEL_FREE else ("head", "probe", "knn")
@@ -149,7 +152,7 @@ def _status(run: RunFolder) -> str:
     if run.finished:
         return "finished"
     if run.mask is not None:
-        return "mask learnt, not evaluated"
+        return "dispatcher learnt" if run.is_cascade and run.cascade is None else "mask learnt, not evaluated"
     return _reached(run)
 
 

@@ -18,7 +18,7 @@ MAX_ROWS = 200
 
 def text(value: object) -> str:
     """`value` as text that cannot become markup, in element content or in a quoted attribute."""
-    return html.escape(str(value), quote=True)
+    return html.escape(str(value).replace(" %", "\N{NO-BREAK SPACE}%"), quote=True)
 
 
 def chart_figure(chart: Chart) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from selfmask.analysis.before_after import BeforeAfter, Strip, embedding_of
+from selfmask.analysis.charts.cascade import clusters_chart
 from selfmask.analysis.charts.chart import Chart
 from selfmask.analysis.charts.density import depth_chart, stage_chart
 from selfmask.analysis.charts.results import result_chart, size_chart
+from selfmask.analysis.charts.similarity import similarity_chart
 from selfmask.analysis.charts.training import training_chart
 from selfmask.analysis.charts.weights import filter_chart, magnitude_chart
 from selfmask.analysis.density import filter_shares, layers
@@ -24,6 +26,7 @@ from selfmask.analysis.report.html import chart_card, text
 from selfmask.analysis.report.stylesheet import stylesheet
 from selfmask.analysis.report.waffle import waffle
 from selfmask.analysis.run_folder import RunFolder
+from selfmask.analysis.similarity import Similarity
 from selfmask.version import VERSION
 
 
@@ -59,6 +62,7 @@ class Material:
         theta: the base's tensors by name, for |θ| of what is off.
         seen: images and features before and after.
         strips: nearest neighbours in `seen`.
+        members: how alike the masks of a cascade are.
         method: how `seen` is embedded.
         command: the command that made the run, if the folder does not record it.
         notes: what could not be had, one sentence each.
@@ -68,6 +72,7 @@ class Material:
     theta: dict[str, Tensor] | None = None
     seen: BeforeAfter | None = None
     strips: Sequence[Strip] = ()
+    members: Similarity | None = None
     method: Method = "tsne"
     command: str | None = None
     notes: Sequence[str] = field(default_factory=tuple)
@@ -103,13 +108,19 @@ def build_report(run: RunFolder, material: Material) -> Report:
             add(chart, chart.alt)
         filters = filter_chart(filter_shares(material.masks))
         add(filters, filters.alt)
+    clusters = run.result.get("clusters")
+    if isinstance(clusters, list) and clusters:
+        add(clusters_chart(clusters))
+    if material.members is not None:
+        chart = similarity_chart(material.members)
+        add(chart, chart.alt)
     if material.seen is not None:
         if len(material.seen.images) >= 5:
             add(embedding_of(material.seen, material.method))
         if material.strips:
             parts.append(sections.neighbours(material.seen, material.strips))
     if run.mask is not None:
-        add(size_chart(run.mask.bytes(), network_bytes(run)))
+        add(size_chart(run.bytes(), network_bytes(run)))
     parts.append(sections.making(run, material.command))
     return Report(_page(head, share, notes, parts, _links(charts, material)), tuple(charts), head, notes)
 
@@ -149,6 +160,7 @@ def _links(charts: Sequence[Chart], material: Material) -> list[tuple[str, str]]
         "training": "training",
         "densities-by-depth": "where weights are off",
         "magnitudes": "which weights",
+        "clusters": "experts",
         "embedding": "before and after",
         "size": "file size",
     }
@@ -184,7 +196,7 @@ def _page(
         f'<meta name="generator" content="selfmask {text(VERSION)}">\n'
         f'<link rel="icon" href="data:,">\n<title>{text(head.title)} · selfmask</title>\n'
         f"<style>{stylesheet()}</style>\n</head>\n<body>\n"
-        f'<header><p class="eyebrow">A learnt mask, {text(head.status)}</p><h1>{text(head.title)}</h1>'
+        f'<header><p class="eyebrow">{text(head.status)}</p><h1>{text(head.title)}</h1>'
         f'<p class="lead">{verdict}{text(head.sentence)}</p>'
         '<p class="note">A mask switches single weights of a pretrained network off and leaves all others as they '
         "were; the mask is all that has to be stored.</p>"

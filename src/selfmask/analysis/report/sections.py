@@ -20,6 +20,9 @@ _MEANINGS = {
     "statistics only": "batch-norm statistics moved to these images, no weight touched",
     "masked": "weights switched off, none changed",
     "full fine-tuning": "every weight trained, for comparison",
+    "self-masked": "the dispatcher alone",
+    "conditional": "the dispatcher and the expert that it chooses",
+    "unconditional": "the dispatcher and all experts",
 }
 
 
@@ -115,7 +118,6 @@ def making(run: RunFolder, command: str | None) -> str:
     mask_version = run.mask.metadata.get("selfmask") if run.mask is not None else None
     facts: dict[str, Any] = {
         **settings,
-        "weights of": run.result.get("backbone"),
         "seconds": _pairs(run.result.get("seconds")),
         "CPU threads": run.result.get("threads"),
         "torch": run.result.get("torch"),

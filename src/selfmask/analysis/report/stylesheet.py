@@ -37,9 +37,11 @@ nav{margin:1em 0 0;font-size:.92rem}
 nav ul{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap;gap:.35em 1.2em}
 nav a{text-decoration:none}
 nav a:hover,nav a:focus{text-decoration:underline}
-.glance{display:grid;gap:16px;grid-template-columns:1fr;margin:20px 0 24px}
+main{margin-top:20px}
+.glance{display:grid;gap:16px;grid-template-columns:1fr;margin:0 0 24px}
 .tiles{display:grid;grid-template-columns:1fr 1fr;gap:12px;margin:0}
 .tile,.card,.waffle{background:var(--paper);border:1px solid var(--grid);border-radius:10px}
+.tiles:only-child{grid-column:1/-1}
 .tile{padding:14px 16px;display:flex;flex-direction:column}
 .tile dt{order:2;color:var(--muted);font-size:.86rem;line-height:1.35}
 .tile dd{margin:0;font-size:clamp(1.3rem,1.05rem + 1.1vw,1.75rem);font-weight:650;line-height:1.25;
@@ -72,10 +74,13 @@ tr.masked th:first-child{box-shadow:inset 3px 0 var(--blue);padding-left:8px}
 .better{color:var(--green);font-weight:600}
 .worse{color:var(--orange);font-weight:600}
 .gain{display:block;font-size:.86rem}
-.result{table-layout:fixed;margin-bottom:14px}
-.result th:first-child{width:5.6em}
+.result{table-layout:fixed;margin-bottom:14px;font-size:.92rem}
+.result col:first-child{width:6.3em}
+.result th:first-child{overflow-wrap:normal}
+.result .gain small{white-space:normal}
+.result th small{white-space:normal}
 .result th,.result td{padding-right:4px;overflow-wrap:anywhere}
-.result small{font-size:.72rem;letter-spacing:-.01em}
+.result small{font-size:.72rem}
 .notes{border-left:4px solid var(--orange);background:var(--paper);border-radius:0 10px 10px 0;
  padding:12px 16px;margin:0 0 16px}
 .notes ul{margin:0;padding-left:1.1em}
@@ -100,8 +105,10 @@ footer{color:var(--muted);font-size:.86rem;padding-top:8px;padding-bottom:48px}
 @media (min-width:760px){
  main,header,footer{padding-left:28px;padding-right:28px}
  .glance{grid-template-columns:1fr 1fr}
+ .tiles:only-child{grid-template-columns:repeat(3,1fr)}
  .wide{display:block}.narrow{display:none}
- .result th:first-child{width:auto}
+ .result{font-size:1rem}
+ .result col:first-child{width:auto}
  .result th,.result td{padding-right:10px}
  .result col.measure{width:7.4em}
  .result small{font-size:.78rem}
@@ -120,7 +127,11 @@ footer{color:var(--muted);font-size:.86rem;padding-top:8px;padding-bottom:48px}
  main,header,footer{max-width:none;padding:0}
  nav,details,.download{display:none}
  .card,.tile,.waffle{border:0;padding:0;break-inside:avoid;margin-bottom:18pt}
- .strip{break-inside:avoid}
+ #neighbours{break-inside:auto}
+ .strip{break-inside:avoid;grid-template-columns:76px minmax(0,1fr) minmax(0,1fr)}
+ .strip .query{grid-row:auto}
+ .result col:first-child{width:auto}
+ .result col.measure{width:8em}
  .wide{display:block}.narrow{display:none}
  *{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from selfmask.analysis.charts.style import BLUE, ORANGE
 from selfmask.analysis.report.html import text
 from selfmask.analysis.wording import percent
@@ -13,8 +15,8 @@ def waffle(share_off: float) -> str:
     """A `<figure>` with ⌊1000 · share + ½⌋ of 1000 squares marked; at least one if anything is off at all."""
     total = COLUMNS * ROWS
     marked = squares(share_off)
-    # Scattered by a stride coprime to 1000, so that the share is seen as what it is: single weights here and there.
-    off = {(i * 617 + 211) % total for i in range(marked)}
+    # Scattered, because that is what the share is: single weights here and there. Which squares means nothing.
+    off = set(random.Random(0).sample(range(total), marked))
     paths = {True: "", False: ""}
     for cell in range(total):
         x, y = 10 * (cell % COLUMNS), 10 * (cell // COLUMNS)
