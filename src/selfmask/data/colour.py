@@ -127,10 +127,10 @@ def _clamped(pixels: Tensor, factor: Amount) -> Tensor:
 
 
 def _add_scaled(total: Tensor, part: Tensor, amount: Amount) -> None:
-    if isinstance(amount, float):
-        total.add_(part, alpha=amount)
-    else:
+    if isinstance(amount, Tensor):
         total.addcmul_(part, amount)
+    else:
+        total.add_(part, alpha=amount)
 
 
 def _amounts(values: np.ndarray, like: Tensor) -> Amount:
