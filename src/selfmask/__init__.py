@@ -1,6 +1,19 @@
 """selfmask: adapt a pretrained vision model to your images by learning which of its weights to switch off."""
 
-from selfmask.masking import MaskSet, Progressive, Selection, Threshold, TopK
+from selfmask.artifact import Handle, Mask, load
+from selfmask.masking import LargestShare, MaskSet, Progressive, RandomShare, Selection, Threshold, TopK
 from selfmask.version import VERSION as __version__
 
-__all__ = ["MaskSet", "Progressive", "Selection", "Threshold", "TopK", "__version__"]
+__all__ = [
+    "Handle",
+    "LargestShare",
+    "Mask",
+    "MaskSet",
+    "Progressive",
+    "RandomShare",
+    "Selection",
+    "Threshold",
+    "TopK",
+    "__version__",
+    "load",
+]

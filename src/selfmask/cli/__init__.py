@@ -23,7 +23,20 @@ class Command:
 
 
 COMMANDS = {
+    "demo": Command("the main job on handwritten digits, in minutes", "selfmask.cli.demo", "DemoSettings"),
     "adapt": Command("learn a mask for a backbone on your images", "selfmask.cli.adapt", "AdaptSettings"),
+    "evaluate": Command(
+        "k-NN and linear probe, before and after", "selfmask.cli.evaluate", "EvaluateSettings"
+    ),
+    "inspect": Command(
+        "what a mask file holds, and what it costs", "selfmask.cli.inspect", "InspectSettings"
+    ),
+    "apply": Command("write the adapted weights as an ordinary file", "selfmask.cli.apply", "ApplySettings"),
+    "export": Command("the adapted network as ONNX or torch.export", "selfmask.cli.export", "ExportSettings"),
+    "compare": Command("how alike two masks are", "selfmask.cli.compare", "CompareSettings"),
+    "combine": Command("and, or, majority of several masks", "selfmask.cli.combine", "CombineSettings"),
+    "analyze": Command("densities and similarities of many masks", "selfmask.cli.analyze", "AnalyzeSettings"),
+    "report": Command("one self-contained page about a run", "selfmask.cli.report", "ReportSettings"),
 }
 
 ADVICE, USAGE, INTERRUPTED = 2, 2, 130

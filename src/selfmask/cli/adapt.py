@@ -17,7 +17,7 @@ def run(settings: AdaptSettings) -> int:
     """Run it, and say what came out: a table and the files, or one JSON document."""
     outcome = adapt(settings, console=Console(stderr=True, quiet=settings.json))
     if settings.json:
-        print_json(_document(outcome))
+        print_json(document(outcome))
     else:
         report(outcome, Console())
     return INTERRUPTED if outcome.interrupted else 0
@@ -50,7 +50,8 @@ def report(outcome: Run, console: Console) -> None:
     )
 
 
-def _document(outcome: Run) -> dict[str, Any]:
+def document(outcome: Run) -> dict[str, Any]:
+    """What --json prints of a run."""
     return {
         "folder": str(outcome.folder),
         "interrupted": outcome.interrupted,

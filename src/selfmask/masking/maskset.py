@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfmask.errors import SelectionError, SettingsError
+from selfmask.errors import SelectionError, SettingsError, WrongBaseError
 from selfmask.masking import norm, occupancy
 from selfmask.masking.layout import like
 from selfmask.masking.optimizer import MaskOptimizer
@@ -144,7 +144,8 @@ class MaskSet:
 
         chosen, self.why = self.selection.choose(model)
         trained = {} if train is None else _trained(model, train, chosen)
-        occupancy.occupy(model, "a MaskSet")
+        if (holder := occupancy.occupant(model)) is not None:
+            raise WrongBaseError(occupancy.held(holder))
         generator = torch.Generator().manual_seed(seed)
         self._tensors: dict[str, MaskedTensor] = {}
         for name, weight in chosen.items():
@@ -153,6 +154,8 @@ class MaskSet:
             weights = self.selection.weights
             maskable = None if weights is None else weights(theta, generator)
             self._tensors[name] = MaskedTensor(name, weight, scores, maskable, self.rule)
+        # Nothing raises from here on, so a MaskSet that could not be made leaves the model as it was.
+        occupancy.occupy(model, "a MaskSet")
         self._trained = trained
         self._trained_base = {name: p.detach().clone() for name, p in trained.items()}
         self._buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
@@ -205,7 +208,7 @@ class MaskSet:
         """Every other tensor of the base's state dict, with the base's values: what a mask file fingerprints."""
         known = self._buffers | self._trained_base
         return {
-            name: known.get(name, value).detach()
+            name: known[name] if name in known else value.detach()
             for name, value in self.model.state_dict().items()
             if name not in self._tensors
         }

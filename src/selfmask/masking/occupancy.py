@@ -20,13 +20,16 @@ def occupant(model: nn.Module) -> str | None:
     return _occupants.get(model)
 
 
+def held(holder: str) -> str:
+    """The sentence for a model that `holder` has already rewritten."""
+    return f"the model's weights are held by {holder}, so they are not the base; call .remove() on that first"
+
+
 def occupy(model: nn.Module, who: str) -> None:
     """Note that `who` (in words) rewrites `model`'s weights. Raises `WrongBaseError` if something does already."""
     holder = _occupants.get(model)
     if holder is not None:
-        raise WrongBaseError(
-            f"the model's weights are held by {holder}, so they are not the base; call .remove() on that first"
-        )
+        raise WrongBaseError(held(holder))
     _occupants[model] = who
 
 

@@ -40,30 +40,44 @@ def score_dtype(theta: Tensor) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Threshold:
-    """M = 1[S > mu] (PAPER Main Eq. 1): the paper's rule. Every score starts at `start`, so every weight is on.
+    """M = 1[S > mu] (PAPER Main Eq. 1): the paper's rule. Every weight starts on.
 
-    By the paper's theorems `mu` and `start` change nothing that the learning rate does not (PAPER §3); they are
-    settings so that the theorems can be checked.
+    Args:
+        mu: the threshold. By the paper's theorems `mu` and `start` change nothing that the learning rate does not
+            (PAPER §3); they are settings so that the theorems can be checked.
+        start: the score that weights start at, 1 in the paper.
+        spread: scores are drawn uniformly from [start - spread, start + spread] instead. With 0 (the paper's) and
+            an optimizer that moves all scores alike, such as Adam, all that ever cross do so within a few steps of
+            each other, on the gradient of a network that the others' crossing has just changed.
     """
 
     mu: float = 0.0
     start: float = 1.0
+    spread: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.start > self.mu:
+        if self.spread < 0:
+            raise SettingsError(f"Threshold: spread must not be negative, got {self.spread}")
+        if not self.start - self.spread > self.mu:
+            least = f"{self.start} - {self.spread}" if self.spread else f"{self.start}"
             raise SettingsError(
-                f"Threshold: the scores start at {self.start}, not above mu = {self.mu}, so every weight would "
-                "start off; use start > mu"
+                f"Threshold: scores start at {least}, not above mu = {self.mu}, so weights would start off; "
+                "use start - spread > mu"
             )
 
     def initial_scores(self, theta: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.full_like(theta, self.start, dtype=score_dtype(theta), requires_grad=False)
+        scores = torch.full_like(theta, self.start, dtype=score_dtype(theta), requires_grad=False)
+        if self.spread:
+            # Drawn on the CPU in float64, so that every device and dtype starts from the same scores.
+            drawn = torch.rand(theta.shape, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
+            scores += (self.spread * drawn).to(scores)
+        return scores
 
     def mask(self, scores: Tensor, name: str, step: int) -> Tensor:
         return keep_one_on(scores > self.mu, scores)
 
     def describe(self) -> dict[str, Any]:
-        return {"name": "threshold", "mu": self.mu, "start": self.start}
+        return {"name": "threshold", "mu": self.mu, "start": self.start, "spread": self.spread}
 
 
 @dataclass(frozen=True)

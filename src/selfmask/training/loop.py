@@ -26,6 +26,7 @@ from selfmask.training.checkpoint import read_checkpoint, rng_state, write_check
 from selfmask.training.distribution import average_gradients, average_statistics, same_on_all
 from selfmask.training.interrupt import Interruption
 from selfmask.training.journal import Journal
+from selfmask.training.memory import keep_freed_memory
 from selfmask.training.settings import FitSettings, rate_at
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -63,6 +64,7 @@ def fit(
 
     Raises `RunError` where the loss is no longer finite; the last checkpoint is kept.
     """
+    keep_freed_memory()
     accelerator = accelerator or Accelerator(cpu=_on_cpu(backbone.module))
     console = console or Console(stderr=True)
     module, device = backbone.module, accelerator.device

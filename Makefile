@@ -1,0 +1,46 @@
+# The four things that one does with a checkout. Each makes .venv and installs what it needs first.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+DATA ?= digits
+# Small tensors, many tests: one thread each is faster on a shared machine.
+export OMP_NUM_THREADS ?= $(if $(filter test,$(MAKECMDGOALS)),1,)
+
+.PHONY: demo test unit check format bench clean
+
+demo: $(VENV)/.demo ## the main job on a real backbone and real images; DATA=folder takes your own
+	env -u OMP_NUM_THREADS $(RUN)/selfmask demo --data "$(DATA)"
+
+test: $(VENV)/.dev ## all tests
+	$(RUN)/python -m pytest
+
+unit: $(VENV)/.dev ## the quick part of the tests
+	$(RUN)/python -m pytest -m "not slow"
+
+check: $(VENV)/.dev ## style and types
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/pyright
+
+format: $(VENV)/.dev
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+bench: $(VENV)/.dev ## side-by-side measurements; takes a while, and wants the machine to itself
+	for file in benchmarks/bench_*.py; do echo "== $$file"; $(RUN)/python "$$file" || exit 1; done
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch and torchvision are named together, so that pip picks a pair that belongs together.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,231 @@
+"""The mask set: freezing, exact restoring, saving, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import selfmask
+from selfmask.errors import SelectionError, SettingsError, WrongBaseError
+from selfmask.masking import MaskSet, Selection, Threshold, TopK
+
+
+class Small(nn.Module):
+    """Two convolutions with a batch norm and dropout, as much as an exact restore can go wrong on."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, dtype=dtype)
+        self.norm1 = nn.BatchNorm2d(8, dtype=dtype)
+        self.conv2 = nn.Conv2d(8, 16, 3, padding=1, bias=False, dtype=dtype)
+        self.fc = nn.Linear(16, 4, dtype=dtype)
+        self.conv1.bias.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm1(self.conv1(x)))
+        return self.fc(self.conv2(x).mean(dim=(2, 3)))
+
+
+def snapshot(model: nn.Module) -> dict[str, bytes]:
+    return {n: t.detach().contiguous().view(torch.uint8).numpy().tobytes() for n, t in _all(model).items()}
+
+
+def _all(model: nn.Module) -> dict[str, Tensor]:
+    return {n: t.reshape(-1) for n, t in (*model.named_parameters(), *model.named_buffers())}
+
+
+def train(masks: MaskSet, steps: int = 8) -> None:
+    optimizer = masks.optimizer(torch.optim.Adam, lr=0.2)
+    masks.model.train()
+    for step in range(steps):
+        x = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(step))
+        loss = masks.model(x.to(next(masks.model.parameters()).dtype)).float().square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("norm_stats", ["adapt", "frozen"])
+def test_remove_restores_every_bit(norm_stats: selfmask.masking.maskset.NormStats) -> None:
+    model = Small().train()
+    before = snapshot(model)
+    grads = {n: p.requires_grad for n, p in model.named_parameters()}
+    modes = {n: (type(m), m.training) for n, m in model.named_modules()}
+    masks = MaskSet(model, select="conv*.weight", norm_stats=norm_stats)
+    train(masks)
+    assert snapshot(model) != before
+    assert masks.status().flipped > 10
+    assert bool(masks.statistics()) == (norm_stats == "adapt")
+    masks.remove()
+    masks.remove()
+    assert snapshot(model) == before
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == grads
+    assert {n: (type(m), m.training) for n, m in model.named_modules()} == modes
+
+
+def test_a_thousand_rounds_do_not_drift() -> None:
+    model = Small()
+    before = snapshot(model)
+    scores = None
+    for _ in range(1000):
+        masks = MaskSet(model, select="conv2.weight")
+        scores = {n: torch.randn_like(s) for n, s in masks.scores.items()} if scores is None else scores
+        masks.set_scores(scores)
+        masks.remove()
+    assert snapshot(model) == before
+
+
+def test_only_what_is_masked_or_trained_asks_for_a_gradient() -> None:
+    model = Small()
+    masks = MaskSet(model, select="conv*.weight", train="fc.*")
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {
+        "conv1.weight", "conv2.weight", "fc.weight", "fc.bias",
+    }  # fmt: skip
+    assert masks.names == ("conv1.weight", "conv2.weight")
+
+
+def test_frozen_norms_stay_in_evaluation_mode() -> None:
+    model = Small()
+    masks = MaskSet(model, select="conv*.weight", norm_stats="frozen")
+    model.train()
+    assert model.training
+    assert not model.norm1.training
+    assert isinstance(model.norm1, nn.BatchNorm2d)
+    masks.remove()
+    model.train()
+    assert model.norm1.training
+
+
+def test_a_saved_mask_gives_the_same_outputs_bit_for_bit(tmp_path: Path) -> None:
+    masks = MaskSet(Small(), select="conv*.weight", train="fc.*")
+    optimizer = masks.optimizer(torch.optim.Adam, lr=0.2, trained={"lr": 1e-2})
+    masks.model.train()
+    for _ in range(6):
+        masks.model(torch.randn(8, 3, 6, 6)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    x = torch.randn(4, 3, 6, 6)
+    expected = masks.model.eval()(x)
+    path = masks.save(tmp_path / "a.mask.safetensors", training={"data": "noise"})
+
+    fresh = Small().eval()
+    before = snapshot(fresh)
+    mask = selfmask.load(path)
+    assert all(torch.equal(m, masks.masks()[n]) for n, m in mask.masks().items())
+    with mask.apply(fresh):
+        assert torch.equal(fresh(x), expected)
+    assert snapshot(fresh) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    if dtype == torch.float16:
+        model = Small(torch.float32)
+        model.conv2.to(dtype)
+        before = snapshot(model)
+        masks = MaskSet(model, select="conv2.weight")
+        masks.set_scores({n: torch.randn_like(s) for n, s in masks.scores.items()})
+    else:
+        model = Small(dtype)
+        before = snapshot(model)
+        masks = MaskSet(model, select="conv*.weight")
+        train(masks)
+    assert masks.scores["conv2.weight"].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    mask = masks.masks()["conv2.weight"]
+    assert torch.equal(model.conv2.weight != 0, mask)
+    masks.remove()
+    assert snapshot(model) == before
+
+
+def test_one_occupant_at_a_time() -> None:
+    model = Small()
+    masks = MaskSet(model, select="conv*.weight")
+    with pytest.raises(WrongBaseError, match="MaskSet"):
+        MaskSet(model, select="conv*.weight")
+    masks.remove()
+    MaskSet(model, select="conv*.weight").remove()
+    with pytest.raises(SettingsError, match="removed"):
+        masks.optimizer(lr=1.0)
+
+
+def test_a_failed_start_leaves_the_model_free() -> None:
+    model = Small()
+    with pytest.raises(SettingsError, match="no density"):
+        MaskSet(model, select="conv*.weight", rule=TopK({"elsewhere": 0.5}))
+    MaskSet(model, select="conv*.weight").remove()
+
+
+def test_status_counts() -> None:
+    masks = MaskSet(Small(), select="conv*.weight", rule=TopK(0.5))
+    status = masks.status()
+    assert status.weights == 3 * 8 * 9 + 8 * 16 * 9
+    assert status.on == status.weights // 2
+    assert status.flipped == 0
+    assert status.density == 0.5
+    assert status.packed_bytes == (216 + 7) // 8 + 1152 // 8
+    assert "50.00%" in str(status)
+    assert status.as_dict()["tensors"][0]["name"] == "conv1.weight"
+
+
+def test_spread_scores_start_on_and_differ() -> None:
+    masks = MaskSet(Small(), select="conv*.weight", rule=Threshold(spread=0.5))
+    assert masks.density() == 1.0
+    scores = masks.scores["conv2.weight"]
+    assert 0.5 <= float(scores.min()) < 0.55
+    assert 1.45 < float(scores.max()) <= 1.5
+    again = MaskSet(Small(), select="conv*.weight", rule=Threshold(spread=0.5)).scores["conv2.weight"]
+    assert torch.equal(scores, again)
+    with pytest.raises(SettingsError, match="start - spread"):
+        Threshold(spread=1.0)
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        ("cnv1.weight", "did you mean"),
+        (["conv1.weight", "conv1.weight"], "twice"),
+        (["conv*.weight", "conv1.weight"], "twice"),
+        (lambda name, p: False, "chose none"),
+        ("re:conv[", "regular expression"),
+        ([], "no pattern"),
+        (nn.LSTM, "chose none"),
+    ],
+)
+def test_bad_selections_are_refused(select: object, message: str) -> None:
+    with pytest.raises(SelectionError, match=message):
+        MaskSet(Small(), select=select)  # pyright: ignore[reportArgumentType]
+
+
+def test_kinds_of_selection_agree() -> None:
+    expected = ("conv1.weight", "conv2.weight")
+    for select in ("conv?.weight", "re:conv\\d\\.weight", ["conv1.weight", "conv2.weight"],
+                   lambda n, p: p.dim() == 4):  # fmt: skip
+        assert MaskSet(Small(), select=select).names == expected
+    by_type = MaskSet(Small(), select=nn.Conv2d).names
+    assert by_type == ("conv1.weight", "conv1.bias", "conv2.weight")
+
+
+def test_stages() -> None:
+    import timm
+
+    model = timm.create_model("resnet18", num_classes=0)
+    first = MaskSet(model, Selection("auto", stages=1))
+    assert all(n.startswith(("layer1.", "conv1.")) for n in first.names)
+    first.remove()
+    two = MaskSet(model, Selection("auto", stages=2))
+    assert any(n.startswith("layer2.") for n in two.names)
+    assert not any(n.startswith("layer3.") for n in two.names)
+    two.remove()
+    with pytest.raises(SelectionError, match="has 4"):
+        MaskSet(model, Selection("auto", stages=9))
+
+
+def test_a_parameter_is_masked_or_trained_but_not_both() -> None:
+    with pytest.raises(SelectionError, match="masked as well"):
+        MaskSet(Small(), select="conv*.weight", train="conv1.*")
+    with pytest.raises(SelectionError, match="names none"):
+        MaskSet(Small(), select="conv*.weight", train="head.*")

@@ -1,0 +1,208 @@
+"""The mask optimizer against autograd through a straight-through mask and torch's own optimizers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfmask.errors import SettingsError
+from selfmask.masking import MaskSet, Progressive, RandomShare, Selection, Threshold, TopK
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    ).to(dtype)  # fmt: skip
+
+
+NAMES = ["0.weight", "2.weight", "7.weight"]
+
+
+class StraightThrough(torch.autograd.Function):
+    """1[S > 0] forwards, the identity backwards: the pass-through trick, as the paper has it."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        return (scores > 0).to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return grad_outputs[0]
+
+
+def batches(steps: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(2)
+    return [
+        (torch.randn(16, 3, 8, 8, generator=generator, dtype=torch.float64), torch.arange(16) % 5)
+        for _ in range(steps)
+    ]
+
+
+def reference(cls: type[torch.optim.Optimizer], steps: int, **settings: Any) -> dict[str, Tensor]:
+    """The scores after `steps`, by autograd through w = θ·M/sqrt(mean M)."""
+    model = network()
+    theta = {n: p.detach().clone() for n, p in model.named_parameters() if n in NAMES}
+    scores = {n: torch.ones_like(t, requires_grad=True) for n, t in theta.items()}
+    optimizer = cls(list(scores.values()), **settings)  # pyright: ignore[reportCallIssue]
+    for x, y in batches(steps):
+        weights: dict[str, Tensor] = {}
+        for name in NAMES:
+            mask = StraightThrough.apply(scores[name])
+            assert isinstance(mask, Tensor)
+            weights[name] = theta[name] * mask / mask.mean().sqrt()
+        loss = F.cross_entropy(torch.func.functional_call(model, weights, x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {n: s.detach() for n, s in scores.items()}
+
+
+def learnt(cls: type[torch.optim.Optimizer] | None, steps: int, **settings: Any) -> MaskSet:
+    masks = MaskSet(network(), select=NAMES)
+    optimizer = masks.optimizer(cls, **settings)
+    train(masks, optimizer, batches(steps))
+    return masks
+
+
+def train(masks: MaskSet, optimizer: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]]) -> None:
+    for x, y in data:
+        loss = F.cross_entropy(masks.model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+CASES: list[tuple[type[torch.optim.Optimizer] | None, type[torch.optim.Optimizer], dict[str, Any]]] = [
+    (None, torch.optim.SGD, {"lr": 20.0, "momentum": 0.9}),
+    (None, torch.optim.SGD, {"lr": 20.0}),
+    (None, torch.optim.SGD, {"lr": 20.0, "momentum": 0.9, "weight_decay": 1e-3, "nesterov": True}),
+    (torch.optim.Adam, torch.optim.Adam, {"lr": 0.1, "betas": (0.9, 0.99)}),
+    (torch.optim.AdamW, torch.optim.AdamW, {"lr": 0.1}),
+    (torch.optim.RMSprop, torch.optim.RMSprop, {"lr": 0.05}),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "settings"), CASES)
+def test_fifty_steps_equal_autograd(
+    ours: type[torch.optim.Optimizer] | None, theirs: type[torch.optim.Optimizer], settings: dict[str, Any]
+) -> None:
+    masks = learnt(ours, 50, **settings)
+    expected = reference(theirs, 50, **settings)
+    flipped = masks.status().flipped
+    assert flipped > 20, "the run must have flipped bits, or the masks were never tested"
+    for name, scores in masks.scores.items():
+        assert torch.allclose(scores, expected[name], rtol=1e-6, atol=1e-6)
+        assert torch.equal(masks.masks()[name], expected[name] > 0)
+
+
+def test_the_fast_path_is_taken_and_its_state_is_sgds_own() -> None:
+    masks = learnt(None, 3, lr=5.0, momentum=0.9)
+    fast = masks.optimizer(lr=5.0, momentum=0.9)
+    train(masks, fast, batches(1))
+    state = fast.state_dict()["state"][0]
+    assert set(state) == {"score", "momentum_buffer"}
+    assert state["momentum_buffer"].abs().max() > 0
+
+
+@pytest.mark.parametrize("cls", [None, torch.optim.Adam])
+def test_state_dict_resumes_bit_for_bit(cls: type[torch.optim.Optimizer] | None) -> None:
+    settings: dict[str, Any] = {"lr": 20.0, "momentum": 0.9} if cls is None else {"lr": 0.1}
+    whole = learnt(cls, 20, **settings)
+
+    first = MaskSet(network(), select=NAMES)
+    optimizer = first.optimizer(cls, **settings)
+    train(first, optimizer, batches(20)[:9])
+    weights, state = first.model.state_dict(), optimizer.state_dict()
+    second = MaskSet(network(), select=NAMES)
+    resumed = second.optimizer(cls, **settings)
+    second.model.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    train(second, resumed, batches(20)[9:])
+    assert second.steps == 20
+    for name in NAMES:
+        assert torch.equal(second.scores[name], whole.scores[name])
+    for a, b in zip(second.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_schedulers_clipping_and_accumulation_see_an_ordinary_optimizer() -> None:
+    masks = MaskSet(network(), select=NAMES)
+    optimizer = masks.optimizer(lr=1.0, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    for x, y in batches(3):
+        F.cross_entropy(masks.model(x), y).backward()
+        F.cross_entropy(masks.model(x), y).backward()
+        torch.nn.utils.clip_grad_norm_(masks.model.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.125
+    assert all(p.grad is None for p in masks.model.parameters())
+
+
+def test_parameters_trained_beside_the_masks() -> None:
+    model = network()
+    before = model[7].bias.detach().clone()
+    masks = MaskSet(model, select=["0.weight", "2.weight"], train="7.*")
+    with pytest.raises(SettingsError, match="trained="):
+        masks.optimizer(lr=1.0)
+    optimizer = masks.optimizer(torch.optim.Adam, lr=0.05, trained={"lr": 1e-3})
+    train(masks, optimizer, batches(1))
+    moved = (model[7].bias - before).abs()
+    assert torch.allclose(moved, torch.full_like(moved, 1e-3), rtol=1e-3)  # Adam's first step is its rate
+    assert set(masks.trained()) == {"7.weight", "7.bias"}
+    masks.remove()
+    assert torch.equal(model[7].bias, before)
+
+
+def test_moving_the_model_takes_scores_and_momentum_along() -> None:
+    plain, moved = MaskSet(network(), select=NAMES), MaskSet(network(), select=NAMES)
+    a, b = plain.optimizer(lr=20.0, momentum=0.9), moved.optimizer(lr=20.0, momentum=0.9)
+    train(plain, a, batches(6))
+    train(moved, b, batches(6)[:2])
+    moved.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    train(moved, b, batches(6)[2:])
+    for name in NAMES:
+        assert torch.allclose(plain.scores[name], moved.scores[name], rtol=1e-9, atol=1e-12)
+
+
+def test_weights_outside_a_share_stay_on() -> None:
+    masks = MaskSet(network(), select=Selection(NAMES, RandomShare(0.3)))
+    train(masks, masks.optimizer(torch.optim.Adam, lr=0.3), batches(20))
+    on = [t.maskable for t in masks.tensors()]
+    assert masks.status().flipped > 20
+    for t, maskable in zip(masks.tensors(), on, strict=True):
+        assert maskable is not None
+        assert bool(t.mask(masks.steps)[~maskable].all())
+        assert torch.equal(t.scores[~maskable], torch.ones_like(t.scores[~maskable]))
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20])
+def test_progressive_topk_keeps_its_count_at_every_step(steps: int) -> None:
+    rule = TopK(Progressive(end=0.4, steps=steps))
+    masks = MaskSet(network(), select=NAMES, rule=rule)
+    optimizer = masks.optimizer(lr=0.5, momentum=0.9)
+    for i, pair in enumerate(batches(steps), start=1):
+        train(masks, optimizer, [pair])
+        density = 1 + (0.4 - 1) * i / steps
+        for name, mask in masks.masks().items():
+            assert int(mask.sum()) == round(density * mask.numel())
+            weight = masks.model.get_parameter(name)
+            assert int((weight != 0).sum()) == int(mask.sum())
+
+
+def test_a_tensor_never_goes_all_off() -> None:
+    masks = MaskSet(network(), select=NAMES, rule=Threshold())
+    masks.set_scores(
+        {n: torch.full_like(s, -1.0) + 0.1 * torch.rand_like(s) for n, s in masks.scores.items()}
+    )
+    for name, mask in masks.masks().items():
+        assert int(mask.sum()) == 1
+        assert mask.reshape(-1)[masks.scores[name].argmax()]
+        assert torch.isfinite(masks.model.get_parameter(name)).all()
