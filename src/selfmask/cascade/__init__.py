@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
+from selfmask.cascade.cascade_file import load_cascade, write_cascade
+from selfmask.cascade.evaluation import measure_cascade, storage
 from selfmask.cascade.fusion import MODES, Fusion, Mode, fit_fusion, joined
+from selfmask.cascade.learning import CascadeRun, learn_cascade
 from selfmask.cascade.makeup import Cluster, make_up
+from selfmask.cascade.network import Cascade
+from selfmask.cascade.pictures import draw_make_up, draw_maps
 from selfmask.cascade.router import Router, fit_router
+from selfmask.cascade.settings import CascadeSettings
 
-__all__ = ["MODES", "Cluster", "Fusion", "Mode", "Router", "fit_fusion", "fit_router", "joined", "make_up"]
+__all__ = [
+    "MODES",
+    "Cascade",
+    "CascadeRun",
+    "CascadeSettings",
+    "Cluster",
+    "Fusion",
+    "Mode",
+    "Router",
+    "draw_make_up",
+    "draw_maps",
+    "fit_fusion",
+    "fit_router",
+    "joined",
+    "learn_cascade",
+    "load_cascade",
+    "make_up",
+    "measure_cascade",
+    "storage",
+    "write_cascade",
+]

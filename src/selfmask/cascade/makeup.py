@@ -49,7 +49,7 @@ def make_up(assignment: Tensor, labels: Tensor, classes: Sequence[str], experts:
                 expert=expert,
                 images=len(mine),
                 labelled=len(known),
-                classes=tuple(classes[index] for index in order.tolist()),
+                classes=tuple(str(classes[index]) for index in order.tolist()),
                 covered=tuple(covered.tolist()),
             )
         )

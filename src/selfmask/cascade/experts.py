@@ -1,0 +1,116 @@
+"""One expert: the dispatcher's scores, trained on on the images of one cluster (PAPER section 8.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from torch import Tensor
+
+from selfmask.artifact import load
+from selfmask.data import ImageSet
+from selfmask.masking import MaskSet
+from selfmask.objectives.base import Objective
+from selfmask.training import Plan, fit
+from selfmask.training.checkpoint import read_checkpoint
+from selfmask.training.folder import MASK
+from selfmask.training.loop import CHECKPOINT
+
+# Objectives whose head means the same on every image: an expert's starts as the dispatcher's. Those that cluster
+# have found the dispatcher's targets on all images and look for new ones among their own.
+_SHARED_HEAD = ("supervised", "text")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What experts start from: the dispatcher's scores in its masks' order, its statistics, its head's state."""
+
+    scores: tuple[Tensor, ...]
+    statistics: Mapping[str, Tensor]
+    objective: Mapping[str, Any]
+    steps: int
+
+    @classmethod
+    def of(cls, folder: Path) -> Start:
+        """Of the finished dispatcher in `folder`. Raises `RunError` where its checkpoint is missing or damaged."""
+        state = read_checkpoint(folder / CHECKPOINT)
+        scores = state["optimizer"]["state"]
+        return cls(
+            tuple(scores[index]["score"] for index in sorted(scores) if "score" in scores[index]),
+            load(folder / MASK).statistics,
+            state["objective"],
+            int(state["step"]),
+        )
+
+    @torch.no_grad()
+    def put(self, masks: MaskSet) -> None:
+        """Make the masked model the dispatcher."""
+        # A schedule of the density is at its end, and stays there.
+        masks.steps = self.steps
+        masks.set_scores(dict(zip(masks.names, self.scores, strict=True)))
+        buffers = dict(masks.model.named_buffers())
+        for name, value in self.statistics.items():
+            buffers[name].copy_(value)
+
+
+def train_expert(
+    plan: Plan,
+    images: ImageSet,
+    start: Start,
+    folder: Path,
+    *,
+    title: str,
+    steps: int | None,
+    accelerator: Accelerator,
+    console: Console,
+) -> bool:
+    """Train an expert on `images` and write its mask into `folder`; False where a signal stopped it before its end.
+
+    Goes on from a checkpoint in `folder` if there is one. As many steps as the dispatcher had, unless `steps` says
+    otherwise, so a small cluster is seen more often. The backbone is the base again afterwards.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = replace(
+        plan.fit, batch=min(plan.fit.batch, len(images)), steps=plan.fit.steps if steps is None else steps
+    )
+    own = replace(plan, train=images, labelled=images.labelled(), fit=settings)
+    resume = (folder / CHECKPOINT).is_file()
+    objective = own.make_objective()
+    masks = own.make_masks()
+    try:
+        start.put(masks)
+        if not resume:
+            _prepare(objective, own, start, console)
+        fitted = fit(
+            own.backbone, masks, objective, images, settings, folder,
+            resume=resume, accelerator=accelerator, console=console, title=title, channels_last=own.channels_last,
+        )  # fmt: skip
+        if fitted.interrupted:
+            return False
+        if accelerator.is_main_process:
+            masks.save(
+                folder / MASK,
+                backbone=own.backbone.describe(),
+                preprocessing=own.backbone.preprocessing.describe(),
+                training=own.record(),
+            )
+            # The mask is what is wanted of it; scores and momenta of all experts would fill a disk.
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        accelerator.wait_for_everyone()
+        return True
+    finally:
+        masks.remove()
+        own.backbone.module.eval()
+
+
+def _prepare(objective: Objective, plan: Plan, start: Start, console: Console) -> None:
+    if plan.objective in _SHARED_HEAD:
+        objective.load_state_dict(start.objective)
+        return
+    for line in objective.prepare(plan.backbone, plan.train):
+        console.print(line, highlight=False, soft_wrap=True)

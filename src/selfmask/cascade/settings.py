@@ -1,0 +1,56 @@
+"""What a user can say about a cascade: everything about an adaptation, and the few things that only cascades have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from selfmask.cascade.fusion import MODES, Mode
+from selfmask.cascade.router import Kind
+from selfmask.errors import SettingsError
+from selfmask.training import AdaptSettings
+from selfmask.training.adapt_settings import ObjectiveName
+
+
+@dataclass(frozen=True)
+class CascadeSettings(AdaptSettings):
+    """Learn a dispatcher, a router and experts on your images, in one file."""
+
+    objective: ObjectiveName = "selflabel"
+    """How to learn the dispatcher and the experts. Cascades are meant for images without labels; labels, where
+    there are some, then serve to measure."""
+    experts: int = 5
+    """How many experts. Clusters too small for one are merged, so there may be fewer."""
+    router: Kind = "gmm"
+    """How images are told apart: gmm (a mixture of Gaussians) or kmeans."""
+    expert_steps: int | None = None
+    """Optimizer steps for each expert. Default: as many as for the dispatcher."""
+    width: int | None = None
+    """Width of the embedding. Default: the backbone's. Its projection is the largest part of the file by far
+    (a float32 for each of its (1 + experts) × backbone width × width entries), so a narrow one saves most."""
+    keep: Literal["both", "conditional", "unconditional"] = "both"
+    """Which embeddings the file can make. Both are measured either way."""
+    pictures: bool = True
+    """Draw the clusters' make-up and maps of the embeddings."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.experts < 1:
+            raise SettingsError(f"--experts must be at least 1, got {self.experts}")
+        for name in ("expert_steps", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if self.finetune:
+            raise SettingsError("--finetune is a row of `selfmask adapt`; a cascade has none")
+
+    def folder(self) -> Path:
+        """Where the cascade is written."""
+        if self.out is not None:
+            return self.out
+        return super().folder().with_name(super().folder().name + "-cascade")
+
+    def modes(self) -> tuple[Mode, ...]:
+        """The fusions that the file keeps."""
+        return MODES if self.keep == "both" else (self.keep,)
