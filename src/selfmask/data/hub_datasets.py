@@ -55,7 +55,7 @@ def _columns(features: Any, datasets: Any, spec: str) -> tuple[str, str | None]:
         raise DataError(f"hf:{spec} has no column of images: its columns are {', '.join(features)}")
     labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     named = [name for name in ("label", "class", "fine_label") if name in features]
-    return images[0], next(iter([*(set(named) & set(labels)), *labels, *named]), None)
+    return images[0], next(iter([*(name for name in named if name in labels), *labels, *named]), None)
 
 
 def _class(value: Any, names: list[str] | None) -> str | None:
