@@ -2,9 +2,10 @@
 
     python benchmarks/bench_multicrop.py [--images FOLDER] [--count 24] [--rounds 5]
 
-Both make SwAV's views (2 of 224 px, 6 of 96 px, all colour changes) from the same decoded 500 × 375 px photographs, on one
-thread, taking turns in one process. Without a folder the photographs are made up: noise at all scales, as photographs have
-it (what is in the picture does not matter to the speed). Decoding JPEG costs both the same and is printed beside them.
+Both make SwAV's views (2 of 224 px, 6 of 96 px, all colour changes) from the same decoded 500 × 375 px photographs,
+on one thread, taking turns in one process. Without a folder the photographs are made up: noise at all scales, as
+photographs have it (what is in the picture does not matter to the speed). Decoding JPEG costs both the same and is
+printed beside them.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Blur:
         return picture.filter(ImageFilter.GaussianBlur(np.random.uniform(0.1, 2.0)))  # noqa: NPY002
 
 
-def pillow_pipeline() -> Callable[[Image.Image], list[Tensor]]:
+def pillow_pipeline() -> Callable[[Image.Image], list[object]]:
     """SwAV's transforms, but for the normalisation, which this package does on the batch."""
 
     def views(size: int, scale: tuple[float, float]) -> transforms.Compose:
@@ -112,7 +113,8 @@ def main() -> None:
         work()
         return time.process_time() - start
 
-    by_pillow(), by_tensors(99)
+    by_pillow()
+    by_tensors(99)
     pillow, tensors, decoding = [], [], []
     for turn in range(asked.rounds):
         pillow.append(len(photos) / seconds(by_pillow))

@@ -43,7 +43,9 @@ def lightly_loss(net: Net, objective: Swav, batch: Batch, queued: list[Tensor] |
     nn.init.zeros_(prototypes.bias)
     scores = [prototypes(objective.projector.embed(net(view))) for view in batch.views]
     rows = None if queued is None else [prototypes(z).detach() for z in queued]
-    return SwaVLoss(temperature=0.1, sinkhorn_iterations=3, sinkhorn_epsilon=0.05)(scores[:2], scores[2:], rows)
+    return SwaVLoss(temperature=0.1, sinkhorn_iterations=3, sinkhorn_epsilon=0.05)(
+        scores[:2], scores[2:], rows
+    )
 
 
 @pytest.mark.parametrize("count", [(2, 0), (2, 3), (3, 2)])
@@ -79,7 +81,8 @@ def test_no_view_predicts_its_own_code() -> None:
     code = torch.softmax(torch.randn(4, 3), dim=1)
     swapped_prediction(scores, [code], 0.1).backward()
     assert scores[0].grad is None or not scores[0].grad.any()
-    assert scores[1].grad is not None and scores[1].grad.any()
+    assert scores[1].grad is not None
+    assert scores[1].grad.any()
 
 
 def test_prototypes_stay_on_the_sphere_and_are_frozen_at_first() -> None:
@@ -138,7 +141,13 @@ def test_the_paper_preset_is_the_papers() -> None:
     sizes = [(view.size, view.scale) for view in objective.views]
     assert sizes == [(224, (0.14, 1.0))] * 2 + [(96, (0.05, 0.14))] * 6
     view = objective.views[0]
-    assert (view.jitter, view.brightness, view.contrast, view.saturation, view.hue) == (0.8, 0.8, 0.8, 0.8, 0.2)
+    assert (view.jitter, view.brightness, view.contrast, view.saturation, view.hue) == (
+        0.8,
+        0.8,
+        0.8,
+        0.8,
+        0.2,
+    )
     assert (view.grey, view.blur, view.flip) == (0.2, 0.5, 0.5)
     assert objective.projector.prototypes.weight.shape == (500, 128)
     assert objective.projector.prototypes.bias is None

@@ -13,7 +13,9 @@ def kmeans(x: Tensor, clusters: int, *, seed: int, iterations: int = 30) -> tupl
     """k-means++ and Lloyd's algorithm on x (N, D): centres float32 (clusters, D) and assignments int64 (N,)."""
     if not 1 <= clusters <= len(x):
         raise DataError(f"{len(x)} images cannot make {clusters} clusters: take at most {len(x)}")
-    found = KMeans(clusters, n_init=1, max_iter=iterations, random_state=seed).fit(x.float().cpu().numpy())
+    # One start: the stubs know n_init as a string only.
+    solver = KMeans(clusters, n_init=1, max_iter=iterations, random_state=seed)  # pyright: ignore[reportArgumentType]
+    found = solver.fit(x.float().cpu().numpy())
     return torch.from_numpy(found.cluster_centers_).float(), torch.from_numpy(found.labels_).long()
 
 

@@ -24,7 +24,9 @@ def prototypes_for(images: int) -> Choice[int]:
         return Choice(max(2, images // 4), f"a quarter of {images} images")
     if images < 3000:
         return Choice(30, f"the fewest that tell classes apart ({images} images)")
-    return Choice(min(images // 100, 3000), f"one to a hundred of {images} images; the paper's 500 suit 50 000")
+    return Choice(
+        min(images // 100, 3000), f"one to a hundred of {images} images; the paper's 500 suit 50 000"
+    )
 
 
 def queue_for(images: int, prototypes: int, batch: int) -> Choice[int]:

@@ -19,12 +19,21 @@ class PrototypeHead(nn.Module):
     """
 
     def __init__(
-        self, width: int, prototypes: int, *, dim: int = 128, projection: Projection = "linear", hidden: int = 2048
+        self,
+        width: int,
+        prototypes: int,
+        *,
+        dim: int = 128,
+        projection: Projection = "linear",
+        hidden: int = 2048,
     ) -> None:
         super().__init__()
         if projection == "mlp":
             self.projection = nn.Sequential(
-                nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
+                nn.Linear(width, hidden),
+                nn.BatchNorm1d(hidden),
+                nn.ReLU(inplace=True),
+                nn.Linear(hidden, dim),
             )
         elif projection == "linear":
             self.projection = nn.Linear(width, dim)

@@ -6,10 +6,10 @@ Balance among hundreds of prototypes cannot be judged from 64 images; with the q
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from selfmask.errors import SettingsError
+from selfmask.objectives.processes import gathered, place
 
 
 class EmbeddingQueue(nn.Module):
@@ -38,13 +38,13 @@ class EmbeddingQueue(nn.Module):
 
     def part(self, view: int) -> Tensor:
         """This process's share of the embeddings of large crop `view`, (length / processes, dim)."""
-        rank, world = _place()
+        rank, world = place()
         return self.embeddings[view, rank::world]
 
     @torch.no_grad()
     def push(self, embeddings: Tensor) -> None:
         """Put a batch (views, B, dim) in front; the oldest drop out. All processes' batches, in order of rank."""
-        whole = _gathered(embeddings.detach().to(self.embeddings.dtype))
+        whole = gathered(embeddings.detach().to(self.embeddings.dtype), dim=1)
         length, batch = self.embeddings.shape[1], whole.shape[1]
         if length % batch:
             raise SettingsError(
@@ -53,18 +53,3 @@ class EmbeddingQueue(nn.Module):
             )
         self.embeddings = torch.cat([whole, self.embeddings[:, :-batch]], dim=1)
         self.held += batch
-
-
-def _place() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def _gathered(mine: Tensor) -> Tensor:
-    _, world = _place()
-    if world == 1:
-        return mine
-    parts = [torch.empty_like(mine) for _ in range(world)]
-    dist.all_gather(parts, mine.contiguous())
-    return torch.cat(parts, dim=1)

@@ -14,7 +14,6 @@ from torch import Tensor
 from selfmask.errors import SettingsError
 
 
-@torch.no_grad()
 def sinkhorn(
     logits: Tensor, *, epsilon: float = 0.05, iterations: int = 3, across_processes: bool = True
 ) -> Tensor:
@@ -26,6 +25,13 @@ def sinkhorn(
 
     epsilon: smoothness, > 0; the smaller, the harder the codes. iterations: at least 1.
     """
+    offsets = balance(logits, epsilon=epsilon, iterations=iterations, across_processes=across_processes)
+    return balanced(logits, offsets, epsilon=epsilon)
+
+
+@torch.no_grad()
+def balance(logits: Tensor, *, epsilon: float, iterations: int, across_processes: bool = True) -> Tensor:
+    """The prototypes' offsets float32 (K,) that `sinkhorn` arrives at: with them, `balanced` gives its codes."""
     if logits.ndim != 2 or 0 in logits.shape:
         raise SettingsError(f"Sinkhorn needs logits (samples, prototypes), not {tuple(logits.shape)}")
     if not epsilon > 0 or iterations < 1:
@@ -33,15 +39,21 @@ def sinkhorn(
             f"Sinkhorn needs epsilon > 0 and at least 1 iteration, got {epsilon} and {iterations}"
         )
     together = across_processes and dist.is_available() and dist.is_initialized()
-    with torch.autocast(logits.device.type, enabled=False):
-        # log Q = L + u + v: u holds the rows' scalings, v the columns'. Constants cancel in the last line.
-        scaled = logits.float() / epsilon
-        u = torch.zeros_like(scaled[:, :1])
-        v = torch.zeros_like(scaled[:1])
-        for _ in range(iterations):
-            v = -_logsumexp_of_samples(scaled + u, together)
+    # log Q = L + u + v: u holds the rows' scalings, v the columns'. What they have in common cancels.
+    scaled = logits.float() / epsilon
+    u = torch.zeros_like(scaled[:, :1])
+    v = torch.zeros_like(scaled[:1])
+    for iteration in range(iterations):
+        if iteration:
             u = -torch.logsumexp(scaled + v, dim=1, keepdim=True)
-        return torch.softmax(scaled + v, dim=1)
+        v = -_logsumexp_of_samples(scaled + u, together)
+    return v[0]
+
+
+@torch.no_grad()
+def balanced(logits: Tensor, offsets: Tensor, *, epsilon: float) -> Tensor:
+    """Codes float32 (B, K), each row summing to 1: the last normalisation of `sinkhorn`, with known offsets."""
+    return torch.softmax(logits.float() / epsilon + offsets, dim=1)
 
 
 def _logsumexp_of_samples(values: Tensor, together: bool) -> Tensor:

@@ -124,7 +124,9 @@ class Swav(Objective):
         self.settings = s = SwavSettings() if settings is None else settings
         self.lines: list[str] = []
         self.views = self._crops(size, short_side or size, flips, multiple)
-        self.large = sum(view.size == self.views[0].size for view in self.views) if s.count is None else s.count[0]
+        self.large = (
+            sum(view.size == self.views[0].size for view in self.views) if s.count is None else s.count[0]
+        )
         wanted = prototypes_for(images)
         count = s.prototypes or wanted.value
         self.lines.append(f"prototypes: {count} ({'asked for' if s.prototypes else wanted.why})")
@@ -136,7 +138,9 @@ class Swav(Objective):
                 f"take {max(1, round(length / batch)) * batch} or 0"
             )
         self.lines.append(f"queue: {length or 'none'} ({queued.why if s.queue is None else 'asked for'})")
-        self.lines.append(f"head: {s.projection} to {width if s.projection == 'none' else s.dim}, start {s.start}")
+        self.lines.append(
+            f"head: {s.projection} to {width if s.projection == 'none' else s.dim}, start {s.start}"
+        )
         self.head_rate, self.head_decay = s.head_rate, s.head_decay
         self.projector = PrototypeHead(width, count, dim=s.dim, projection=s.projection)
         self.queue = EmbeddingQueue(length, self.large, self.projector.dim) if length else None
@@ -153,7 +157,9 @@ class Swav(Objective):
             raise SettingsError("small crops were asked for: say their size in pixels (small=…)")
         split, least = (s.split or crops.split), (s.least or crops.least)
         own = s.large is None and s.count is None and s.split is None and s.least is None and s.small is None
-        self.lines.append(f"crops: {fitted.why if own else f'{count[0]} of {crops.large} px, {count[1]} of {small} px'}")
+        self.lines.append(
+            f"crops: {fitted.why if own else f'{count[0]} of {crops.large} px, {count[1]} of {small} px'}"
+        )
         return multi_crop(
             crops.large, small or crops.large, count=count, split=split, least=min(least, split), flips=flips
         )
@@ -203,7 +209,11 @@ class Swav(Objective):
         spread = spread_of(large[0])
         if self.settings.watch:
             self.watch.observe(step, steps, float(loss.detach()), spread)
-        return {"chance": math.log(len(self.usage)), "usage": math.exp(entropy) / len(self.usage), "spread": spread}
+        return {
+            "chance": math.log(len(self.usage)),
+            "usage": math.exp(entropy) / len(self.usage),
+            "spread": spread,
+        }
 
     def before_step(self, step: int, steps: int) -> None:
         if step < self.settings.frozen * steps:

@@ -1,7 +1,7 @@
 """Is the run learning anything? Looked at after every step, and said in words when it is not.
 
-Without labels a loss says little by itself: a SwAV that has collapsed, or one whose head never caught on, sits quietly at
-ln K. So the loss is held against what chance would give, and the embeddings against each other.
+Without labels a loss says little by itself: a SwAV that has collapsed, or one whose head never caught on, sits
+quietly at ln K. So the loss is held against what chance would give, and the embeddings against each other.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ class RunWatch(nn.Module):
         recent, first = float(self.recent), float(self.first)
         if self.chance is not None and recent > 0.99 * self.chance:
             raise RunError(
-                f"the loss is still at chance after {step} of {steps} steps ({recent:.3f}; ln K = {self.chance:.3f}): "
-                "the prototypes tell no two images apart. Start from k-means (start='kmeans'), take fewer prototypes, a "
-                "larger head rate or more steps; on a few thousand images --objective distil needs none of it"
+                f"the loss is still at chance after {step} of {steps} steps ({recent:.3f}; "
+                f"ln K = {self.chance:.3f}): the prototypes tell no two images apart. Start from k-means "
+                "(start='kmeans'), take fewer prototypes, a larger head rate or more steps; on a few thousand "
+                "images --objective distil needs none of it"
             )
         if recent > first + 0.15 * abs(first):
             raise RunError(

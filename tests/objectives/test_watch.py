@@ -1,0 +1,63 @@
+"""Runs that go wrong are ended in words; runs that go well, and resumed ones, are left alone."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from selfmask.errors import RunError
+from selfmask.objectives.watch import RunWatch
+
+CHANCE = math.log(50)
+
+
+def run(watch: RunWatch, losses: list[float], spread: float = 0.8, start: int = 0) -> None:
+    for step, loss in enumerate(losses, start):
+        watch.observe(step, 200, loss, spread)
+
+
+def test_a_falling_loss_is_left_alone() -> None:
+    run(RunWatch(CHANCE), [CHANCE * (1 - step / 300) for step in range(200)])
+
+
+def test_a_loss_that_stays_at_chance_ends_the_run() -> None:
+    watch = RunWatch(CHANCE)
+    run(watch, [CHANCE] * 80)  # patience: 40 % of the run
+    with pytest.raises(RunError, match=r"still at chance after 80 of 200 steps.*fewer prototypes"):
+        run(watch, [CHANCE], start=80)
+
+
+def test_a_loss_without_a_chance_level_may_stay() -> None:
+    run(RunWatch(), [0.4] * 200)
+
+
+def test_harm_ends_the_run() -> None:
+    with pytest.raises(RunError, match=r"rose from 0\.400 to .*smaller score rate"):
+        run(RunWatch(), [0.4] * 60 + [0.7] * 100)
+
+
+def test_a_dip_that_heals_in_time_is_forgiven() -> None:
+    run(RunWatch(), [0.4] * 20 + [0.8] * 20 + [0.3] * 160)
+
+
+def test_collapse_ends_the_run_at_once() -> None:
+    watch = RunWatch(CHANCE)
+    run(watch, [3.0] * 50)
+    with pytest.raises(RunError, match=r"collapsed at step .*every image gets the same"):
+        run(watch, [3.0] * 150, spread=1e-6, start=50)
+    assert int(watch.seen) < 200
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_the_run(loss: float) -> None:
+    with pytest.raises(RunError, match=r"at step 0: the scores moved too fast"):
+        RunWatch().observe(0, 200, loss, 0.5)
+
+
+def test_a_resumed_run_remembers() -> None:
+    one, other = RunWatch(), RunWatch()
+    run(one, [0.4] * 60)
+    other.load_state_dict(one.state_dict())
+    with pytest.raises(RunError, match=r"rose from 0\.400"):
+        run(other, [0.7] * 100, start=60)
