@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from selfmask.artifact import (
     baked_state,
     combine,
     compare,
+    export,
     load,
     save_baked,
     save_derived,
@@ -124,3 +126,25 @@ def test_baked_weights_are_those_of_the_applied_model(
     logits = baked_module(three[0], model, head=True)(images)
     assert torch.allclose(logits, features.sum(1, keepdim=True).expand(2, 2), atol=1e-5)
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_exported_programs_compute_the_same(
+    tmp_path: Path, model: nn.Module, three: list[Mask], suffix: str
+) -> None:
+    images = torch.randn(5, 3, 8, 8)
+    module = baked_module(three[0], model, head=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters warn about their own insides
+        path = export(module, tmp_path / f"program{suffix}", 8)
+        if suffix == ".pt2":
+            found = torch.export.load(path).module()(images)
+        else:
+            runtime = pytest.importorskip("onnxruntime")
+            session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    assert torch.allclose(found, module(images), atol=1e-4)
+    assert [p.name for p in tmp_path.glob("*program*")] == [path.name]
+    with pytest.raises(SettingsError, match=r"\.onnx.*\.pt2"):
+        export(module, tmp_path / "program.pb", 8)

@@ -1,0 +1,150 @@
+"""`selfmask compact`: a smaller mask file that is as good, within a tolerance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from torch import Tensor
+
+from selfmask.artifact import Mask, load, save_derived
+from selfmask.artifact.compaction import Compaction, by_magnitude, compact, sensitivity
+from selfmask.cli.output import print_json
+from selfmask.cli.rebuilding import backbone_of
+from selfmask.cli.scoring import Judge, judge
+from selfmask.data import ImageSet, open_data
+from selfmask.errors import SettingsError
+from selfmask.evaluation import paired_interval
+
+
+@dataclass(frozen=True)
+class CompactSettings:
+    """Turn those off-weights back on that do nothing, and write the smallest mask within a tolerance."""
+
+    mask: Path
+    """The mask file."""
+    data: str
+    """Images to judge by: what `selfmask adapt` takes. Their training part is used, with labels where there are any."""
+    out: Path
+    """The new mask file."""
+    max_drop: float = 0.3
+    """How many points the score may fall: k-NN top-1 in per cent, or without labels 100 × the cosine to the features
+    before."""
+    by: Literal["sensitivity", "magnitude"] = "sensitivity"
+    """How the weights that do nothing are found: by what the features say on some images, or by |θ| alone."""
+    images: int = 2000
+    """At most so many images are judged by; a third of them is held out to score on."""
+    steps: int = 6
+    """Halvings of the share that is turned back on: each scores once."""
+    refine: int = 4
+    """After that, so many of the costliest tensors are tried on their own."""
+    size: int | None = None
+    """Side of the images in pixels; without it, the one that the mask was learnt at."""
+    seed: int = 0
+    """Of the choice of images and of the signs that sensitivity draws."""
+    backbone: str | None = None
+    """The backbone, where the mask file does not say which it was learnt on."""
+    weights: Path | None = None
+    """The backbone's own file of weights, if it had one."""
+    json: bool = False
+    """Print one JSON document instead of text."""
+
+    def __post_init__(self) -> None:
+        if self.max_drop < 0:
+            raise SettingsError(f"max_drop is in points, 0 or more, got {self.max_drop}")
+        if self.images < 6:
+            raise SettingsError(f"images is 6 or more, got {self.images}")
+        if os.path.abspath(self.mask) == os.path.abspath(self.out):
+            raise SettingsError("out is the mask file itself: name another, so that the old one stays")
+
+
+def run(settings: CompactSettings) -> int:
+    """Build, judge, search, write; report on the test part, which the search has not seen."""
+    console = Console(stderr=True, quiet=settings.json)
+    mask = load(settings.mask)
+    backbone = backbone_of(mask, settings.backbone, settings.weights)
+    splits = open_data(settings.data, seed=settings.seed)
+    size = settings.size or _learnt_at(mask) or backbone.preprocessing.size
+    masks = mask.masks(backbone.module)
+    with judge(mask, backbone, splits.train, size, settings.images, settings.seed) as judged:
+        with console.status("judging weights"):
+            importance = _importance(settings, judged)
+        with console.status("searching"):
+            found = compact(
+                masks,
+                importance,
+                judged.score,
+                max_drop=settings.max_drop,
+                steps=settings.steps,
+                refine=settings.refine,
+            )
+        with console.status("testing"):
+            tested = _tested(judged, masks, found, splits.test)
+    record = {
+        "by": settings.by,
+        "max_drop": settings.max_drop,
+        "data": splits.train.name,
+        "before": found.before.describe(),
+        "after": found.chosen.describe(),
+        "test": tested,
+    }
+    path = save_derived(settings.out, mask, found.masks, note={"compaction": record}, base=backbone.module)
+    old, new = mask.bytes(), load(path).bytes()
+    if settings.json:
+        curve = [point.describe() for point in found.curve]
+        print_json({"out": str(path), "bytes": {"before": old, "after": new}, **record, "curve": curve})
+        return 0
+    unit = "k-NN" if judged.reference is not None else "cosine"
+    print(
+        f"{100 * found.chosen.share:.0f} % of what was off is on again; {unit} on held-out images "
+        f"{found.before.score:.1f} before, {found.chosen.score:.1f} after"
+    )
+    if tested is not None:
+        low, high = 100 * tested["interval"][0], 100 * tested["interval"][1]
+        print(
+            f"test: {100 * tested['before']:.1f} before, {100 * tested['after']:.1f} after ({low:+.1f} to {high:+.1f})"
+        )
+    print(
+        f"{path}: {new['file']:,} bytes (masks {new['masks']:,}); before {old['file']:,} (masks {old['masks']:,})"
+    )
+    return 0
+
+
+def _importance(settings: CompactSettings, judged: Judge) -> dict[str, Tensor]:
+    if settings.by == "magnitude":
+        return by_magnitude(judged.theta)
+    images = judged.reference or judged.held_out
+    return sensitivity(judged.backbone.module, judged.theta, _batches(judged, images), seed=settings.seed)
+
+
+def _batches(judged: Judge, images: ImageSet, batch: int = 64) -> Iterator[Tensor]:
+    recipe = judged.backbone.preprocessing
+    for start in range(0, len(images), batch):
+        part = images.subset(list(range(start, min(start + batch, len(images)))))
+        yield recipe.normalise(part.resized(judged.size, recipe.crop, recipe.interpolation))
+
+
+def _tested(
+    judged: Judge, before: dict[str, Tensor], found: Compaction, test: ImageSet | None
+) -> dict[str, Any] | None:
+    """Top-1 on the test part before and after, and the 95 % interval of the paired difference."""
+    if test is None or judged.reference is None or len(test.labelled()) == 0:
+        return None
+    test = test.labelled()
+    judged.wear(before)
+    old = judged.correct(test)
+    judged.wear(found.masks)
+    new = judged.correct(test)
+    _, low, high = paired_interval(new, old)
+    accuracy = {"before": float(old.float().mean()), "after": float(new.float().mean())}
+    return {**accuracy, "interval": [low, high], "images": len(test)}
+
+
+def _learnt_at(mask: Mask) -> int | None:
+    training = mask.metadata.get("training")
+    size = training.get("size") if isinstance(training, dict) else None
+    return size if isinstance(size, int) else None

@@ -1,0 +1,80 @@
+"""How good a masked network is on images of one's own: what `selfmask compact` holds its tolerance against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfmask.artifact import Mask
+from selfmask.backbones import Backbone
+from selfmask.data import ImageSet, stratified
+from selfmask.errors import DataError
+from selfmask.evaluation import features, knn
+from selfmask.masking import masked_weight
+
+Masks = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores masks on one backbone, in points (100 is best), higher is better.
+
+    With labels: k-NN top-1 of `held_out` among `reference`. Without: 100 × the mean cosine between the features now
+    and those of the mask as it was, over `held_out`.
+    """
+
+    backbone: Backbone
+    theta: Masks
+    reference: ImageSet | None
+    held_out: ImageSet
+    size: int
+    start: Tensor
+
+    def score(self, masks: Masks) -> float:
+        """The score of `masks`, whose weights the network wears from now on."""
+        self.wear(masks)
+        if self.reference is None:
+            return 100 * float(F.cosine_similarity(self.features(self.held_out), self.start).mean())
+        return 100 * float(self.correct(self.held_out).float().mean())
+
+    def correct(self, images: ImageSet) -> Tensor:
+        """For each of `images` whether k-NN among the reference images is right: bool (N,)."""
+        assert self.reference is not None
+        reference = self.features(self.reference)
+        return knn(reference, self.reference.labels, self.features(images)) == images.labels
+
+    def features(self, images: ImageSet) -> Tensor:
+        """Features of the network as it is now, float32 (N, width)."""
+        return features(self.backbone, images, size=self.size)
+
+    @torch.no_grad()
+    def wear(self, masks: Masks) -> None:
+        """Rewrite the weights from the base and `masks`."""
+        for name, mask in masks.items():
+            self.backbone.module.get_parameter(name).copy_(masked_weight(self.theta[name], mask))
+
+
+@contextmanager
+def judge(
+    mask: Mask, backbone: Backbone, images: ImageSet, size: int, limit: int, seed: int
+) -> Iterator[Judge]:
+    """A `Judge` of `mask` on `images`, of which a third is held out; afterwards the backbone is the base again."""
+    if len(images) < 6:
+        raise DataError(f"{images.name}: {len(images)} images are too few to judge by; 6 are the least")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:limit]
+    images = images.subset(sorted(order.tolist()))
+    labelled = images.labelled()
+    reference: ImageSet | None = None
+    held_out = images
+    if len(labelled) >= 6:
+        rest, out = stratified(labelled.labels, 1 / 3, seed)
+        reference, held_out = labelled.subset(rest.tolist()), labelled.subset(out.tolist())
+    theta = {name: backbone.module.get_parameter(name).detach().clone() for name in mask.names}
+    with mask.apply(backbone.module):
+        start = features(backbone, held_out, size=size)
+        yield Judge(backbone, theta, reference, held_out, size, start)

@@ -1,0 +1,153 @@
+"""The commands on mask files, through their `run`: what they print as JSON, and the files that they write."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from selfmask.artifact import load
+from selfmask.backbones import build
+from selfmask.cli import apply, combine, compact, compare, export, inspect
+from selfmask.errors import BackboneError, SettingsError, WrongBaseError
+from selfmask.masking import MaskSet
+
+SPEC = "package:efficientnet_lite0"
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two masks of the embedded backbone with 1 % off at random, the first with a head of two classes."""
+    folder = tmp_path_factory.mktemp("masks")
+    backbone = build(SPEC)
+    paths = []
+    for seed in range(2):
+        masks = MaskSet(backbone.module, norm_stats="frozen")
+        random = torch.Generator().manual_seed(seed)
+        masks.set_scores({n: torch.rand(s.shape, generator=random) - 0.01 for n, s in masks.scores.items()})
+        masks.save(
+            folder / f"{seed}.safetensors",
+            head={"weight": torch.randn(2, backbone.width), "bias": torch.zeros(2)},
+            backbone=backbone.describe(),
+            preprocessing=backbone.preprocessing.describe(),
+            training={"data": "digits", "size": SIZE},
+        )
+        masks.remove()
+        paths.append(folder / f"{seed}.safetensors")
+    return paths
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_inspect_says_what_is_in_the_file(files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect.run(inspect.InspectSettings(files[0], json=True)) == 0
+    found = printed(capsys)
+    assert set(found["bytes"]) == {"masks", "statistics", "head", "metadata", "file"}
+    assert (
+        found["bytes"]["file"]
+        == files[0].stat().st_size
+        == sum(v for k, v in found["bytes"].items() if k != "file")
+    )
+    assert found["density"] == pytest.approx(0.99, abs=0.001)
+    assert found["weights"] == sum(t["weights"] for t in found["tensors"].values())
+    assert found["on"] == sum(t["on"] for t in found["tensors"].values())
+    assert found["backbone"]["spec"] == SPEC
+    assert found["rule"]["name"] == "threshold"
+    assert found["training"] == {"data": "digits", "size": SIZE}
+    assert {"selection", "preprocessing", "selfmask"} <= set(found)
+    assert inspect.run(inspect.InspectSettings(files[0], tensors=True)) == 0
+    text = capsys.readouterr().out
+    assert "99.0" in text
+    assert SPEC in text
+
+
+def test_compare_and_combine(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.run(compare.CompareSettings(files[0], files[1], json=True)) == 0
+    overall = printed(capsys)["overall"]
+    assert overall["jaccard"] == pytest.approx(overall["expected_jaccard"], abs=0.01)
+    assert compare.run(compare.CompareSettings(files[0], files[0])) == 0
+    assert "1.000" in capsys.readouterr().out
+    out = tmp_path / "both"
+    assert combine.run(combine.CombineSettings((files[0], files[1]), out, "and", json=True)) == 0
+    assert (
+        printed(capsys)["on"] == overall["total"] - overall["off_a"] - overall["off_b"] + overall["off_both"]
+    )
+
+
+@pytest.mark.slow
+def test_apply_and_export_make_the_adapted_network(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = build(SPEC)
+    images = torch.randn(3, 3, SIZE, SIZE)
+    with load(files[0]).apply(backbone.module), torch.no_grad():
+        expected = backbone.module(images)
+    baked = tmp_path / "baked.safetensors"
+    assert apply.run(apply.ApplySettings(files[0], baked, json=True)) == 0
+    assert printed(capsys)["bytes"] == baked.stat().st_size
+    backbone.module.load_state_dict(load_file(baked), strict=True)
+    with torch.no_grad():
+        assert torch.equal(backbone.module(images), expected)
+
+    program = tmp_path / "model.pt2"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own insides
+        assert export.run(export.ExportSettings(files[0], program, size=SIZE, json=True)) == 0
+    assert printed(capsys)["input"]["shape"] == ["batch", 3, SIZE, SIZE]
+    assert torch.allclose(torch.export.load(program).module()(images), expected, atol=1e-4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["baked.safetensors", "model.pt2"]
+
+
+def test_a_mask_without_a_named_backbone_asks_for_it(files: list[Path], tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    masks = MaskSet(model, select="0.weight")
+    path = masks.save(tmp_path / "own")
+    masks.remove()
+    with pytest.raises(BackboneError, match="name it with --backbone"):
+        apply.run(apply.ApplySettings(path, tmp_path / "x"))
+    with pytest.raises(WrongBaseError, match="not the base"):
+        apply.run(apply.ApplySettings(path, tmp_path / "x", backbone=SPEC))
+    assert not (tmp_path / "x").exists()
+
+
+def test_compact_settings_are_checked(files: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="max_drop"):
+        compact.CompactSettings(files[0], "digits", tmp_path / "x", max_drop=-1)
+    with pytest.raises(SettingsError, match="out is the mask file itself"):
+        compact.CompactSettings(files[0], "digits", files[0])
+    with pytest.raises(SettingsError, match="images"):
+        compact.CompactSettings(files[0], "digits", tmp_path / "x", images=2)
+
+
+@pytest.mark.slow
+def test_compact_makes_a_smaller_file_within_the_tolerance(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small"
+    settings = compact.CompactSettings(
+        files[0],
+        "digits",
+        out,
+        max_drop=5,
+        images=60,
+        steps=1,
+        refine=1,
+        json=True,  # type: ignore[arg-type]
+    )
+    assert compact.run(settings) == 0
+    found = printed(capsys)
+    assert found["after"]["score"] >= found["before"]["score"] - 5
+    assert found["bytes"]["after"]["file"] == out.stat().st_size <= files[0].stat().st_size
+    small, before = load(out), load(files[0])
+    assert all(bool((small.masks()[n] | ~m).all()) for n, m in before.masks().items())
+    assert small.metadata["compaction"]["by"] == "sensitivity"
+    assert found["test"]["images"] > 0
+    assert len(found["curve"]) in (2, 3)
