@@ -64,12 +64,12 @@ def second_table(model: GapModel, total: int) -> list[int]:
         tail = 0
         for weight, rate in zip(model.weights, model.rates, strict=True):
             u = (1 << 31) - (eighths[rate % 8] >> rate // 8)
-            power, exponent = 1 << 31, start
-            while exponent:
-                if exponent & 1:
-                    power = power * u >> 31
-                u = u * u >> 31
-                exponent >>= 1
+            exponent = start
+            while exponent >= 16:
+                u, exponent = u * u >> 31, exponent // 2
+            power = 1 << 31
+            for _ in range(exponent):
+                power = power * u >> 31
             tail += weight * power
         tails.append(min(tail // 256, tails[-1] if tails else 1 << 31))
     scaled = [t >> 3 for t in tails] + [0]
@@ -117,9 +117,10 @@ def test_a_second_decoder_in_integers_reads_the_same_positions(
     bits = np.unpackbits(plain, bitorder="little").tolist()
     rest = [0] * len(symbols)
     for width in range(1, 30):
-        for k, symbol in enumerate(symbols):
-            if spans[symbol][1] == width:
-                rest[k] = sum(bits.pop(0) << place for place in range(width))
+        for place in range(width):
+            for k, symbol in enumerate(symbols):
+                if spans[symbol][1] == width:
+                    rest[k] |= bits.pop(0) << place
     gaps = [spans[symbol][0] + low for symbol, low in zip(symbols, rest, strict=True)]
     assert (np.cumsum(np.array(gaps) + 1) - 1).tolist() == events.tolist()
     assert decoder.state == 0

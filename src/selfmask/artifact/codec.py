@@ -39,9 +39,20 @@ class GapModel:
         The share of gaps >= g is Σ weight · u^g in fixed point, u = 1 − 2^(-j/8), every product rounded down; a
         symbol's weight is the difference over its bucket, and the last symbol gets all that is left.
         """
-        edges = lowest(np.arange(symbol(np.array([total - 1]))[0] + 1))
-        tail = sum(w * _power(_ONE - _event(j), edges) for w, j in zip(self.weights, self.rates, strict=True))
-        tail = np.minimum.accumulate(np.asarray(tail, np.int64) // WEIGHT_ONE) >> 3
+        last = int(symbol(np.array([total - 1]))[0])
+        octaves = max(0, (last - 8) // 8) + 1
+        # Row k holds u^(2^k); powers[i, k] is its i-th power, so a gap (8 + i) · 2^k is found at [8 + i, k].
+        base = np.empty((octaves, len(self.rates)), np.int64)
+        base[0] = [_ONE - _event(j) for j in self.rates]
+        for k in range(1, octaves):
+            base[k] = (base[k - 1] * base[k - 1]) >> 31
+        powers = np.empty((16, octaves, len(self.rates)), np.int64)
+        powers[0] = _ONE
+        for i in range(1, 16):
+            powers[i] = (powers[i - 1] * base) >> 31
+        tails = powers @ np.array(self.weights, np.int64) // WEIGHT_ONE
+        tail = np.concatenate([tails[:, 0], tails[8:, 1:].T.reshape(-1)])[: last + 1]
+        tail = np.minimum.accumulate(tail) >> 3
         return tail - np.append(tail[1:], 0)
 
 
@@ -72,7 +83,9 @@ def encode_positions(writer: Writer, positions: np.ndarray, total: int, model: G
         writer.symbols(symbols.astype(np.int32), table)
         rest, widths = part - lowest(symbols), width(symbols)
         for bits in range(1, int(widths.max()) + 1):
-            writer.bits((rest[widths == bits, None] >> np.arange(bits)) & 1)
+            mine = rest[widths == bits]
+            for place in range(bits):
+                writer.bits((mine >> place) & 1)
 
 
 def decode_positions(reader: Reader, total: int, events: int, model: GapModel) -> np.ndarray:
@@ -82,7 +95,7 @@ def decode_positions(reader: Reader, total: int, events: int, model: GapModel) -
     if not 0 < events <= total:
         raise MaskFileError(f"{events} events among {total} weights cannot be: the file is damaged")
     table = model.table(total)
-    starts, widths = lowest(np.arange(len(table))), width(np.arange(len(table))).astype(np.uint8)
+    starts, widths = _STARTS, _WIDTHS
     positions = np.empty(events, np.int64)
     reached = -1
     for begin in range(0, events, _CHUNK):
@@ -93,7 +106,7 @@ def decode_positions(reader: Reader, total: int, events: int, model: GapModel) -
         for bits in range(1, int(wide.max()) + 1):
             at = np.flatnonzero(wide == bits)
             if len(at):
-                gaps[at] += _numbers(reader.bits(len(at) * bits).reshape(-1, bits))
+                gaps[at] += _numbers(reader, len(at), bits)
         gaps += 1
         np.cumsum(gaps, out=gaps)
         positions[begin : begin + amount] = gaps + reached
@@ -103,24 +116,17 @@ def decode_positions(reader: Reader, total: int, events: int, model: GapModel) -
     return positions
 
 
-def _numbers(bits: np.ndarray) -> np.ndarray:
-    """Rows of bits, lowest first, as int64 numbers."""
-    columns = -(-bits.shape[1] // 8)
-    packed = np.zeros((len(bits), 8), np.uint8)
-    packed[:, :columns] = np.packbits(bits, axis=1, bitorder="little")
-    return packed.view("<i8").reshape(-1)
+def _numbers(reader: Reader, amount: int, bits: int) -> np.ndarray:
+    """`amount` numbers of `bits` bits, int64: the lowest bits of all of them, then the next ones, and so on."""
+    numbers = np.zeros(amount, np.int32 if bits < 31 else np.int64)
+    for place in range(bits):
+        numbers |= reader.bits(amount).astype(numbers.dtype) << place
+    return numbers.astype(np.int64)
 
 
 def _event(rate: int) -> int:
     return _EIGHTHS[rate % 8] >> rate // 8
 
 
-def _power(base: int, exponents: np.ndarray) -> np.ndarray:
-    """base^exponent in 31-bit fixed point by squaring from the lowest bit; every product is rounded down."""
-    result = np.full(exponents.shape, _ONE, np.int64)
-    left = exponents.copy()
-    while left.any():
-        result = np.where(left & 1, (result * base) >> 31, result)
-        base = (base * base) >> 31
-        left >>= 1
-    return result
+_STARTS = lowest(np.arange(400))  # gaps up to 2^51, more than any tensor has weights
+_WIDTHS = width(np.arange(400)).astype(np.uint8)
