@@ -6,19 +6,26 @@ import html
 import json
 import re
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
 
-from selfmask.analysis import Material, build_report, read_run, same_class_share, strips
+from selfmask.analysis import Material, build_report, gather, read_run, same_class_share, strips, study
 from selfmask.analysis.before_after import strip_table
 from selfmask.analysis.report.headline import display_name, judged
 from selfmask.analysis.report.waffle import squares, waffle
 from selfmask.analysis.wording import count, duration, listed, percent, points, size
-from selfmask.artifact import save_mask
+from selfmask.artifact import load, save_mask
+from selfmask.cascade import fit_router, write_cascade
 from selfmask.errors import RunError
-from selfmask.evaluation import Estimate
+from selfmask.evaluation import Estimate, Outcome, Rows
+
+
+def bits(count: int, right: int) -> torch.Tensor:
+    return torch.arange(count) < right
+
 
 VOID = {"meta", "link", "img", "col", "br"}
 SVG_VOID = {"path", "use", "rect", "image"}
@@ -188,6 +195,50 @@ def test_an_unfinished_cascade(tiny_run, tmp_path: Path) -> None:
     checked(report.html)
     assert report.headline.status == "A learnt cascade of masks, dispatcher learnt"
     assert "the dispatcher and 0 experts are learnt" in report.notes[0]
+
+
+def test_a_cascade(tiny_run, tmp_path: Path) -> None:
+    theta = {name: p.detach() for name, p in tiny_run.backbone.module.named_parameters() if p.ndim == 4}
+    rest = {name: p.detach() for name, p in tiny_run.backbone.module.named_parameters() if p.ndim != 4}
+    experts = []
+    for number in (1, 2):
+        masks = {name: torch.rand(t.shape) < 0.9 for name, t in theta.items()}
+        experts.append(
+            load(save_mask(tmp_path / f"{number}.safetensors", theta=theta, masks=masks, rest=rest))
+        )
+    features = torch.cat([torch.randn(40, 8) + 9, torch.randn(40, 8) - 9])
+    router, _, _ = fit_router(features, 2)
+    folder = tmp_path / "cascade"
+    folder.mkdir()
+    tiny_run.path.rename(folder / "dispatcher")
+    dispatcher = (folder / "dispatcher" / "mask.safetensors").read_bytes()
+    write_cascade(
+        folder / "cascade.safetensors", dispatcher=dispatcher, experts=experts, router=router, fusions={}
+    )
+    rows = Rows.of([Outcome("pretrained", knn=bits(90, 40)), Outcome("unconditional", knn=bits(90, 70))])
+    clusters = [
+        {"expert": e, "images": 40, "classes": ["a", "b"], "covered": [0.5 + e / 4, 1.0]} for e in (0, 1)
+    ]
+    result = {"data": "tiny", "objective": "selflabel", "rows": rows.to_json(), "clusters": clusters}
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    (folder / "settings.json").write_text(json.dumps({"data": "nowhere", "experts": 2}), encoding="utf-8")
+    run = read_run(folder)
+    report = build_report(run, gather(run, base=tiny_run.backbone))
+    checked(report.html)
+    assert report.headline.status == "A learnt cascade of masks, finished"
+    assert report.headline.verdict == "It helped."
+    named = {chart.name: chart for chart in report.charts}
+    assert [(r["expert"], r["share"]) for r in named["clusters"].data.records()] == [
+        (1, 0.5), (1, 1.0), (2, 0.75), (2, 1.0),
+    ]  # fmt: skip
+    pairs = {frozenset((str(r["a"]), str(r["b"]))) for r in named["similarity"].data.records()}
+    assert pairs == {frozenset(p) for p in combinations(("dispatcher", "expert 1", "expert 2"), 2)}
+    assert {r["part"] for r in named["size"].data.records()} >= {"dispatcher", "experts", "router"}
+    assert [note for note in report.notes if "images could not be shown" in note]
+    # The file by itself, and its members beside one another.
+    assert read_run(folder / "cascade.safetensors").cascade is not None
+    labels = [s.label for s in study([folder]).subjects]
+    assert labels == ["cascade, dispatcher", "cascade, expert 1", "cascade, expert 2"]
 
 
 def test_statistics_that_do_as_well_are_a_warning(tiny_run) -> None:

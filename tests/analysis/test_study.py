@@ -115,7 +115,7 @@ def test_magnitudes_need_the_base(tmp_path: Path) -> None:
         part.weight = nn.Parameter(t)
         module.add_module(name.removesuffix(".weight"), part)
     with_base = next(c for c in study([path], base_of=lambda mask: module).charts if c.name == "magnitudes-a")
-    assert sum(row["off"] for row in with_base.data.records()) == 3
+    assert sum(int(row["off"] or 0) for row in with_base.data.records()) == 3
 
     def refuse(mask) -> nn.Module:
         raise BackboneError("no network here")

@@ -95,10 +95,11 @@ def study(paths: Iterable[Path], base: nn.Module | None = None, base_of: BaseOf 
         by_backbone.setdefault((subject.backbone, subject.packed.names), []).append(subject)
     for number, group in enumerate(by_backbone.values()):
         suffix = f"-{number + 1}" if len(by_backbone) > 1 else ""
-        charts.append(depth_chart(_by_objective(group), f"densities-by-depth{suffix}"))
+        of = group[0].backbone if suffix else ""
+        charts.append(depth_chart(_by_objective(group), f"densities-by-depth{suffix}", of))
         if len(group) > 1 and len({s.packed.shapes for s in group}) == 1:
             alike = similarity([s.packed for s in group], [s.label for s in group])
-            charts.append(similarity_chart(alike, f"similarity{suffix}"))
+            charts.append(similarity_chart(alike, f"similarity{suffix}", of))
     if len(by_backbone) > 1:
         notes.append(
             f"masks of {len(by_backbone)} different bases or selections: each is compared with its own kind"
@@ -115,7 +116,7 @@ def _magnitudes(subject: Subject, masks: dict[str, Tensor], base: nn.Module | No
     if base is None:
         return []
     name = "magnitudes-" + re.sub(r"[^\w.]+", "-", subject.label)
-    return [magnitude_chart(magnitude_profile(masks, dict(base.named_parameters())), name)]
+    return [magnitude_chart(magnitude_profile(masks, dict(base.named_parameters())), name, subject.label)]
 
 
 def _base(base_of: BaseOf | None, mask: Mask, notes: list[str]) -> nn.Module | None:

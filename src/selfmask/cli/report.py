@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from selfmask.analysis import build_report, gather, read_run
+from selfmask.cascade import CascadeSettings
 from selfmask.cli.output import print_json
 from selfmask.errors import SettingsError
 from selfmask.training import AdaptSettings
@@ -80,8 +81,9 @@ def _command(recorded: dict[str, Any]) -> str | None:
     """The command that gives the recorded settings: only what differs from the defaults."""
     if "data" not in recorded:
         return None
-    words = ["selfmask", "adapt", str(recorded["data"])]
-    for field in fields(AdaptSettings):
+    cascade = "experts" in recorded
+    words = ["selfmask", "cascade" if cascade else "adapt", str(recorded["data"])]
+    for field in fields(CascadeSettings if cascade else AdaptSettings):
         value = recorded.get(field.name)
         if field.name == "data" or value is None or value == field.default:
             continue

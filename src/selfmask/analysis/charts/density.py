@@ -24,12 +24,14 @@ from selfmask.analysis.wording import listed, percent
 _DEPTH_COLUMNS = ("group", "kind", "part", "depth", "density", "deviation", "masks")
 
 
-def depth_chart(groups: Mapping[str, Sequence[Sequence[Layer]]], name: str = "densities-by-depth") -> Chart:
+def depth_chart(
+    groups: Mapping[str, Sequence[Sequence[Layer]]], name: str = "densities-by-depth", of: str = ""
+) -> Chart:
     """Share of weights off over depth, one line a kind (App. Fig. 2 and Fig. 3).
 
-    `groups` maps a group's name ("supervised", "label-free") to the layers of its masks, all of one backbone.
-    A panel is drawn for each group and part; where a group has several masks, lines are their means and bands
-    one standard deviation.
+    `groups` maps a group's name ("supervised", "label-free") to the layers of its masks, all of one backbone,
+    which `of` names in the title. A panel is drawn for each group (and for weights and biases apart, where a
+    kind has both); where a group has several masks, lines are their means and bands one standard deviation.
     """
     points = {group: series(several) for group, several in groups.items()}
     everything = [p for found in points.values() for p in found]
@@ -69,7 +71,7 @@ def depth_chart(groups: Mapping[str, Sequence[Sequence[Layer]]], name: str = "de
 
     return Chart(
         name,
-        "Where weights were switched off, layer by layer",
+        "Where weights were switched off, layer by layer" + (f": {of}" if of else ""),
         "Each line is one kind of layer; left is near the image, right is near the output."
         + (" Lines are means over the masks, bands one standard deviation." if several_masks else ""),
         _depth_alt(points),
@@ -177,7 +179,8 @@ def _depth_alt(points: Mapping[str, Sequence[SeriesPoint]]) -> str:
         if not found:
             continue
         lowest = min(found, key=lambda p: p.mean)
-        where = f"{lowest.kind} {'biases' if lowest.part == 'bias' else 'weights'} at depth {lowest.depth}"
+        noun = "biases" if lowest.part == "bias" else "weights"
+        where = f"{lowest.kind.removesuffix(' ' + lowest.part)} {noun} at depth {lowest.depth}"
         kinds = sorted({p.kind for p in found}, key=kind_rank)
         prefix = f"{group}: " if len(points) > 1 else ""
         sentences.append(

@@ -15,7 +15,7 @@ from selfmask.analysis.similarity import Matrix, Similarity
 _PALE_TO_BLUE = LinearSegmentedColormap.from_list("selfmask", ["#f4f7fa", "#9fcbe8", "#3484bd", "#0a3d66"])
 
 
-def similarity_chart(similar: Similarity, name: str = "similarity") -> Chart:
+def similarity_chart(similar: Similarity, name: str = "similarity", of: str = "") -> Chart:
     """Jaccard of the off-sets of every pair, rows and columns ordered by clustering."""
     order = list(similar.order)
     labels = [similar.labels[i] for i in order]
@@ -33,7 +33,7 @@ def similarity_chart(similar: Similarity, name: str = "similarity") -> Chart:
 
     return Chart(
         name,
-        "How alike are the masks?",
+        f"How alike are the masks{f' of {of}' if of else ''}?",
         "1 would mean that two masks switch off the same weights; masks that are alike stand side by side. "
         "Chance alone would give the expected values listed with the numbers.",
         _alt(similar, pairs),

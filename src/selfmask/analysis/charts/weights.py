@@ -15,13 +15,13 @@ from selfmask.analysis.charts.chart import (
     is_narrow,
     set_height,
 )
-from selfmask.analysis.charts.style import BLUE, MUTED, ORANGE, SKY
+from selfmask.analysis.charts.style import BLUE, ORANGE, SKY
 from selfmask.analysis.density import FilterShares
 from selfmask.analysis.magnitude import MagnitudeProfile
 from selfmask.analysis.wording import count, percent
 
 
-def magnitude_chart(profile: MagnitudeProfile, name: str = "magnitudes") -> Chart:
+def magnitude_chart(profile: MagnitudeProfile, name: str = "magnitudes", of: str = "") -> Chart:
     """Share of weights off by the rank of |θ| within their tensor, beside the share over all weights."""
     shares = [100 * share for share in profile.shares]
     bins = len(shares)
@@ -49,7 +49,7 @@ def magnitude_chart(profile: MagnitudeProfile, name: str = "magnitudes") -> Char
 
     return Chart(
         name,
-        "Were large or small weights switched off?",
+        "Were large or small weights switched off?" + (f" ({of})" if of else ""),
         "Each weight is ranked by its size within its own tensor; the dashed line is the share over all weights.",
         f"{trend} Of the smallest {percent(1 / bins)}, {percent(first / 100)} are off, of the largest "
         f"{percent(1 / bins)}, {percent(last / 100)}; over all weights {percent(profile.share_off)}. "
@@ -125,16 +125,6 @@ def filter_chart(shares: Sequence[FilterShares], name: str = "filters") -> Chart
         axis.set_ylabel("share of the filter off (%)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         figure.legend(loc="outside upper left", ncols=ncols)
-        if dead:
-            axis.text(
-                0.99,
-                0.98,
-                f"{dead} filters fully off",
-                transform=axis.transAxes,
-                ha="right",
-                va="top",
-                color=MUTED.light,
-            )
 
     spread = (
         f" The filter that changed most, in {top[1]}, has {percent(top[6])} of its weights off."

@@ -147,7 +147,7 @@ def warnings_of(run: RunFolder, share_off: float | None = None) -> list[str]:
         alone = moved.knn if moved is not None else None
         if reached is not None and alone is not None and alone.value >= reached.value:
             found.append(
-                "Moving the running statistics alone does as well by k-NN: the masks may not be what helps."
+                "Moving the running statistics alone does as well by k-NN or better: the masks may not be what helps."
             )
         if run.rows.images < 200:
             found.append(f"Only {run.rows.images} test images: the intervals are wide.")

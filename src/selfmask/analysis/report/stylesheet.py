@@ -75,7 +75,7 @@ tr.masked th:first-child{box-shadow:inset 3px 0 var(--blue);padding-left:8px}
 .worse{color:var(--orange);font-weight:600}
 .gain{display:block;font-size:.86rem}
 .result{table-layout:fixed;margin-bottom:14px;font-size:.92rem}
-.result col:first-child{width:6.3em}
+.result col:first-child{width:6.7em}
 .result th:first-child{overflow-wrap:normal}
 .result .gain small{white-space:normal}
 .result th small{white-space:normal}

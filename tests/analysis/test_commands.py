@@ -1,0 +1,76 @@
+"""`selfmask report` and `selfmask analyze`, as they are called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from selfmask.cli.analyze import AnalyzeSettings
+from selfmask.cli.analyze import run as analyze
+from selfmask.cli.report import ReportSettings, _command
+from selfmask.cli.report import run as report
+from selfmask.errors import MaskFileError, RunError, SettingsError
+
+
+def test_report_as_json(tiny_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "pages" / "page.html"
+    assert (
+        report(ReportSettings(run=tiny_run.path, out=page, figures=tmp_path / "f", images=0, json=True)) == 0
+    )
+    document = json.loads(capsys.readouterr().out)
+    assert document["page"] == str(page)
+    assert document["status"] == "A learnt mask, finished"
+    assert document["figures"]["training"]["rows"][0] == {
+        "step": 0,
+        "loss": 2.0,
+        "off": 0.0,
+        "images_per_second": 50.0,
+    }
+    assert all(Path(file).stat().st_size for file in document["files"])
+    # The backbone named in the folder does not exist: said, not raised.
+    assert any("base could not be built" in note for note in document["notes"])
+
+
+def test_report_beside_the_run(tiny_run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(ReportSettings(run=tiny_run.path)) == 0
+    assert capsys.readouterr().out.strip() == str(tiny_run.path / "report.html")
+    assert "selfmask adapt some/folder/tiny --backbone timm:tiny --steps 30 --seed 3" in (
+        tiny_run.path / "report.html"
+    ).read_text(encoding="utf-8")
+
+
+def test_analyze_as_json_and_as_text(tiny_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert analyze(AnalyzeSettings(masks=(tiny_run.path,), out=out, base=True, json=True)) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document["tables"]) == {"masks", "table1-weights-on", "table3-over-runs"}
+    assert set(document["figures"]) == {"densities-by-depth", "densities-by-stage", "filters"}
+    assert all(Path(file).is_file() for file in document["files"])
+    assert any("|θ|" in note for note in document["notes"])
+    assert analyze(AnalyzeSettings(masks=(tiny_run.path,))) == 0
+    assert "run" in capsys.readouterr().out
+
+
+def test_wrong_paths_and_settings(tmp_path: Path) -> None:
+    with pytest.raises(RunError):
+        report(ReportSettings(run=tmp_path))
+    with pytest.raises(MaskFileError):
+        analyze(AnalyzeSettings(masks=(tmp_path,)))
+    with pytest.raises(SettingsError, match="0 or at least 5"):
+        ReportSettings(run=tmp_path, images=3)
+
+
+def test_the_command_holds_what_differs_from_the_defaults() -> None:
+    recorded = {
+        "data": "my photos",
+        "seed": 0,
+        "steps": 9,
+        "evaluate": False,
+        "lr": None,
+        "objective": "swav",
+    }
+    assert _command(recorded) == "selfmask adapt 'my photos' --objective swav --steps 9 --no-evaluate"
+    assert _command({"data": "x", "experts": 3}) == "selfmask cascade x --experts 3"
+    assert _command({}) is None
