@@ -36,6 +36,13 @@ COMMANDS = {
     "compare": Command("how alike two masks are", "selfmask.cli.compare", "CompareSettings"),
     "combine": Command("and, or, majority of several masks", "selfmask.cli.combine", "CombineSettings"),
     "analyze": Command("densities and similarities of many masks", "selfmask.cli.analyze", "AnalyzeSettings"),
+    "cascade": Command(
+        "a dispatcher, a router and experts in one file", "selfmask.cli.cascade", "CascadeSettings"
+    ),
+    "compact": Command(
+        "make a mask file smaller within a tolerance", "selfmask.cli.compact", "CompactSettings"
+    ),
+    "data": Command("list, download or describe data sets", "selfmask.cli.data", "DataSettings"),
     "report": Command("one self-contained page about a run", "selfmask.cli.report", "ReportSettings"),
 }
 

@@ -10,6 +10,7 @@ from selfmask.masking.presets import FAMILIES, Preset, detect_family, preset
 from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
 from selfmask.masking.status import Status, TensorStatus
+from selfmask.masking.tensor_adam import TensorAdam
 from selfmask.masking.weight import alpha, masked_weight, scale
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Rule",
     "Selection",
     "Status",
+    "TensorAdam",
     "TensorStatus",
     "Threshold",
     "TopK",

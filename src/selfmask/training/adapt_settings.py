@@ -12,7 +12,7 @@ from selfmask.errors import SettingsError
 from selfmask.masking.maskset import NormStats
 from selfmask.training.settings import Method, Precision
 
-ObjectiveName = Literal["auto", "supervised", "selflabel", "swav", "text"]
+ObjectiveName = Literal["auto", "supervised", "selflabel", "distil", "swav", "text"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class AdaptSettings:
     weights: Path | None = None
     """A file of weights for the backbone (.safetensors, .pth), instead of the hub's."""
     objective: ObjectiveName = "auto"
-    """How to learn: supervised (labels), selflabel or swav (no labels), text (class names, CLIP). auto takes
-    supervised where most training images have labels, else selflabel."""
+    """How to learn: supervised (labels), distil, selflabel or swav (no labels), text (class names, CLIP). auto
+    takes supervised where most training images have labels, else distil."""
     preset: Literal["default", "paper"] = "default"
     """paper sets every constant that you do not give as the paper does (SGD on the scores, 150 epochs, …)."""
 
@@ -56,9 +56,11 @@ class AdaptSettings:
     batch: int = 64
     """Images a step."""
     optimizer: Method | None = None
-    """What moves the scores: adam (its rate has the same meaning for every network) or sgd (the paper's)."""
+    """What moves the scores: adam (the default with labels), tensor-adam (without), or sgd (the paper's)."""
+    spread: float | None = None
+    """Scores start between 1 - spread and 1 + spread, in [0, 1). Default: 0.5 with adam, else 0 (the paper's)."""
     lr: float | None = None
-    """Peak learning rate of the scores. Default with adam: from the number of steps."""
+    """Peak learning rate of the scores. Default: from the number of steps (sgd has none)."""
     warmup: float | None = None
     """Share of the steps over which the rate rises, in [0, 1)."""
     label_smoothing: float = 0.0

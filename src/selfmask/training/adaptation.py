@@ -147,7 +147,7 @@ def finetune(plan: Plan, folder: Path, console: Console, measurable: bool) -> li
     objective.prepare(plan.backbone, plan.train)
     (folder / "finetune").mkdir(exist_ok=True)
     rate = plan.settings.finetune_lr or FINETUNE_RATE
-    settings = replace(plan.fit, method="sgd", rate=rate, weight_decay=0.0, checkpoint_every=0)
+    settings = replace(plan.fit, method="sgd", rate=rate, warmup=0.1, checkpoint_every=0)
     with base_restored(plan):
         fit(
             plan.backbone, None, objective, plan.train, settings, folder / "finetune",

@@ -20,7 +20,7 @@ from torch import nn
 from selfmask.backbones import Backbone
 from selfmask.data import Batches, ImageSet
 from selfmask.errors import RunError
-from selfmask.masking import MaskSet
+from selfmask.masking import MaskSet, TensorAdam
 from selfmask.objectives.base import Batch, Objective
 from selfmask.training.checkpoint import read_checkpoint, rng_state, write_checkpoint
 from selfmask.training.distribution import average_gradients, average_statistics, same_on_all
@@ -153,12 +153,9 @@ def fit(
 def _score_optimizer(
     module: nn.Module, masks: MaskSet | None, settings: FitSettings
 ) -> torch.optim.Optimizer:
-    if settings.method == "adam":
-        options: dict[str, Any] = {"lr": settings.rate, "betas": settings.betas}
-        cls: type[torch.optim.Optimizer] = torch.optim.Adam
-    else:
-        options = {"lr": settings.rate, "momentum": settings.momentum}
-        cls = torch.optim.SGD
+    cls = {"adam": torch.optim.Adam, "tensor-adam": TensorAdam, "sgd": torch.optim.SGD}[settings.method]
+    options: dict[str, Any] = {"lr": settings.rate}
+    options |= {"momentum": settings.momentum} if settings.method == "sgd" else {"betas": settings.betas}
     options["weight_decay"] = settings.weight_decay
     return masks.optimizer(cls, **options) if masks is not None else cls(module.parameters(), **options)
 

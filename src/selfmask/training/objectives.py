@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from selfmask.errors import DataError, SettingsError
+from selfmask.data import UNLABELLED
+from selfmask.errors import DataError
 from selfmask.objectives.base import Objective
+from selfmask.objectives.distil import Distil, DistilSettings
+from selfmask.objectives.selflabel import SelfLabel, SelfLabelSettings
 from selfmask.objectives.supervised import Supervised, SupervisedSettings
+from selfmask.objectives.swav import PAPER, Swav, SwavSettings
+from selfmask.objectives.text import Text, TextSettings
+from selfmask.training.defaults import short_side
 
 if TYPE_CHECKING:
     from selfmask.training.plan import Plan
@@ -14,27 +22,74 @@ if TYPE_CHECKING:
 
 def make_objective(name: str, plan: Plan) -> Objective:
     """The objective called `name`, before `prepare`. Raises where the plan's data cannot serve it."""
-    settings, backbone = plan.settings, plan.backbone
-    if name == "supervised":
-        classes = len(plan.train.classes)
-        if classes < 2:
-            raise DataError(
-                f"supervised training needs at least two classes, {plan.train.name} has {classes}; "
-                "to adapt without labels use --objective selflabel"
-            )
-        paper = settings.preset == "paper"
-        chosen = SupervisedSettings(
-            label_smoothing=settings.label_smoothing,
-            class_weights=settings.class_weights,
-            head_start="random" if paper else "probe",
-            crop=settings.crop or (0.08 if paper else 0.35),
+    return _MAKERS[name](plan)
+
+
+def _supervised(plan: Plan) -> Objective:
+    settings, train = plan.settings, plan.train
+    present = len(train.labels[train.labels != UNLABELLED].unique())
+    if present < 2:
+        raise DataError(
+            f"supervised training needs images of at least two classes, {train.name} has {present}; "
+            "to adapt without labels use --objective selflabel"
         )
-        return Supervised(
-            backbone.width,
-            classes,
-            plan.size,
-            chosen,
-            flips=plan.train.flips,
-            interpolation=backbone.preprocessing.interpolation,
-        )
-    raise SettingsError(f"unknown objective {name!r}")
+    paper = settings.preset == "paper"
+    chosen = SupervisedSettings(
+        label_smoothing=settings.label_smoothing,
+        class_weights=settings.class_weights,
+        head_start="random" if paper else "probe",
+        crop=settings.crop or (0.08 if paper else least_crop(plan)),
+    )
+    return Supervised(
+        plan.backbone.width, len(train.classes), plan.size, chosen,
+        flips=train.flips, interpolation=plan.backbone.preprocessing.interpolation,
+    )  # fmt: skip
+
+
+def least_crop(plan: Plan) -> float:
+    """Least share of an image's area in a training view. What must not be mirrored (digits, text) fills its
+    picture, and half of it may be another thing."""
+    return 0.35 if plan.train.flips else 0.7
+
+
+def _selflabel(plan: Plan) -> Objective:
+    chosen = SelfLabelSettings() if plan.settings.crop is None else SelfLabelSettings(crop=plan.settings.crop)
+    return SelfLabel(
+        plan.backbone.width, len(plan.train), plan.size, chosen, native=plan.native, flips=plan.train.flips,
+        interpolation=plan.backbone.preprocessing.interpolation, seed=plan.settings.seed,
+    )  # fmt: skip
+
+
+def _distil(plan: Plan) -> Objective:
+    chosen = DistilSettings() if plan.settings.crop is None else DistilSettings(crop=plan.settings.crop)
+    return Distil(
+        plan.backbone.width, len(plan.train), plan.size, chosen, native=plan.native, flips=plan.train.flips,
+        interpolation=plan.backbone.preprocessing.interpolation,
+    )  # fmt: skip
+
+
+def _swav(plan: Plan) -> Objective:
+    patch = re.search(r"patch(\d+)", plan.backbone.spec or "")
+    return Swav(
+        plan.backbone.width, len(plan.train), plan.size, PAPER if plan.settings.preset == "paper" else SwavSettings(),
+        batch=plan.fit.batch, short_side=short_side(plan.train), flips=plan.train.flips,
+        multiple=int(patch[1]) if patch else 16,
+    )  # fmt: skip
+
+
+def _text(plan: Plan) -> Objective:
+    return Text(
+        plan.backbone.width, plan.train.classes, plan.size,
+        TextSettings(label_smoothing=plan.settings.label_smoothing, crop=plan.settings.crop or least_crop(plan)),
+        images=len(plan.train), flips=plan.train.flips,
+        interpolation=plan.backbone.preprocessing.interpolation,
+    )  # fmt: skip
+
+
+_MAKERS: dict[str, Callable[[Plan], Objective]] = {
+    "supervised": _supervised,
+    "selflabel": _selflabel,
+    "distil": _distil,
+    "swav": _swav,
+    "text": _text,
+}

@@ -17,10 +17,19 @@ from selfmask.masking import LargestShare, MaskSet, Progressive, RandomShare, Ru
 from selfmask.masking.maskset import NormStats
 from selfmask.objectives.base import Objective
 from selfmask.training.adapt_settings import AdaptSettings
-from selfmask.training.defaults import adam_rate, prefers_channels_last, step_count, view_size
+from selfmask.training.defaults import (
+    SPREAD,
+    WARMUPS,
+    default_rate,
+    prefers_channels_last,
+    step_count,
+    view_size,
+)
 from selfmask.training.objectives import make_objective
 from selfmask.training.paper import paper_constants
 from selfmask.training.settings import FitSettings
+
+LABEL_FREE = ("distil", "selflabel", "swav")
 
 
 @dataclass
@@ -36,6 +45,7 @@ class Plan:
     fit: FitSettings
     norm_stats: NormStats
     size: int
+    native: int
     crop: float
     channels_last: bool
     lines: list[str]
@@ -45,7 +55,7 @@ class Plan:
         return MaskSet(
             self.backbone.module,
             select=_selection(self.settings),
-            rule=_rule(self.settings, self.fit.steps),
+            rule=_rule(self.settings, self.fit),
             norm_stats=self.norm_stats,
             seed=self.settings.seed,
         )
@@ -91,6 +101,7 @@ def make_plan(settings: AdaptSettings) -> Plan:
 
     device = _device(settings.device)
     backbone = build(settings.backbone, weights=settings.weights, image_size=settings.size)
+    native = backbone.preprocessing.size
     paper = paper_constants(backbone.family, objective) if settings.preset == "paper" else {}
     size = settings.size or paper.get("size") or view_size(
         images, backbone.preprocessing.size, on_cpu=device.type == "cpu", spec=settings.backbone
@@ -105,20 +116,34 @@ def make_plan(settings: AdaptSettings) -> Plan:
     if channels_last:
         backbone.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    fit = _fit_settings(settings, paper, len(train))
+    fit = _fit_settings(settings, paper, len(train), objective)
     norm_stats: NormStats = settings.norm_stats or paper.get("norm_stats", "frozen")
     plan = Plan(
-        settings, objective, backbone, splits, train, labelled, fit, norm_stats, size, crop, channels_last, []
+        settings,
+        objective,
+        backbone,
+        splits,
+        train,
+        labelled,
+        fit,
+        norm_stats,
+        size,
+        native,
+        crop,
+        channels_last,
+        [],
     )
     plan.lines = _lines(plan)
     return plan
 
 
-def _fit_settings(settings: AdaptSettings, paper: dict[str, Any], images: int) -> FitSettings:
+def _fit_settings(settings: AdaptSettings, paper: dict[str, Any], images: int, objective: str) -> FitSettings:
     epochs = (
         settings.epochs if settings.epochs is not None or settings.steps is not None else paper.get("epochs")
     )
-    method = settings.optimizer or paper.get("optimizer", "adam")
+    method = (
+        settings.optimizer or paper.get("optimizer") or ("tensor-adam" if objective in LABEL_FREE else "adam")
+    )
     if method == "sgd" and settings.lr is None and "lr" not in paper:
         raise SettingsError(
             "--optimizer sgd needs --lr: the right one differs a thousandfold between networks"
@@ -127,18 +152,18 @@ def _fit_settings(settings: AdaptSettings, paper: dict[str, Any], images: int) -
         steps=step_count(images, settings.batch, epochs, settings.steps),
         batch=settings.batch,
         method=method,
-        warmup=settings.warmup if settings.warmup is not None else paper.get("warmup", 0.1),
+        warmup=settings.warmup if settings.warmup is not None else paper.get("warmup", WARMUPS[method]),
         precision=settings.precision,
         seed=settings.seed,
         checkpoint_every=settings.checkpoint_every,
     )
-    rate = settings.lr or paper.get("lr") or adam_rate(fit)
+    rate = settings.lr or paper.get("lr") or default_rate(fit)
     return replace(fit, rate=rate)
 
 
 def _objective(settings: AdaptSettings, images: ImageSet, labelled: ImageSet) -> str:
     if settings.objective == "auto":
-        return "supervised" if 2 * len(labelled) >= len(images) and len(labelled) else "selflabel"
+        return "supervised" if 2 * len(labelled) >= len(images) and len(labelled) else "distil"
     if settings.objective == "supervised" and len(labelled) == 0:
         raise DataError(
             f"--objective supervised needs labels, and none of the {len(images)} images of {images.name} has one: "
@@ -166,12 +191,15 @@ def _selection(settings: AdaptSettings) -> Selection:
     return Selection(select, weights, settings.stages)
 
 
-def _rule(settings: AdaptSettings, steps: int) -> Rule:
+def _rule(settings: AdaptSettings, fit: FitSettings) -> Rule:
     if settings.rule == "threshold":
-        return Threshold()
+        spread = settings.spread
+        if spread is None:
+            spread = SPREAD if fit.method == "adam" and settings.preset != "paper" else 0.0
+        return Threshold(spread=spread)
     if settings.rule == "progressive":
         assert settings.density is not None  # checked by the settings
-        return TopK(Progressive(end=settings.density, steps=steps))
+        return TopK(Progressive(end=settings.density, steps=fit.steps))
     if settings.density_from is not None:
         return TopK(_found(settings.density_from))
     return TopK(0.5 if settings.density is None else settings.density)

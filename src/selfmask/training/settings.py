@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from selfmask.errors import SettingsError
 
-Method = Literal["adam", "sgd"]
+Method = Literal["adam", "tensor-adam", "sgd"]
 Precision = Literal["fp32", "bf16"]
 
 
@@ -17,7 +17,8 @@ class FitSettings:
     """
     steps: how many optimizer steps.
     batch: images a step, over all processes.
-    method: "adam", whose rate is in scores a step whatever the network, or "sgd", the paper's.
+    method: "adam", whose rate is in scores a step whatever the network; "tensor-adam", one second moment a tensor
+        (see `masking.tensor_adam`); or "sgd", the paper's.
     rate: the peak learning rate of the scores (of the weights, in full fine-tuning).
     warmup: share of the steps over which the rate rises linearly; it then falls as a cosine to 0.
     betas: Adam's. momentum: SGD's. weight_decay: 0 for masks (PAPER §3).
@@ -52,8 +53,8 @@ class FitSettings:
             raise SettingsError(f"the learning rate must be positive, got {self.rate}")
         if not 0 <= self.warmup < 1:
             raise SettingsError(f"warmup is a share of the steps in [0, 1), got {self.warmup}")
-        if self.method not in ("adam", "sgd"):
-            raise SettingsError(f"the score optimizer is 'adam' or 'sgd', got {self.method!r}")
+        if self.method not in get_args(Method):
+            raise SettingsError(f"the score optimizer is one of {get_args(Method)}, got {self.method!r}")
         if self.precision not in ("fp32", "bf16"):
             raise SettingsError(f"precision is 'fp32' or 'bf16', got {self.precision!r}")
 
