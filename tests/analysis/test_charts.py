@@ -61,7 +61,7 @@ def charts(run) -> dict[str, Chart]:
         training_chart(read_log(run.path / "log.jsonl")),
         result_chart(run.rows),
         size_chart({"masks": 1000, "statistics": 0, "head": 300, "metadata": 200, "file": 1500}, 90_000),
-        embedding_of(run.seen()),
+        embedding_of(run.seen(), "pca"),
         clusters_chart([{"expert": 0, "images": 9, "classes": ["a", "b"], "covered": [0.75, 1.0]}]),
     ]
     return {chart.name: chart for chart in found}

@@ -14,6 +14,7 @@ from selfmask.cli.report import run as report
 from selfmask.errors import MaskFileError, RunError, SettingsError
 
 
+@pytest.mark.slow
 def test_report_as_json(tiny_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "pages" / "page.html"
     assert (

@@ -94,6 +94,7 @@ def test_a_mask_of_each_family(name: str, tmp_path: Path) -> None:
     assert {c.name for c in found.charts} == {"densities-by-depth", "densities-by-stage", "filters"}
 
 
+@pytest.mark.slow
 def test_fifty_masks(tmp_path: Path) -> None:
     for i in range(50):
         write(tmp_path / f"task{i}" / "mask.safetensors", i % 12, data=f"set {i % 7}")
