@@ -43,7 +43,7 @@ def test_empty_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
 def test_one_class(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     data = folder_of(tmp_path / "one", {"cat": 12})
     line = said(capsys, "adapt", str(data), "--objective", "supervised", "--out", str(tmp_path / "out"))
-    assert "two classes" in line
+    assert "only one class" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfmask.errors import SettingsError
-from selfmask.masking import MaskSet, Progressive, RandomShare, Selection, Threshold, TopK
+from selfmask.masking import MaskSet, Progressive, RandomShare, Selection, TensorAdam, Threshold, TopK
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -110,16 +110,27 @@ def test_the_fast_path_is_taken_and_its_state_is_sgds_own() -> None:
     assert state["momentum_buffer"].abs().max() > 0
 
 
-@pytest.mark.parametrize("cls", [None, torch.optim.Adam])
-def test_state_dict_resumes_bit_for_bit(cls: type[torch.optim.Optimizer] | None) -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("cls", [None, torch.optim.Adam, TensorAdam])
+def test_state_dict_resumes_bit_for_bit(
+    cls: type[torch.optim.Optimizer] | None, layout: torch.memory_format
+) -> None:
     settings: dict[str, Any] = {"lr": 20.0, "momentum": 0.9} if cls is None else {"lr": 0.1}
-    whole = learnt(cls, 20, **settings)
 
-    first = MaskSet(network(), select=NAMES)
+    def fresh() -> MaskSet:
+        return MaskSet(network().to(memory_format=layout), select=NAMES)  # pyright: ignore[reportCallIssue]
+
+    whole = fresh()
+    train(whole, whole.optimizer(cls, **settings), batches(20))
+    first = fresh()
     optimizer = first.optimizer(cls, **settings)
     train(first, optimizer, batches(20)[:9])
-    weights, state = first.model.state_dict(), optimizer.state_dict()
-    second = MaskSet(network(), select=NAMES)
+    # Contiguous, as they come back from a file.
+    weights = {n: w.contiguous() for n, w in first.model.state_dict().items()}
+    state = optimizer.state_dict()
+    for kept in state["state"].values():
+        kept.update({k: v.contiguous().clone() for k, v in kept.items() if isinstance(v, Tensor)})
+    second = fresh()
     resumed = second.optimizer(cls, **settings)
     second.model.load_state_dict(weights)
     resumed.load_state_dict(state)

@@ -80,11 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SelfmaskError as error:
         print(f"selfmask {name}: {error}", file=sys.stderr)
         return ADVICE
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `| head` does
+            return 0
+        print(f"selfmask {name}: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
+        return ADVICE
     except KeyboardInterrupt:
         print(f"selfmask {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-        return 0
 
 
 def _overview() -> str:

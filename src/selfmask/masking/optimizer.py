@@ -18,6 +18,7 @@ from torch import Tensor
 from selfmask.errors import SettingsError
 from selfmask.masking.fused import sgd_step
 from selfmask.masking.gradient import score_gradient
+from selfmask.masking.layout import like
 
 if TYPE_CHECKING:
     from selfmask.masking.maskset import MaskedTensor, MaskSet
@@ -103,7 +104,10 @@ class MaskOptimizer(torch.optim.Optimizer):
             if fused is not None and sgd_step(t, grad, self._inner.state[t.scores], *fused):
                 t.scores.grad = None
                 continue
-            t.scores.grad = score_gradient(t.theta, t.weight, grad, t.on, _match(t.factor, t.scores))
+            # torch's fused kernels take the memory order for granted, and do not check it.
+            t.scores.grad = like(
+                score_gradient(t.theta, t.weight, grad, t.on, _match(t.factor, t.scores)), t.scores
+            )
             if t.maskable is not None:
                 t.scores.grad.mul_(t.maskable)
         self._inner.step()
@@ -159,6 +163,10 @@ class MaskOptimizer(torch.optim.Optimizer):
         super().load_state_dict({"state": {}, "param_groups": groups})
         for i, t in enumerate(self._tensors):
             t.scores.copy_(states[i]["score"])
+            own = self._inner.state[t.scores]
+            for key, value in own.items():
+                if isinstance(value, Tensor) and value.shape == t.scores.shape:
+                    own[key] = like(value, t.scores)  # a file knows no strides
         self._masks.steps = state_dict["param_groups"][0].get(_STEPS, 0)
         self._masks.rewrite()
 

@@ -111,7 +111,7 @@ class Selection:
 def _names(select: Select, model: nn.Module, parameters: dict[str, nn.Parameter]) -> tuple[list[str], str]:
     if isinstance(select, str) and (select == "auto" or select in FAMILIES):
         family = detect_family(model) if select == "auto" else select
-        chosen = preset(family)
+        chosen = preset(family, model)
         owners = _owners(model)
         names = [n for n, p in parameters.items() if chosen.chosen(n, p, owners[n])]
         return names, f"preset {chosen.name!r}: {chosen.why}"

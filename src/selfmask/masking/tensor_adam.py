@@ -44,7 +44,7 @@ class TensorAdam(torch.optim.Optimizer):
                 if not state:
                     state["step"] = torch.zeros((), dtype=torch.float32)
                     state["exp_avg"] = torch.zeros_like(p)
-                    state["mean_square"] = torch.zeros((), dtype=torch.float32, device=p.device)
+                    state["mean_square"] = torch.zeros((), dtype=p.dtype, device=p.device)
                 state["step"] += 1
                 step = int(state["step"])
                 state["exp_avg"].lerp_(grad, 1 - first)

@@ -72,12 +72,16 @@ def fit(
     objective.to(device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
+    state = read_checkpoint(folder / CHECKPOINT) if resume else None
+    if state is not None:
+        # First, because an objective finds its own rate in `prepare` and keeps it in its state.
+        objective.load_state_dict(state["objective"])
     optimizer = _score_optimizer(module, masks, settings)
     head = _head_optimizer(objective)
     trained = [p for group in optimizer.param_groups for p in group["params"]] + list(objective.parameters())
     start = 0
-    if resume:
-        start = _restore(read_checkpoint(folder / CHECKPOINT), module, optimizer, head, objective, settings)
+    if state is not None:
+        start = _restore(state, module, optimizer, head, settings)
     else:
         same_on_all(accelerator, objective)
         torch.manual_seed(settings.seed)
@@ -208,10 +212,9 @@ def _restore(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     head: torch.optim.Optimizer | None,
-    objective: Objective,
     settings: FitSettings,
 ) -> int:
-    """Bring everything back to where the checkpoint was written; returns the step to go on with."""
+    """Bring everything but the objective back to where the checkpoint was written; returns the step to go on with."""
     mine, theirs = _comparable(settings), state["settings"]
     for name, value in mine.items():
         if theirs.get(name) != value:
@@ -220,7 +223,6 @@ def _restore(
                 "resume with the same settings, or start anew in another folder"
             )
     module.load_state_dict(state["module"])
-    objective.load_state_dict(state["objective"])
     optimizer.load_state_dict(state["optimizer"])  # after the module: it rewrites the masked weights
     if head is not None and state["head"] is not None:
         head.load_state_dict(state["head"])
