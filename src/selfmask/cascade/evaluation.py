@@ -8,19 +8,23 @@ from typing import Any
 
 from rich.console import Console
 
-from selfmask.cascade.fusion import MODES
+from selfmask.cascade.fusion import MODES, fit_fusion
 from selfmask.cascade.network import DISPATCHER, Cascade
 from selfmask.evaluation import Outcome, Rows, measure_features
 from selfmask.training import Plan
 from selfmask.training.adaptation import measure_base
 
 SELF_MASKED = "self-masked"
+WHITENED = "self-masked, whitened"
+"""The dispatcher's features, centred and projected as the fused ones are: what remains of a cascade's gain beside
+this row is the experts', and not the equal variances'."""
 
 
 def measure_cascade(plan: Plan, cascade: Cascade, console: Console) -> tuple[Rows | None, dict[str, int]]:
-    """k-NN and linear probe of pretrained, statistics only, self-masked, conditional and unconditional
-    features, and the forward passes an image that each takes. None where there are no labelled images of two
-    classes on both sides.
+    """k-NN and linear probe of each network's features, and the forward passes an image that each takes.
+
+    Rows: pretrained, statistics only, self-masked, the same whitened, conditional, unconditional. None where there are
+    no labelled images of two classes to train on, or no labelled test images.
     """
     train, test = plan.labelled, plan.splits.test
     if test is None or len(test.labelled()) == 0 or len(set(train.labels.tolist())) < 2:
@@ -44,12 +48,21 @@ def measure_cascade(plan: Plan, cascade: Cascade, console: Console) -> tuple[Row
             )
         )
         passes[name] = cascade.passes(mode)
+        if mode == DISPATCHER:
+            alone = fit_fusion(train_x[mode], cascade.fusions["conditional"].width, "conditional")
+            outcomes.append(
+                measure_features(
+                    WHITENED, alone.apply(train_x[mode]), train.labels, alone.apply(test_x[mode]), test.labels,
+                    seed=plan.settings.seed,
+                )
+            )  # fmt: skip
+            passes[WHITENED] = 1
     return Rows.of(outcomes), passes
 
 
 def storage(cascade: Cascade, separate: Sequence[Path]) -> dict[str, Any]:
     """Bytes of the cascade's masks (all that a mask file holds, for 1 + K of them), against as many separate
-    files, and the share of an expert's tensors that were cheaper as a difference from the dispatcher's.
+    files, and the fp32 size of the weights that one of them masks.
     """
     sizes = cascade.bytes()
     files = [path.stat().st_size for path in separate]

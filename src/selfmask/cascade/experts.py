@@ -21,8 +21,8 @@ from selfmask.training.checkpoint import read_checkpoint
 from selfmask.training.folder import MASK
 from selfmask.training.loop import CHECKPOINT
 
-# Objectives whose head means the same on every image: an expert's starts as the dispatcher's. Those that cluster
-# have found the dispatcher's targets on all images and look for new ones among their own.
+# Objectives whose head means the same on every image: an expert's starts as the dispatcher's. The others take their
+# targets or prototypes from the base's features, as for the dispatcher, but of the expert's images alone.
 _SHARED_HEAD = ("supervised", "text")
 
 
@@ -81,11 +81,11 @@ def train_expert(
     own = replace(plan, train=images, labelled=images.labelled(), fit=settings)
     resume = (folder / CHECKPOINT).is_file()
     objective = own.make_objective()
+    if not resume:
+        _prepare(objective, own, start, console)
     masks = own.make_masks()
     try:
         start.put(masks)
-        if not resume:
-            _prepare(objective, own, start, console)
         fitted = fit(
             own.backbone, masks, objective, images, settings, folder,
             resume=resume, accelerator=accelerator, console=console, title=title, channels_last=own.channels_last,

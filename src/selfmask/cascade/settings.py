@@ -17,7 +17,7 @@ from selfmask.training.adapt_settings import ObjectiveName
 class CascadeSettings(AdaptSettings):
     """Learn a dispatcher, a router and experts on your images, in one file."""
 
-    objective: ObjectiveName = "selflabel"
+    objective: ObjectiveName = "distil"
     """How to learn the dispatcher and the experts. Cascades are meant for images without labels; labels, where
     there are some, then serve to measure."""
     experts: int = 5
