@@ -38,7 +38,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 DATA: dict[str, dict[str, Any]] = {
     "CIFAR-10, 2 500 images": {"data": str(SHARED / "data/cifar10"), "images": 2500, "size": 64},
-    "DTD, 10 classes": {"data": str(SHARED / "data/dtd10"), "size": 96, "steps": 100},
+    "clothing, 3 068 photographs": {"data": str(SHARED / "data/clothing"), "size": 64, "steps": 150},
     "digits": {"data": "digits"},
 }
 
