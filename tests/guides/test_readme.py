@@ -87,12 +87,11 @@ def test_inside_a_hugging_face_trainer(tmp_path: Path) -> None:
     from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 
     torch.manual_seed(0)
-    model = ViTForImageClassification(
-        ViTConfig(
-            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32,
-            patch_size=16, num_labels=4,
-        )
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=16
     )  # fmt: skip
+    config.num_labels = 4
+    model = ViTForImageClassification(config)
     before = snapshot(model)
     masks = selfmask.MaskSet(model)
     optimizer = masks.optimizer(torch.optim.Adam, lr=0.4)
