@@ -54,7 +54,7 @@ def test_it_costs_less_than_separate_files_and_says_what_each_part_takes(made: M
     assert kept["masks"] < kept["separate"]
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     seed=st.integers(0, 999),
@@ -162,7 +162,7 @@ def test_damaged_files_are_refused(made: Made, tmp_path: Path) -> None:
     content = made.cascade.path.read_bytes()
     path = tmp_path / "damaged.safetensors"
     generator = torch.Generator().manual_seed(0)
-    for _ in range(60):
+    for _ in range(40):
         place = int(torch.randint(len(content), (1,), generator=generator))
         bit = 1 << int(torch.randint(8, (1,), generator=generator))
         path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])

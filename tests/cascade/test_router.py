@@ -52,7 +52,7 @@ def test_kmeans_is_scikit_learns() -> None:
     assert torch.equal(router.probabilities(x).max(dim=1).values, torch.ones(180, dtype=torch.float64))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(st.integers(1, 4), st.integers(0, 50), st.sampled_from(["gmm", "kmeans"]))
 def test_every_image_gets_one_expert_whatever_its_company_and_scale(
     experts: int, seed: int, kind: str

@@ -31,10 +31,10 @@ def test_shares_are_stratified_nested_and_leave_no_class_out(labels: list[int], 
 
 def test_points_improve_with_labels() -> None:
     means = torch.randn(4, 20)
-    y = torch.arange(2000) % 4
-    x = means[y] + 2.0 * torch.randn(2000, 20)
-    points = low_shot(x[:1600], y[:1600], x[1600:], y[1600:], shares=(0.5, 0.0025), seeds=(0, 1))
-    assert [point.labels for point in points] == [800, 800, 4, 4]
+    y = torch.arange(1000) % 4
+    x = means[y] + 2.0 * torch.randn(1000, 20)
+    points = low_shot(x[:800], y[:800], x[800:], y[800:], shares=(0.5, 0.0025), seeds=(0, 1))
+    assert [point.labels for point in points] == [400, 400, 4, 4]
     assert min(point.accuracy for point in points[:2]) > max(point.accuracy for point in points[2:])
     assert all(point.low < point.accuracy < point.high for point in points)
     assert points[0].to_json()["share"] == 0.5
