@@ -5,18 +5,18 @@ VENV := .venv
 RUN := $(VENV)/bin
 DATA ?= digits
 # Small tensors, many tests: one thread each is faster on a shared machine.
-export OMP_NUM_THREADS ?= $(if $(filter test,$(MAKECMDGOALS)),1,)
+THREADS := OMP_NUM_THREADS=1
 
 .PHONY: demo test unit check format bench clean
 
 demo: $(VENV)/.demo ## the main job on a real backbone and real images; DATA=folder takes your own
-	env -u OMP_NUM_THREADS $(RUN)/selfmask demo --data "$(DATA)"
+	$(RUN)/selfmask demo --data "$(DATA)"
 
 test: $(VENV)/.dev ## all tests
-	$(RUN)/python -m pytest
+	$(THREADS) $(RUN)/python -m pytest -n 2
 
 unit: $(VENV)/.dev ## the quick part of the tests
-	$(RUN)/python -m pytest -m "not slow"
+	$(THREADS) $(RUN)/python -m pytest -n 2 -m "not slow"
 
 check: $(VENV)/.dev ## style and types
 	$(RUN)/ruff check .
@@ -33,7 +33,7 @@ bench: $(VENV)/.dev ## side-by-side measurements; takes a while, and wants the m
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch and torchvision are named together, so that pip picks a pair that belongs together.
+# constraints.txt names torch and torchvision as a pair that belongs together.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(RUN)/pip install --quiet --constraint constraints.txt --editable .
 	touch $@

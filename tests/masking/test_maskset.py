@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import selfmask
 from selfmask.errors import SelectionError, SettingsError, WrongBaseError
 from selfmask.masking import MaskSet, Selection, Threshold, TopK
+from selfmask.masking.maskset import NormStats
 
 
 class Small(nn.Module):
@@ -23,7 +24,7 @@ class Small(nn.Module):
         self.norm1 = nn.BatchNorm2d(8, dtype=dtype)
         self.conv2 = nn.Conv2d(8, 16, 3, padding=1, bias=False, dtype=dtype)
         self.fc = nn.Linear(16, 4, dtype=dtype)
-        self.conv1.bias.requires_grad_(False)
+        self.conv1.get_parameter("bias").requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm1(self.conv1(x)))
@@ -50,7 +51,7 @@ def train(masks: MaskSet, steps: int = 8) -> None:
 
 
 @pytest.mark.parametrize("norm_stats", ["adapt", "frozen"])
-def test_remove_restores_every_bit(norm_stats: selfmask.masking.maskset.NormStats) -> None:
+def test_remove_restores_every_bit(norm_stats: NormStats) -> None:
     model = Small().train()
     before = snapshot(model)
     grads = {n: p.requires_grad for n, p in model.named_parameters()}

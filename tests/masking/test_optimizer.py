@@ -159,17 +159,18 @@ def test_schedulers_clipping_and_accumulation_see_an_ordinary_optimizer() -> Non
 
 def test_parameters_trained_beside_the_masks() -> None:
     model = network()
-    before = model[7].bias.detach().clone()
+    bias = model.get_parameter("7.bias")
+    before = bias.detach().clone()
     masks = MaskSet(model, select=["0.weight", "2.weight"], train="7.*")
     with pytest.raises(SettingsError, match="trained="):
         masks.optimizer(lr=1.0)
     optimizer = masks.optimizer(torch.optim.Adam, lr=0.05, trained={"lr": 1e-3})
     train(masks, optimizer, batches(1))
-    moved = (model[7].bias - before).abs()
+    moved = (bias - before).abs()
     assert torch.allclose(moved, torch.full_like(moved, 1e-3), rtol=1e-3)  # Adam's first step is its rate
     assert set(masks.trained()) == {"7.weight", "7.bias"}
     masks.remove()
-    assert torch.equal(model[7].bias, before)
+    assert torch.equal(bias, before)
 
 
 def test_moving_the_model_takes_scores_and_momentum_along() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,10 +14,12 @@ from selfmask.masking import MaskSet, Threshold
 STEPS = 60
 
 
-def masks_at_every_step(rule: Threshold, **settings: float) -> list[dict[str, Tensor]]:
+def masks_at_every_step(rule: Threshold, **settings: Any) -> list[dict[str, Tensor]]:
     """A small network in float64 on fixed batches; the masks after each step of SGD on the scores."""
     torch.manual_seed(4)
-    model = nn.Sequential(nn.Linear(10, 24), nn.Tanh(), nn.Linear(24, 24, bias=False), nn.Tanh(), nn.Linear(24, 4))
+    model = nn.Sequential(
+        nn.Linear(10, 24), nn.Tanh(), nn.Linear(24, 24, bias=False), nn.Tanh(), nn.Linear(24, 4)
+    )
     masks = MaskSet(model.double(), select="*.weight", rule=rule)
     optimizer = masks.optimizer(**settings)
     generator = torch.Generator().manual_seed(5)

@@ -23,7 +23,8 @@ STEPS = 60
 def command(weights: Path, out: Path, *more: str) -> list[str]:
     return [
         sys.executable, "-m", "selfmask", "adapt", "digits", "--out", str(out), "--backbone", "timm:test_resnet",
-        "--weights", str(weights), "--size", "32", "--steps", str(STEPS), "--lr", "0.1", "--checkpoint-every", "4", "--no-evaluate", "--threads", "1", "--norm-stats", "adapt", *more,
+        "--weights", str(weights), "--size", "32", "--steps", str(STEPS), "--lr", "0.1", "--no-evaluate",
+        "--checkpoint-every", "4", "--threads", "1", "--norm-stats", "adapt", *more,
     ]  # fmt: skip
 
 
@@ -100,3 +101,17 @@ def test_an_interrupt_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, 
     status, printed = Started(command(weights, out, "--resume"), said).end()
     assert status == 0, printed
     assert (out / "mask.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_two_interrupts_end_it_at_once_and_lose_nothing(tmp_path: Path, weights: Path) -> None:
+    out, said = tmp_path / "run", tmp_path / "said.txt"
+    run = Started(command(weights, out), said)
+    wait_for_step(run, out / "log.jsonl", 10)
+    run.process.send_signal(signal.SIGINT)
+    run.process.send_signal(signal.SIGINT)
+    status, printed = run.end()
+    assert status == 130, printed
+    assert "Traceback" not in printed
+    status, printed = Started(command(weights, out, "--resume"), said).end()
+    assert status == 0, printed
