@@ -2,8 +2,7 @@
 
 The targets are the untouched network's own (`targets`), taken once before training. Because they lie in the space
 in which features are compared, nothing has to be learnt beside the masks, which see a useful gradient from the first
-step. Known as resolution or self-distillation; on a few thousand images it beats SwAV and fixed clusters by far
-(docs/label-free.md).
+step. Known as resolution or self-distillation; docs/label-free.md has what it gains beside the others.
 """
 
 from __future__ import annotations
