@@ -14,7 +14,7 @@ import torch
 from selfmask.data import ImageSet
 from selfmask.training.settings import FitSettings, path_length
 
-PATHS = {"adam": 4.5, "tensor-adam": 2.0}
+PATHS = {"adam": 4.5, "tensor-adam": 1.0}
 """How far, in scores, a score may be carried over the whole run: with adam one whose gradient never changes sign,
 with tensor-adam one whose gradient is its tensor's root mean square. A score has to travel 1 to cross the threshold,
 and the gradients of batches agree only in part."""
