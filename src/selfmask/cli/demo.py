@@ -32,8 +32,8 @@ def run(settings: DemoSettings) -> int:
     name = Path(settings.data).name or "data"
     folder = settings.out or _free(Path("runs") / f"demo-{name}")
     said = Console(stderr=True, quiet=settings.json)
-    said.print(f"selfmask adapt {settings.data} --out {folder}", style="bold", highlight=False)
-    outcome = adapt(AdaptSettings(settings.data, out=folder, seed=settings.seed), console=said)
+    said.print(f"selfmask adapt {settings.data} --out {folder} --finetune", style="bold", highlight=False)
+    outcome = adapt(AdaptSettings(settings.data, out=folder, seed=settings.seed, finetune=True), console=said)
     if settings.json:
         print_json(document(outcome))
         return INTERRUPTED if outcome.interrupted else 0

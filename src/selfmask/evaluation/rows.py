@@ -110,20 +110,24 @@ class Rows:
         return cls(tuple(rows), int(data["images"]))
 
     def table(self) -> Table:
-        """A table for the terminal; measures that no row has are left out."""
-        first = self.rows[0].name
-        table = Table(title=f"top-1 on {self.images} test images, with 95 % intervals", title_justify="left")
-        table.add_column("network")
+        """A table for a terminal of 80 columns; measures that no row has are left out.
+
+        Each cell: the accuracy, its interval, and below them the difference from the first row with its interval.
+        """
+        title = f"top-1 on {self.images} test images; below, Δ to {self.rows[0].name}; 95 % intervals"
+        table = Table(title=title, title_justify="left", show_lines=True)
+        table.add_column("network", no_wrap=True)
         shown = [key for key in _MEASURES if any(getattr(row, key) is not None for row in self.rows)]
         for key in shown:
             table.add_column(_MEASURES[key], no_wrap=True)
-            table.add_column(f"Δ {first}", no_wrap=True)
         for row in self.rows:
             cells: list[str] = []
             for key in shown:
                 accuracy, gain = getattr(row, key), getattr(row, f"{key}_gain")
-                cells.append("–" if accuracy is None else str(accuracy))
-                cells.append("" if gain is None else _signed(gain))
+                lines = ["–"] if accuracy is None else str(accuracy).replace("[", r"\[").split(" ", 1)
+                if gain is not None:
+                    lines += _signed(gain)
+                cells.append("\n".join(lines))
             table.add_row(row.name, *cells)
         return table
 
@@ -142,8 +146,8 @@ def _row(outcome: Outcome, reference: dict[str, Tensor]) -> Row:
     return Row(outcome.name, **estimates)
 
 
-def _signed(gain: Estimate) -> str:
+def _signed(gain: Estimate) -> list[str]:
     """Bold where the interval leaves out zero, which is what "better by more than the interval" means."""
-    text = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]".replace("-", "−")
-    text = text.replace("[", r"\[")
-    return f"[bold]{text}[/bold]" if gain.low > 0 or gain.high < 0 else text
+    texts = [f"{gain.value:+.3f}", rf"\[{gain.low:+.3f}, {gain.high:+.3f}]"]
+    texts = [text.replace("-", "−") for text in texts]
+    return [f"[bold]{text}[/bold]" for text in texts] if gain.low > 0 or gain.high < 0 else texts
