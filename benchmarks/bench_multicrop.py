@@ -80,7 +80,7 @@ def pillow_pipeline() -> Callable[[Image.Image], list[object]]:
         ])  # fmt: skip
 
     large, small = views(224, (0.14, 1.0)), views(96, (0.05, 0.14))
-    return lambda picture: [large(picture) for _ in range(2)] + [small(picture) for _ in range(6)]
+    return lambda picture: [*(large(picture) for _ in range(2)), *(small(picture) for _ in range(6))]
 
 
 def main() -> None:
