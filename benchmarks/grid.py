@@ -35,6 +35,10 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "EfficientNet-Lite0": {},
     "ResNet-18": {"backbone": "timm:resnet18", "weights": SHARED / "weights/resnet18_in1k.safetensors"},
     "ResNet-50": {"backbone": "keras:resnet50", "weights": SHARED / "weights/resnet50_in1k.safetensors"},
+    "ViT-S/14": {
+        "backbone": "timm:vit_small_patch14_dinov2",
+        "weights": SHARED / "weights/vit_small_patch14_dinov2_224.safetensors",
+    },
 }
 DATA: dict[str, dict[str, Any]] = {
     "CIFAR-10, 2 500 images": {"data": str(SHARED / "data/cifar10"), "images": 2500, "size": 64},
@@ -43,19 +47,26 @@ DATA: dict[str, dict[str, Any]] = {
 }
 
 
-def cells(finetune: bool) -> list[Cell]:
-    """Every combination; full fine-tuning on the two photographic sets and the two small backbones."""
+VIT_SIZES = {"CIFAR-10": 56, "clothing": 70, "digits": 56}  # multiples of its patches
+
+
+def cells() -> list[Cell]:
+    """Every combination; full fine-tuning on the photographic sets, but on the two large backbones."""
     found: list[Cell] = []
     for data, of_data in DATA.items():
+        name = data.split(",")[0]
         for backbone, of_backbone in BACKBONES.items():
-            with_full = finetune and backbone != "ResNet-50" and data != "digits"
-            found.append(Cell(data, backbone, {**of_data, **of_backbone, "finetune": with_full}))
+            settings = {**of_data, **of_backbone}
+            if backbone == "ViT-S/14":
+                settings["size"] = VIT_SIZES[name]
+            settings["finetune"] = name != "digits" and backbone not in ("ResNet-50", "ViT-S/14")
+            found.append(Cell(data, backbone, settings))
     return found
 
 
 def folder(out: Path, cell: Cell, seed: int) -> Path:
     """Where a run is kept."""
-    name = f"{cell.data.split(',')[0]}-{cell.backbone}-{seed}".lower()
+    name = f"{cell.data.split(',')[0]}-{cell.backbone}-{seed}".lower().replace("/", "")
     return out / name
 
 
@@ -66,7 +77,7 @@ def table(out: Path, seeds: list[int]) -> str:
         "weights off | mask file | training |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for cell in cells(finetune=True):
+    for cell in cells():
         results = [
             json.loads(path.read_text())
             for seed in seeds
@@ -104,11 +115,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/grid"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="*", default=[], help="words that data or backbone must contain")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
     for seed in arguments.seeds:
-        for cell in cells(finetune=True):
+        for cell in cells():
             place = folder(arguments.out, cell, seed)
             wanted = all(word in f"{cell.data} {cell.backbone}" for word in arguments.only)
             if arguments.table or not wanted or (place / "result.json").is_file():

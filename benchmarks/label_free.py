@@ -23,15 +23,21 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 DATA: dict[str, dict[str, Any]] = {
     "cifar10": {"data": str(SHARED / "data/cifar10"), "images": 5000, "size": 64},
-    "clothing": {"data": str(SHARED / "data/clothing"), "size": 64, "epochs": 6.5},
+    "clothing": {"data": str(SHARED / "data/clothing"), "size": 64},
     "dtd10": {"data": str(SHARED / "data/dtd10"), "size": 96},
 }
 RECIPES: dict[str, dict[str, Any]] = {
-    "default": {"objective": "distil"},
+    "default": {},
+    "distil, tensor-adam 0.005": {"objective": "distil", "optimizer": "tensor-adam", "lr": 0.005},
+    "distil, tensor-adam 0.015, 3 epochs": {
+        "objective": "distil", "optimizer": "tensor-adam", "lr": 0.015, "epochs": 3
+    },
+    "distil, tensor-adam 0.005, 10 epochs": {
+        "objective": "distil", "optimizer": "tensor-adam", "lr": 0.005, "epochs": 10
+    },
     "distil, adam spread 0.95": {
         "objective": "distil", "optimizer": "adam", "spread": 0.95, "lr": 0.015, "warmup": 0.1
     },
-    "distil, tensor-adam 0.005": {"objective": "distil", "optimizer": "tensor-adam", "lr": 0.005},
     "selflabel": {"objective": "selflabel"},
     "selflabel, adam spread 0.95": {
         "objective": "selflabel", "optimizer": "adam", "spread": 0.95, "lr": 0.015, "warmup": 0.1
@@ -84,9 +90,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=["cifar10", "clothing"])
     parser.add_argument("--recipes", nargs="+", choices=[*RECIPES, "all"], default=["default"])
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="run nothing")
     asked = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(asked.threads)
     recipes = list(RECIPES) if "all" in asked.recipes else asked.recipes
     for seed in asked.seeds:
         for data in asked.data:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from selfmask.cascade import CascadeSettings
 from selfmask.cli.output import print_json
 from selfmask.errors import SettingsError
 from selfmask.training import AdaptSettings
+from selfmask.training.provenance import command_words
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,5 @@ def _command(recorded: dict[str, Any]) -> str | None:
     if "data" not in recorded:
         return None
     cascade = "experts" in recorded
-    words = ["selfmask", "cascade" if cascade else "adapt", str(recorded["data"])]
-    for field in fields(CascadeSettings if cascade else AdaptSettings):
-        value = recorded.get(field.name)
-        if field.name == "data" or value is None or value == field.default:
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(flag if value else "--no-" + flag[2:])
-        else:
-            words += [flag, str(value)]
-    return shlex.join(words)
+    kind = CascadeSettings if cascade else AdaptSettings
+    return shlex.join(command_words("cascade" if cascade else "adapt", kind, recorded))

@@ -25,6 +25,7 @@ from selfmask.training.curves import draw_curves
 from selfmask.training.folder import CURVES, MASK, RESULT, open_folder, write_json
 from selfmask.training.loop import CHECKPOINT, LOG, fit
 from selfmask.training.plan import Plan, make_plan
+from selfmask.training.provenance import record
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
         "seconds": {"training": round(fit_seconds, 1), "total": round(time.perf_counter() - started, 1)},
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        **record(settings, accelerator.device),
+        "warnings": list(plan.splits.notes),
     }
     if accelerator.is_main_process:
         write_json(folder / RESULT, result)

@@ -24,6 +24,7 @@ from selfmask.masking import MaskSet, TensorAdam
 from selfmask.objectives.base import Batch, Objective
 from selfmask.training.checkpoint import read_checkpoint, rng_state, write_checkpoint
 from selfmask.training.distribution import average_gradients, average_statistics, same_on_all
+from selfmask.training.flips import Flips
 from selfmask.training.interrupt import Interruption
 from selfmask.training.journal import Journal
 from selfmask.training.memory import keep_freed_memory
@@ -105,6 +106,7 @@ def fit(
         folder / LOG if accelerator.is_main_process else folder / f"log.{accelerator.process_index}.jsonl",
         steps=settings.steps, start=start, batch=settings.batch, console=console, title=title,
     )  # fmt: skip
+    flips = None if masks is None else Flips(masks, start)
     module.train()
     objective.train()
     step = start
@@ -137,8 +139,8 @@ def fit(
             last = step + 1 == settings.steps
             if last or step % settings.log_every == 0:
                 entry = {"loss": float(loss.detach()), **figures, "rate": rate_at(step, settings)}
-                if masks is not None:
-                    entry["off"] = 1 - masks.density()
+                if masks is not None and flips is not None:
+                    entry |= {"off": 1 - masks.density(), "flipped": flips.share(step + 1)}
                 if watch is not None:
                     entry |= watch(step)
                 journal.write(step, entry)

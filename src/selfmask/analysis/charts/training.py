@@ -32,7 +32,10 @@ _CURVES = (
     ),
     _Curve(("off",), "weights off (%)", ORANGE, 100, True),
     _Curve(("flipped", "flips"), "bits flipped in a step (%)", PURPLE, 100, True),
-    _Curve(("usage_entropy", "entropy", "prototype_entropy"), "entropy of prototype usage", SKY),
+    _Curve(("cosine",), "cosine with the targets", GREEN),
+    _Curve(("agreement",), "agreement with the targets (%)", GREEN, 100),
+    _Curve(("usage",), "prototypes in use (%)", SKY, 100, True),
+    _Curve(("spread",), "spread of the features", MUTED, 1, True),
     _Curve(("lr", "rate", "learning_rate"), "learning rate", MUTED, 1, True),
     _Curve(("images_per_second",), "images per second", OCHRE, 1, True),
 )

@@ -11,7 +11,7 @@ from selfmask.analysis.run_folder import RunFolder
 from selfmask.analysis.wording import count, duration, percent, points, size
 from selfmask.evaluation import Estimate, Row, Rows
 
-_LABEL_FREE = ("selflabel", "swav")
+_LABEL_FREE = ("distil", "selflabel", "swav")
 _OURS = ("masked", "unconditional", "conditional", "self-masked")
 
 
