@@ -57,6 +57,8 @@ def save_derived(
         raise SettingsError("coding='base' needs the base model: pass base=model")
     tensors = None if base is None else mask.check(base)
     path = Path(path)
+    # How many bits a training flipped is no longer true of other bits.
+    kept = {key: value for key, value in mask.metadata.items() if key != "flipped"}
     content = pack(
         mask.index.base,
         masks,
@@ -64,7 +66,7 @@ def save_derived(
         mask.statistics if statistics is None else statistics,
         mask.trained if trained is None else trained,
         mask.head if head is None else head,
-        {**mask.metadata, **note},
+        {**kept, **note},
         coding,
     )
     write_atomically(path, content)

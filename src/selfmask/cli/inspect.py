@@ -39,6 +39,7 @@ def run(settings: InspectSettings) -> int:
 def describe(mask: Mask) -> dict[str, Any]:
     """All of it, JSON-able; densities are shares in [0, 1], bytes are whole numbers."""
     weights, on = mask.index.weights, sum(mask.on.values())
+    flipped = _flipped(mask)
     return {
         "file": str(mask.path),
         "format": "1",
@@ -46,6 +47,7 @@ def describe(mask: Mask) -> dict[str, Any]:
         "weights": weights,
         "on": on,
         "density": mask.density(),
+        "flipped": None if flipped is None else sum(flipped.values()),
         "bits_per_weight": 8 * mask.bytes()["masks"] / weights if weights else 0.0,
         "needs_base": mask.needs_base,
         "tensors": {
@@ -54,6 +56,7 @@ def describe(mask: Mask) -> dict[str, Any]:
                 "weights": mask.numel(name),
                 "on": mask.on[name],
                 "density": mask.on[name] / mask.numel(name) if mask.numel(name) else 1.0,
+                "flipped": None if flipped is None else flipped[name],
                 "coding": _coding(mask, name),
             }
             for name in mask.names
@@ -70,6 +73,15 @@ def describe(mask: Mask) -> dict[str, Any]:
         "selfmask": mask.metadata.get("selfmask"),
         "metadata": mask.metadata,
     }
+
+
+def _flipped(mask: Mask) -> dict[str, int] | None:
+    """By tensor, how many bits differ from the mask before the first step; None where the file does not say."""
+    kept = mask.metadata.get("flipped")
+    bits = kept.get("bits") if isinstance(kept, dict) else None
+    if not isinstance(bits, list) or len(bits) != len(mask.names) or any(type(n) is not int for n in bits):
+        return None
+    return dict(zip(mask.names, bits, strict=True))
 
 
 def _coding(mask: Mask, name: str) -> str:
@@ -99,6 +111,8 @@ def _print(mask: Mask, tensors: bool, console: Console) -> None:
         "masked",
         f"{found['weights']:,} weights in {len(mask.names)} tensors, {100 * found['density']:.2f} % on",
     )
+    if found["flipped"] is not None:
+        row("flipped", f"{found['flipped']:,} bits since the start of the training")
     row("file", f"{sizes['file']:,} bytes ({found['bits_per_weight']:.3f} bits a weight)")
     for part in ("masks", "statistics", "head", "metadata"):
         row(f"  {part}", f"{sizes[part]:,}")
@@ -110,8 +124,9 @@ def _print(mask: Mask, tensors: bool, console: Console) -> None:
             row(key, ", ".join(f"{k} {v}" for k, v in found[key].items() if not isinstance(v, dict)))
     console.print(table, soft_wrap=True)
     if tensors:
-        lines = Table("tensor", "shape", "on", "coding")
+        lines = Table("tensor", "shape", "on", "flipped", "coding")
         for name, one in found["tensors"].items():
             shape = " × ".join(map(str, one["shape"]))
-            lines.add_row(escape(name), shape, f"{100 * one['density']:.2f} %", one["coding"])
+            flipped = "–" if one["flipped"] is None else f"{one['flipped']:,}"
+            lines.add_row(escape(name), shape, f"{100 * one['density']:.2f} %", flipped, one["coding"])
         console.print(lines)

@@ -19,6 +19,7 @@ from selfmask.errors import SelectionError, SettingsError, WrongBaseError
 from selfmask.masking import norm, occupancy
 from selfmask.masking.layout import like
 from selfmask.masking.optimizer import MaskOptimizer
+from selfmask.masking.presets import did_you_mean
 from selfmask.masking.rules import Rule, Threshold
 from selfmask.masking.selection import Select, Selection, matches
 from selfmask.masking.status import Status, TensorStatus
@@ -292,14 +293,16 @@ class MaskSet:
     ) -> Path:
         """Write the mask file: masks, moved statistics, trained parameters, and the base's fingerprints.
 
-               `head` holds the tensors of a classifier that belongs to the mask, if it is to be kept. `metadata`
+        `head` holds the tensors of a classifier that belongs to the mask, if it is to be kept. `metadata`
         (JSON-able: `backbone=`, `preprocessing=`, `training=` …) is kept as given. The file appears
-               whole or not at all. Returns its path.
+        whole or not at all. Returns its path.
         """
         self._check_live("save")
         # The one door that opens upward, and only when called: masking knows nothing of files.
         from selfmask.artifact import save_mask
 
+        # A top-k mask starts with weights off, so the masks alone cannot tell what the training moved.
+        flipped = [t.flipped for t in self.status().tensors]
         return save_mask(
             path,
             theta=self.theta,
@@ -308,7 +311,12 @@ class MaskSet:
             statistics=self.statistics(),
             trained=self.trained(),
             head=head,
-            metadata={"rule": self.rule.describe(), "selection": self.selection.describe(), **metadata},
+            metadata={
+                "rule": self.rule.describe(),
+                "selection": self.selection.describe(),
+                "flipped": {"steps": self.steps, "bits": flipped},
+                **metadata,
+            },
             coding=coding,
         )
 
@@ -348,7 +356,14 @@ def _trained(model: nn.Module, train: Train, chosen: Mapping[str, nn.Parameter])
         names = [n for n, p in parameters.items() if train(n, p)]
     else:
         patterns = [train] if isinstance(train, str) else list(train)
-        names = [n for pattern in patterns for n in matches(pattern, parameters)]
+        hits = {pattern: matches(pattern, parameters) for pattern in patterns}
+        for pattern, found in hits.items():
+            if not found:
+                raise SelectionError(
+                    f"train: {pattern!r} names none of the model's {len(parameters)} parameters"
+                    f"{did_you_mean(pattern, parameters)}"
+                )
+        names = [n for found in hits.values() for n in found]
     if not names:
         raise SelectionError(f"train: {train!r} names none of the model's {len(parameters)} parameters")
     for name in names:

@@ -82,23 +82,30 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Progressive:
-    """A density that falls linearly from `start` to `end` over the first `steps` steps (PAPER §4, "progressive")."""
+    """A density that falls linearly from `start` to `end` over the first `steps` steps (PAPER §4, "progressive").
 
-    end: float
+    `end` is one share for every tensor, or a share for each tensor by name (the densities that another mask found).
+    """
+
+    end: float | Mapping[str, float]
     steps: int
     start: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.end <= self.start <= 1):
-            raise SettingsError(
-                f"Progressive: needs 0 < end <= start <= 1, got end={self.end}, start={self.start}"
-            )
+        ends = self.end if isinstance(self.end, Mapping) else {"": self.end}
+        for name, end in ends.items():
+            if not (0 < end <= self.start <= 1):
+                of = f" for {name!r}" if name else ""
+                raise SettingsError(
+                    f"Progressive: needs 0 < end <= start <= 1, got end={end}{of}, start={self.start}"
+                )
         if self.steps < 1:
             raise SettingsError(f"Progressive: needs at least 1 step, got {self.steps}")
 
-    def at(self, step: int) -> float:
-        """The density after `step` steps, in (0, 1]."""
-        return self.start + (self.end - self.start) * min(step / self.steps, 1.0)
+    def at(self, step: int, name: str = "") -> float:
+        """The density of tensor `name` after `step` steps, in (0, 1]."""
+        end = _found(self.end, name) if isinstance(self.end, Mapping) else self.end
+        return self.start + (end - self.start) * min(step / self.steps, 1.0)
 
 
 @dataclass(frozen=True)
@@ -140,15 +147,8 @@ class TopK:
     def density_at(self, name: str, step: int) -> float:
         """The share of tensor `name` that is on after `step` steps."""
         if isinstance(self.density, Progressive):
-            return self.density.at(step)
-        if isinstance(self.density, Mapping):
-            if name not in self.density:
-                raise SettingsError(
-                    f"TopK: no density is given for {name!r}; the densities name {len(self.density)} tensors, "
-                    f"the first is {next(iter(self.density), None)!r}. Were they found on another backbone?"
-                )
-            return float(self.density[name])
-        return self.density
+            return self.density.at(step, name)
+        return _found(self.density, name) if isinstance(self.density, Mapping) else self.density
 
     def count(self, name: str, total: int, step: int) -> int:
         """How many of the tensor's `total` weights are on after `step` steps."""
@@ -163,10 +163,21 @@ class TopK:
     def describe(self) -> dict[str, Any]:
         if isinstance(self.density, Progressive):
             d = self.density
-            density: Any = {"start": d.start, "end": d.end, "steps": d.steps}
+            end = dict(d.end) if isinstance(d.end, Mapping) else d.end
+            density: Any = {"start": d.start, "end": end, "steps": d.steps}
         else:
             density = dict(self.density) if isinstance(self.density, Mapping) else self.density
         return {"name": "topk", "density": density, "init": self.init}
+
+
+def _found(densities: Mapping[str, float], name: str) -> float:
+    """The density of one tensor among those that another mask found."""
+    if name not in densities:
+        raise SettingsError(
+            f"TopK: no density is given for {name!r}; the densities name {len(densities)} tensors, "
+            f"the first is {next(iter(densities), None)!r}. Were they found on another backbone?"
+        )
+    return float(densities[name])
 
 
 def _check_density(share: float, of: str) -> None:
