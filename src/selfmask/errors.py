@@ -41,3 +41,7 @@ class RunError(SelfmaskError):
 
 class MissingExtraError(SelfmaskError, ImportError):
     """A feature needs an optional package: the message names the extra to install."""
+
+
+class HubError(SelfmaskError):
+    """A hub cannot be reached, refuses, or does not have what was asked for."""

@@ -5,6 +5,7 @@ from selfmask.artifact.comparison import Comparison, Overlap, compare
 from selfmask.artifact.derived import Operation, combine, save_derived
 from selfmask.artifact.explain import model_name
 from selfmask.artifact.fingerprint import base_fingerprint, base_tensors
+from selfmask.artifact.hub import Published, commit_of, from_hub, push_to_hub, save_from_hub
 from selfmask.artifact.mask import Handle, Mask
 from selfmask.artifact.reading import load
 from selfmask.artifact.save import save_mask
@@ -15,16 +16,21 @@ __all__ = [
     "Mask",
     "Operation",
     "Overlap",
+    "Published",
     "baked_module",
     "baked_state",
     "base_fingerprint",
     "base_tensors",
     "combine",
+    "commit_of",
     "compare",
     "export",
+    "from_hub",
     "load",
     "model_name",
+    "push_to_hub",
     "save_baked",
     "save_derived",
+    "save_from_hub",
     "save_mask",
 ]

@@ -42,6 +42,8 @@ COMMANDS = {
     "compact": Command(
         "make a mask file smaller within a tolerance", "selfmask.cli.compact", "CompactSettings"
     ),
+    "push": Command("publish a mask on the hub, with a card", "selfmask.cli.push", "PushSettings"),
+    "pull": Command("fetch a mask from the hub", "selfmask.cli.pull", "PullSettings"),
     "data": Command("list, download or describe data sets", "selfmask.cli.data", "DataSettings"),
     "report": Command("one self-contained page about a run", "selfmask.cli.report", "ReportSettings"),
 }
