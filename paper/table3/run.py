@@ -2,14 +2,14 @@
 
     python paper/table3/run.py --data ../shared/data/cifar10 --out runs/table3 --seeds 0 1 2
 
-One cascade for each seed (`OUT/seed-0` …; a run that was stopped goes on where it was), then
+One cascade for each seed (`OUT/seed-0` …; a run that was stopped goes on where it was), with its pictures, then
 `OUT/table3.json` and the table on the terminal. The settings that are not flags here are the defaults of
 `selfmask cascade`.
 """
 
 from __future__ import annotations
 
-import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -19,8 +19,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from selfmask.cascade import CascadeSettings, learn_cascade
-from selfmask.errors import RunError
+from selfmask.cascade import CascadeSettings, learn_cascade, load_cascade, measure_cascade
+from selfmask.cli.cascade import draw
+from selfmask.errors import DataError, RunError
+from selfmask.training import make_plan
 from selfmask.training.folder import read_json, write_json
 
 
@@ -34,14 +36,20 @@ class Table3:
     """Folder of the runs and of table3.json."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One cascade each."""
-    images: int = 2000
+    images: int = 5000
     """Training images."""
     size: int | None = None
     """Pixels of the views. Default: from the images' own size (64 for CIFAR-10)."""
-    steps: int = 80
-    """Optimizer steps of the dispatcher, and of each expert."""
+    epochs: float = 3.0
+    """The dispatcher's passes over the images. Each expert takes as many steps."""
+    lr: float | None = 0.015
+    """Peak rate of the scores."""
+    expert_lr: float | None = None
+    """Peak rate of the experts' scores. Default: the dispatcher's."""
     experts: int = 5
     """Experts, as in the paper."""
+    narrow: tuple[int, ...] = (128,)
+    """Widths of the embedding to measure besides the backbone's."""
     threads: int | None = None
     """CPU threads."""
 
@@ -51,26 +59,40 @@ def main(settings: Table3) -> None:
     console = Console()
     results: list[dict[str, Any]] = []
     for seed in settings.seeds:
-        folder = settings.out / f"seed-{seed}"
-        if not (folder / "result.json").is_file():
-            run = CascadeSettings(
-                data=settings.data, out=folder, images=settings.images, size=settings.size,
-                steps=settings.steps, experts=settings.experts, seed=seed, threads=settings.threads,
-                resume=(folder / "settings.json").is_file(),
-            )  # fmt: skip
-            if learn_cascade(run, console=console).interrupted:
-                raise RunError("stopped; the same command goes on")
-        results.append(read_json(folder / "result.json"))
+        path = settings.out / f"seed-{seed}" / "rows.json"
+        if not path.is_file():
+            write_json(path, learn(settings, seed, console))
+        results.append(read_json(path))
     table = gather(results)
-    table["machine"] = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": results[0]["threads"],
-    }
+    table["machine"] = results[0]["machine"]
     table["settings"] = {
         k: str(v) if isinstance(v, Path) else v for k, v in vars(settings).items() if k != "data"
     }
     write_json(settings.out / "table3.json", table)
     show(table, console)
+
+
+def learn(settings: Table3, seed: int, console: Console) -> dict[str, Any]:
+    """A cascade with its pictures, its result, and the rows that are measured of it."""
+    folder = settings.out / f"seed-{seed}"
+    run = CascadeSettings(
+        data=settings.data, out=folder, images=settings.images, size=settings.size, epochs=settings.epochs,
+        lr=settings.lr, expert_lr=settings.expert_lr, experts=settings.experts, seed=seed,
+        threads=settings.threads, evaluate=False, resume=(folder / "settings.json").is_file(),
+    )  # fmt: skip
+    learnt = learn_cascade(run, console=console)
+    if learnt.interrupted or learnt.result is None:
+        raise RunError("stopped; the same command goes on")
+    draw(run, learnt)
+    began = time.perf_counter()
+    plan = make_plan(run)
+    cascade = load_cascade(learnt.file, plan.backbone.module)
+    rows, passes = measure_cascade(plan, cascade, console, narrow=settings.narrow)
+    if rows is None:
+        raise DataError(f"{settings.data} has no labels to measure with")
+    seconds = {**learnt.result["seconds"], "measuring": round(time.perf_counter() - began, 1)}
+    widths = {mode: fusion.width for mode, fusion in cascade.fusions.items()}
+    return {**learnt.result, "rows": rows.to_json(), "passes": passes, "widths": widths, "seconds": seconds}
 
 
 def gather(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -81,6 +103,8 @@ def gather(results: list[dict[str, Any]]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for name in by_seed[0]:
         row: dict[str, Any] = {"name": name, "passes": results[0]["passes"][name]}
+        kept = [stored(name, result) for result in results]
+        row["bytes"] = {part: round(mean(found[part] for found in kept)) for part in kept[0]}
         for measure in ("knn", "probe"):
             values = [found[name][measure]["value"] for found in by_seed]
             own = [found["self-masked"][measure]["value"] for found in by_seed]
@@ -101,6 +125,17 @@ def gather(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def stored(name: str, result: dict[str, Any]) -> dict[str, int]:
+    """Bytes that the row's features need beside the backbone: masks, and the router's and fusion's tensors."""
+    sizes = result["bytes"]
+    network, _, rest = name.partition(", ")
+    if network not in result["widths"]:
+        return {"masks": sizes["dispatcher"] if network == "self-masked" else 0, "tensors": 0}
+    share = int(rest.split()[0]) / result["widths"][network] if rest else 1
+    fusion = round(min(share, 1) * sizes[f"fusion, {network}"])
+    return {"masks": sizes["dispatcher"] + sizes["experts"], "tensors": sizes["router"] + fusion}
+
+
 def spread(values: list[float]) -> dict[str, Any]:
     """Mean, standard deviation (0 for one value), and the values themselves."""
     return {"mean": mean(values), "deviation": stdev(values) if len(values) > 1 else 0.0, "values": values}
@@ -110,11 +145,12 @@ def show(table: dict[str, Any], console: Console) -> None:
     """The table, one row a network."""
     seeds = len(table["rows"][0]["knn"]["values"])
     out = Table(title=f"{table['data']}, {table['backbone']}, {seeds} seeds", title_justify="left")
-    for column in ("features", "k-NN", "linear probe", "passes an image"):
+    for column in ("features", "k-NN", "linear probe", "passes", "masks", "router, fusion"):
         out.add_column(column)
     for row in table["rows"]:
         cells = [f"{row[m]['mean']:.3f} ± {row[m]['deviation']:.3f}" for m in ("knn", "probe")]
-        out.add_row(row["name"], *cells, str(row["passes"]))
+        kept = [f"{row['bytes'][part] / 1000:,.0f} kB" for part in ("masks", "tensors")]
+        out.add_row(row["name"], *cells, str(row["passes"]), *kept)
     console.print(out)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ from selfmask.cascade import CascadeRun, CascadeSettings, learn_cascade, load_ca
 from selfmask.cascade import experts as experts_module
 from selfmask.cli.cascade import run
 from selfmask.data import open_data
-from selfmask.errors import DataError, RunError
+from selfmask.errors import RunError
 from selfmask.training.loop import fit
+from selfmask.training.provenance import command_of
 
 QUIET = Console(quiet=True)
 
@@ -108,8 +112,58 @@ def _embeds(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_more_experts_than_the_images_support(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="40 experts need at least 640 images"):
-        learn_cascade(tiny(tmp_path / "many", experts=40, steps=1), console=QUIET)
-    # The dispatcher is kept: with fewer experts only the router and the experts are still to be made.
-    assert (tmp_path / "many" / "dispatcher" / "mask.safetensors").is_file()
+def test_an_expert_stopped_for_the_harm_it_does_starts_anew_at_another_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, bool, float]] = []
+
+    def harm(step: int) -> dict[str, float]:
+        if step > 0:
+            raise RunError("the loss rose")
+        return {}
+
+    def watched(
+        backbone: Any, masks: Any, objective: Any, images: Any, settings: Any, folder: Path, **kw: Any
+    ) -> Any:
+        calls.append((folder.name, kw["resume"], settings.rate))
+        watch = harm if folder.name == "expert-2" and settings.rate == 0.6 else None
+        return fit(backbone, masks, objective, images, settings, folder, **kw, watch=watch)
+
+    monkeypatch.setattr(experts_module, "fit", watched)
+    folder = tmp_path / "run"
+    with pytest.raises(RunError, match=r"expert 2: the loss rose\. .*--resume.*--expert-lr \(0\.15 say\)"):
+        learn_cascade(tiny(folder, checkpoint_every=1), console=QUIET)
+    finished = (folder / "expert-1" / "mask.safetensors").stat().st_mtime_ns
+    # The same again goes on from the checkpoint, to the same end; another rate starts anew.
+    with pytest.raises(RunError, match="expert 2: the loss rose"):
+        learn_cascade(tiny(folder, checkpoint_every=1, resume=True), console=QUIET)
+    run = learn_cascade(tiny(folder, expert_lr=0.15, resume=True), console=QUIET)
+    assert calls == [
+        ("expert-1", False, 0.6), ("expert-2", False, 0.6), ("expert-2", True, 0.6), ("expert-2", False, 0.15),
+    ]  # fmt: skip
+    assert (folder / "expert-1" / "mask.safetensors").stat().st_mtime_ns == finished
+    assert run.result is not None
+    assert [trained["rate"] for trained in run.result["expert_training"]] == [0.6, 0.15]
+
+
+@pytest.mark.slow
+def test_finished_experts_survive_kill_9(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    settings = tiny(folder)
+    command = [sys.executable, "-m", *command_of(settings, "cascade")]
+    first, second = (folder / f"expert-{number}" / "mask.safetensors" for number in (1, 2))
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        while process.poll() is None and not first.is_file():
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+    assert first.is_file(), (tmp_path / "output").read_text()
+    assert not second.is_file()
+    kept = {path: path.stat().st_mtime_ns for path in (first, folder / "router.safetensors")}
+    run = learn_cascade(tiny(folder, resume=True), console=QUIET)
+    assert run.experts == 2
+    assert second.is_file()
+    member = load_cascade(run.file).member(1).masks()
+    assert all(torch.equal(member[name], mask) for name, mask in load(first).masks().items())
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept

@@ -8,7 +8,6 @@ from selfmask.cascade.fusion import MODES, Fusion, Mode, fit_fusion, joined
 from selfmask.cascade.learning import CascadeRun, learn_cascade
 from selfmask.cascade.makeup import Cluster, make_up
 from selfmask.cascade.network import Cascade
-from selfmask.cascade.pictures import draw_make_up, draw_maps
 from selfmask.cascade.router import Router, fit_router
 from selfmask.cascade.settings import CascadeSettings
 
@@ -21,8 +20,6 @@ __all__ = [
     "Fusion",
     "Mode",
     "Router",
-    "draw_make_up",
-    "draw_maps",
     "fit_fusion",
     "fit_router",
     "joined",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from torch import Tensor
 
 from selfmask.cascade.fusion import MODES, fit_fusion
 from selfmask.cascade.network import DISPATCHER, Cascade
@@ -20,11 +21,14 @@ WHITENED = "self-masked, whitened"
 this row is the experts', and not the equal variances'."""
 
 
-def measure_cascade(plan: Plan, cascade: Cascade, console: Console) -> tuple[Rows | None, dict[str, int]]:
+def measure_cascade(
+    plan: Plan, cascade: Cascade, console: Console, *, narrow: Sequence[int] = ()
+) -> tuple[Rows | None, dict[str, int]]:
     """k-NN and linear probe of each network's features, and the forward passes an image that each takes.
 
-    Rows: pretrained, statistics only, self-masked, the same whitened, conditional, unconditional. None where there are
-    no labelled images of two classes to train on, or no labelled test images.
+    Rows: pretrained, statistics only, self-masked, the same whitened, conditional, unconditional; and the last three
+    again at each width of `narrow`, which costs no further pass: axes are in order of their variance. None where there
+    are no labelled images of two classes to train on, or no labelled test images.
     """
     train, test = plan.labelled, plan.splits.test
     if test is None or len(test.labelled()) == 0 or len(set(train.labels.tolist())) < 2:
@@ -35,28 +39,28 @@ def measure_cascade(plan: Plan, cascade: Cascade, console: Console) -> tuple[Row
     test = test.labelled()
     outcomes: list[Outcome] = measure_base(plan, console)
     passes = {outcome.name: 1 for outcome in outcomes}
-    modes = (DISPATCHER, *MODES)
-    train_x, test_x = (
-        cascade.embeddings(part, plan.backbone, modes=modes, channels_last=plan.channels_last)
-        for part in (train, test)
-    )
-    for mode in modes:
-        name = SELF_MASKED if mode == DISPATCHER else mode
+
+    def add(name: str, mode: str, train_x: Tensor, test_x: Tensor) -> None:
         outcomes.append(
-            measure_features(
-                name, train_x[mode], train.labels, test_x[mode], test.labels, seed=plan.settings.seed
-            )
+            measure_features(name, train_x, train.labels, test_x, test.labels, seed=plan.settings.seed)
         )
         passes[name] = cascade.passes(mode)
-        if mode == DISPATCHER:
-            alone = fit_fusion(train_x[mode], cascade.fusions["conditional"].width, "conditional")
-            outcomes.append(
-                measure_features(
-                    WHITENED, alone.apply(train_x[mode]), train.labels, alone.apply(test_x[mode]), test.labels,
-                    seed=plan.settings.seed,
-                )
-            )  # fmt: skip
-            passes[WHITENED] = 1
+
+    train_x, test_x = (
+        cascade.embeddings(part, plan.backbone, modes=(DISPATCHER, *MODES), channels_last=plan.channels_last)
+        for part in (train, test)
+    )
+    alone = fit_fusion(train_x[DISPATCHER], cascade.fusions["conditional"].width, "conditional")
+    embeddings = {
+        WHITENED: (DISPATCHER, alone.apply(train_x[DISPATCHER]), alone.apply(test_x[DISPATCHER])),
+        **{mode: (mode, train_x[mode], test_x[mode]) for mode in MODES},
+    }
+    add(SELF_MASKED, DISPATCHER, train_x[DISPATCHER], test_x[DISPATCHER])
+    for name, (mode, of_train, of_test) in embeddings.items():
+        add(name, mode, of_train, of_test)
+    for width in narrow:
+        for name, (mode, of_train, of_test) in embeddings.items():
+            add(f"{name}, {width} wide", mode, of_train[:, :width], of_test[:, :width])
     return Rows.of(outcomes), passes
 
 

@@ -13,23 +13,26 @@ from rich.console import Console
 from torch import Tensor
 
 from selfmask.artifact import load
+from selfmask.artifact.container import write_atomically
 from selfmask.data import ImageSet
 from selfmask.masking import MaskSet
 from selfmask.objectives.base import Objective
-from selfmask.training import Plan, fit
+from selfmask.training import FitSettings, Plan, fit
 from selfmask.training.checkpoint import read_checkpoint
 from selfmask.training.folder import MASK
 from selfmask.training.loop import CHECKPOINT
 
-# Objectives whose head means the same on every image: an expert's starts as the dispatcher's. The others take their
-# targets or prototypes from the base's features, as for the dispatcher, but of the expert's images alone.
-_SHARED_HEAD = ("supervised", "text")
+# The objective whose trained head means the same on every image: an expert's starts as the dispatcher's. The others
+# take targets, prototypes or texts from the base, as for the dispatcher, but for the expert's images alone.
+_TRAINED_HEAD = "supervised"
 
 
 @dataclass(frozen=True)
 class Start:
-    """What experts start from: the dispatcher's scores in its masks' order, its statistics, its head's state."""
+    """What experts start from: the dispatcher's mask file, its scores in the masks' order, its statistics, its head's
+    state."""
 
+    mask: Path
     scores: tuple[Tensor, ...]
     statistics: Mapping[str, Tensor]
     objective: Mapping[str, Any]
@@ -41,6 +44,7 @@ class Start:
         state = read_checkpoint(folder / CHECKPOINT)
         scores = state["optimizer"]["state"]
         return cls(
+            folder / MASK,
             tuple(scores[index]["score"] for index in sorted(scores) if "score" in scores[index]),
             load(folder / MASK).statistics,
             state["objective"],
@@ -66,20 +70,32 @@ def train_expert(
     *,
     title: str,
     steps: int | None,
+    rate: float | None,
     accelerator: Accelerator,
     console: Console,
 ) -> bool:
     """Train an expert on `images` and write its mask into `folder`; False where a signal stopped it before its end.
 
-    Goes on from a checkpoint in `folder` if there is one. As many steps as the dispatcher had, unless `steps` says
-    otherwise, so a small cluster is seen more often. The backbone is the base again afterwards.
+    Goes on from a checkpoint in `folder` if it has one of as many steps at the same rate, else starts anew: what an
+    expert is stopped for (`RunError`: it does harm) is mended by another rate. Steps and rate are the dispatcher's
+    unless given, so a small cluster is seen more often. With `supervised`, images of one class leave nothing to tell
+    apart: the dispatcher's own mask is the expert then. The backbone is the base again afterwards.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if plan.objective == _TRAINED_HEAD and len(set(images.labels.tolist())) < 2:
+        console.print(f"{title}: images of one class, so it is the dispatcher itself", highlight=False)
+        if accelerator.is_main_process:
+            write_atomically(folder / MASK, start.mask.read_bytes())
+        accelerator.wait_for_everyone()
+        return True
     settings = replace(
-        plan.fit, batch=min(plan.fit.batch, len(images)), steps=plan.fit.steps if steps is None else steps
+        plan.fit,
+        batch=min(plan.fit.batch, len(images)),
+        steps=plan.fit.steps if steps is None else steps,
+        rate=plan.fit.rate if rate is None else rate,
     )
     own = replace(plan, train=images, labelled=images.labelled(), fit=settings)
-    resume = (folder / CHECKPOINT).is_file()
+    resume = _same_plan(folder / CHECKPOINT, settings)
     objective = own.make_objective()
     if not resume:
         _prepare(objective, own, start, console)
@@ -108,8 +124,16 @@ def train_expert(
         own.backbone.module.eval()
 
 
+def _same_plan(checkpoint: Path, settings: FitSettings) -> bool:
+    """Whether there is a checkpoint that can be gone on with. Anything else that differs is refused by `fit`."""
+    if not checkpoint.is_file():
+        return False
+    before = read_checkpoint(checkpoint)["settings"]
+    return all(before.get(name) == getattr(settings, name) for name in ("steps", "rate"))
+
+
 def _prepare(objective: Objective, plan: Plan, start: Start, console: Console) -> None:
-    if plan.objective in _SHARED_HEAD:
+    if plan.objective == _TRAINED_HEAD:
         objective.load_state_dict(start.objective)
         return
     for line in objective.prepare(plan.backbone, plan.train):

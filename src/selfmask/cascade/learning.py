@@ -20,14 +20,16 @@ from selfmask.cascade.experts import Start, train_expert
 from selfmask.cascade.fusion import MODES, Fusion, Mode, fit_fusion, joined
 from selfmask.cascade.makeup import Cluster, make_up
 from selfmask.cascade.network import Cascade
-from selfmask.cascade.router import Router, fit_router
+from selfmask.cascade.router import Router, check_support, fit_router
 from selfmask.cascade.settings import CascadeSettings
+from selfmask.errors import RunError
 from selfmask.evaluation import Rows, features
 from selfmask.training import AdaptSettings, Plan, adapt, make_plan
 from selfmask.training.adaptation import recorded
 from selfmask.training.checkpoint import read_checkpoint, write_checkpoint
 from selfmask.training.folder import MASK, RESULT, SETTINGS, open_folder, write_json
 from selfmask.training.loop import CHECKPOINT
+from selfmask.training.provenance import command_of, machine, versions
 
 CASCADE, ROUTER, DISPATCHER_FOLDER = "cascade.safetensors", "router.safetensors", "dispatcher"
 
@@ -35,8 +37,9 @@ CASCADE, ROUTER, DISPATCHER_FOLDER = "cascade.safetensors", "router.safetensors"
 # at this size, and the leading axes of thousands of images are those of all.
 FUSION_IMAGES = 4096
 
-# What a resumed cascade may change, besides what an adaptation may.
-_FREE = ("keep", "width", "pictures")
+# What a resumed cascade may change, besides what an adaptation may. The experts' rate and steps: an expert may have
+# been stopped because it did harm. Finished experts stay as they are, and the result says how each was trained.
+_FREE = ("keep", "width", "pictures", "expert_lr", "expert_steps")
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,15 @@ def learn_cascade(settings: CascadeSettings, *, console: Console | None = None) 
     """
     console = console or Console(stderr=True)
     folder = settings.folder()
+    plan = make_plan(settings)
+    # Before the dispatcher's training, not after it.
+    check_support(len(plan.train), settings.experts)
     described = {name: value for name, value in recorded(settings).items() if name not in _FREE}
     open_folder(folder, described, resume=settings.resume)
     began = time.perf_counter()
     if not _dispatcher(settings, folder / DISPATCHER_FOLDER, console):
         return CascadeRun(folder, interrupted=True)
 
-    plan = make_plan(settings)
     plan.backbone.module.eval()
     accelerator = Accelerator(cpu=next(plan.backbone.module.parameters()).device.type == "cpu")
     router, assignment = _router(settings, plan, folder, accelerator, console)
@@ -85,10 +90,16 @@ def learn_cascade(settings: CascadeSettings, *, console: Console | None = None) 
         console.print(
             f"expert {expert + 1} of {router.experts}: {len(mine)} images", highlight=False, soft_wrap=True
         )
-        finished = train_expert(
-            plan, plan.train.subset(mine), start, paths[-1],
-            title=f"expert {expert + 1}", steps=settings.expert_steps, accelerator=accelerator, console=console,
-        )  # fmt: skip
+        try:
+            finished = train_expert(
+                plan, plan.train.subset(mine), start, paths[-1], title=f"expert {expert + 1}",
+                steps=settings.expert_steps, rate=settings.expert_lr, accelerator=accelerator, console=console,
+            )  # fmt: skip
+        except RunError as error:
+            raise RunError(
+                f"expert {expert + 1}: {error}. What is finished is kept: go on by --resume, with a smaller "
+                f"--expert-lr ({(settings.expert_lr or plan.fit.rate) / 4:.2g} say) if its rate was the reason"
+            ) from error
         if not finished:
             return CascadeRun(folder, interrupted=True, experts=router.experts)
     learnt = time.perf_counter() - began
@@ -109,14 +120,16 @@ def learn_cascade(settings: CascadeSettings, *, console: Console | None = None) 
         "experts": router.experts,
         "router": settings.router,
         "training": plan.record(),
+        "expert_training": [_trained(path) for path in paths],
         "rows": None if rows is None else rows.to_json(),
         "passes": passes,
         "bytes": cascade.bytes(),
         "storage": storage(cascade, [folder / DISPATCHER_FOLDER / MASK, *(path / MASK for path in paths)]),
         "clusters": [cluster.to_json() for cluster in clusters],
         "seconds": {"learning": round(learnt, 1), "total": round(time.perf_counter() - began, 1)},
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "command": command_of(settings, "cascade"),
+        "versions": versions(),
+        "machine": machine(accelerator.device),
     }
     write_json(folder / RESULT, result)
     return CascadeRun(folder, False, router.experts, rows, tuple(clusters), result)
@@ -151,6 +164,15 @@ def _router(
     accelerator.wait_for_everyone()
     state = read_checkpoint(path)
     return Router.from_tensors(state["kind"], state["router"]), state["assignment"]
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    """How the expert in `folder` was trained, and the density that it found."""
+    mask = load(folder / MASK)
+    training = mask.metadata["training"]
+    return {name: training[name] for name in ("images", "batch", "steps", "rate")} | {
+        "density": mask.density()
+    }
 
 
 def _write(

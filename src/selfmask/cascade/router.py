@@ -170,11 +170,7 @@ def fit_router(
         raise SettingsError(f"a router needs at least 1 expert and 1 component, got {experts}, {components}")
     if x.ndim != 2 or not bool(torch.isfinite(x).all()):
         raise DataError(f"the router needs finite features (N, width), got shape {tuple(x.shape)}")
-    if len(x) < experts * LEAST_IMAGES:
-        raise DataError(
-            f"{experts} experts need at least {experts * LEAST_IMAGES} images ({LEAST_IMAGES} each), there are "
-            f"{len(x)}: take at most {len(x) // LEAST_IMAGES} experts, or more images"
-        )
+    check_support(len(x), experts)
     projection, offset, lines = _principal(x, components, seed)
     # The projection is rounded to what the file keeps before the mixture is fitted, so that the mixture is
     # exact for the coordinates that new images will get.
@@ -185,6 +181,22 @@ def fit_router(
     router = Router(kind, projection, offset, means, factors, log_weights, torch.arange(experts))
     router, merged = _without_small(router, x.cpu())
     return router, router.assign(x.cpu()), lines + more + merged
+
+
+def check_support(images: int, experts: int) -> None:
+    """Raises `DataError` where `images` training images are too few for `experts` experts."""
+    if images >= experts * LEAST_IMAGES:
+        return
+    most = images // LEAST_IMAGES
+    raise DataError(
+        f"{experts} expert{'s need' if experts > 1 else ' needs'} at least {experts * LEAST_IMAGES} images "
+        f"({LEAST_IMAGES} each), there are {images}: "
+        + (
+            f"take at most {most} by --experts, or more images"
+            if most
+            else "learn one mask by selfmask adapt"
+        )
+    )
 
 
 def _principal(x: Tensor, components: int, seed: int) -> tuple[Tensor, Tensor, list[str]]:

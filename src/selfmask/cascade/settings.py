@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,8 @@ class CascadeSettings(AdaptSettings):
     """How images are told apart: gmm (a mixture of Gaussians) or kmeans."""
     expert_steps: int | None = None
     """Optimizer steps for each expert. Default: as many as for the dispatcher."""
+    expert_lr: float | None = None
+    """Peak learning rate of the experts' scores. Default: the dispatcher's."""
     width: int | None = None
     """Width of the embedding. Default: the backbone's. Its projection is the largest part of the file by far
     (a float32 for each of its (1 + experts) × backbone width × width entries), so a narrow one saves most."""
@@ -42,6 +45,8 @@ class CascadeSettings(AdaptSettings):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if self.expert_lr is not None and not (self.expert_lr > 0 and math.isfinite(self.expert_lr)):
+            raise SettingsError(f"--expert-lr must be positive, got {self.expert_lr}")
         if self.finetune:
             raise SettingsError("--finetune is a row of `selfmask adapt`; a cascade has none")
 

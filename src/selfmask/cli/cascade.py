@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from selfmask.analysis import aligned, embed
-from selfmask.cascade import (
-    MODES,
-    CascadeRun,
-    CascadeSettings,
-    draw_make_up,
-    draw_maps,
-    learn_cascade,
-    load_cascade,
-)
+from selfmask.analysis.charts.cascade import clusters_chart
+from selfmask.analysis.charts.embedding import embedding_chart
+from selfmask.cascade import MODES, CascadeRun, CascadeSettings, learn_cascade, load_cascade
+from selfmask.cascade.evaluation import SELF_MASKED
 from selfmask.cascade.network import DISPATCHER
 from selfmask.cli.output import print_json
 from selfmask.training import make_plan
-from selfmask.training.folder import write_json
 
 __all__ = ["CascadeSettings", "run"]
 
 INTERRUPTED = 130
 MAP_IMAGES = 1000  # t-SNE of more takes minutes and shows no more
+LEAST_MAP_IMAGES = 5  # and of fewer there is none
 
 
 def run(settings: CascadeSettings) -> int:
@@ -41,28 +38,29 @@ def run(settings: CascadeSettings) -> int:
 
 
 def draw(settings: CascadeSettings, outcome: CascadeRun) -> list[str]:
-    """Write the clusters' make-up (figure4) and maps of the embeddings, each as a picture and as data."""
+    """Write the clusters' make-up (figure4) and maps of the embeddings, each as pictures and as data."""
     folder = outcome.folder
-    names: list[str] = []
+    paths: list[Path] = []
     if any(cluster.covered for cluster in outcome.clusters):
-        draw_make_up(outcome.clusters, folder / "figure4.png")
-        write_json(folder / "figure4.json", [cluster.to_json() for cluster in outcome.clusters])
-        names += ["figure4.png", "figure4.json"]
+        clusters = [cluster.to_json() for cluster in outcome.clusters]
+        paths += clusters_chart(clusters, "figure4").save(folder)
     plan = make_plan(settings)
     cascade = load_cascade(outcome.file, plan.backbone.module)
     images = plan.train if plan.splits.test is None else plan.splits.test
-    images = images.subset(range(min(len(images), MAP_IMAGES)))
-    if len(images) < 5:
-        return names
-    modes = [DISPATCHER, *(mode for mode in MODES if mode in cascade.fusions)]
-    found = cascade.embeddings(images, plan.backbone, modes=modes, channels_last=plan.channels_last)
-    maps = {mode: embed(x, seed=settings.seed) for mode, x in found.items()}
-    maps = {mode: aligned(flat, to=maps[DISPATCHER]) for mode, flat in maps.items()}
-    labels = images.labels.clamp(min=0).numpy()
-    draw_maps(maps, labels, folder / "embeddings.png")
-    data = {mode: flat.round(4).tolist() for mode, flat in maps.items()}
-    write_json(folder / "embeddings.json", {"labels": images.labels.tolist(), **data})
-    return [*names, "embeddings.png", "embeddings.json"]
+    # Drawn, for the images of a folder stand there class by class.
+    generator = torch.Generator().manual_seed(settings.seed)
+    images = images.subset(torch.randperm(len(images), generator=generator)[:MAP_IMAGES].sort().values)
+    if len(images) >= LEAST_MAP_IMAGES:
+        modes = [DISPATCHER, *(mode for mode in MODES if mode in cascade.fusions)]
+        found = cascade.embeddings(images, plan.backbone, modes=modes, channels_last=plan.channels_last)
+        maps = {mode: embed(x, seed=settings.seed) for mode, x in found.items()}
+        panels = {
+            SELF_MASKED if mode == DISPATCHER else mode: aligned(flat, to=maps[DISPATCHER])
+            for mode, flat in maps.items()
+        }
+        chart = embedding_chart(panels, images.labels.tolist(), images.classes, name="embeddings")
+        paths += chart.save(folder)
+    return [path.name for path in paths]
 
 
 def report(outcome: CascadeRun, pictures: list[str], console: Console) -> None:
@@ -88,7 +86,10 @@ def report(outcome: CascadeRun, pictures: list[str], console: Console) -> None:
         soft_wrap=True,
     )
     if pictures:
-        console.print(f"pictures: {', '.join(pictures)}", highlight=False)
+        drawn = [name for name in pictures if name.endswith(".png")]
+        console.print(
+            f"pictures: {', '.join(drawn)} (and .svg, .csv, .json)", highlight=False, soft_wrap=True
+        )
 
 
 def _document(outcome: CascadeRun, pictures: list[str]) -> dict[str, Any]:

@@ -9,21 +9,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from selfmask.analysis.charts.chart import Chart, DataTable, columns_of_legend, is_narrow, set_height
-from selfmask.analysis.charts.style import MARKERS, SERIES
+from selfmask.analysis.charts.style import MARKERS, MUTED, SERIES
 from selfmask.analysis.wording import count, percent
 
 
 def clusters_chart(clusters: Sequence[dict[str, Any]], name: str = "clusters") -> Chart:
     """Share of each cluster's labelled images that its x most common classes make up.
 
-    `clusters` as result.json of a cascade has them: "expert", "images", "classes" and "covered" for each.
+    `clusters` as result.json of a cascade has them: "expert", "images", "classes" and "covered" for each. A dashed
+    line is all of them together: what clusters drawn at random would look like.
     """
     shown = [cluster for cluster in clusters if cluster.get("covered")]
     names = [f"expert {int(c['expert']) + 1} ({count(int(c['images']))} images)" for c in shown]
+    together = _together(shown) if len(shown) > 1 else []
+    legend = [*names, "all images"] if together else names
 
     def draw(figure: Figure) -> None:
-        columns = columns_of_legend(figure, names)
-        set_height(figure, (220 if is_narrow(figure) else 270) + 20 * -(-len(names) // columns))
+        columns = columns_of_legend(figure, legend)
+        set_height(figure, (220 if is_narrow(figure) else 270) + 20 * -(-len(legend) // columns))
         axis = figure.subplots()
         for i, (cluster, label) in enumerate(zip(shown, names, strict=True)):
             covered = [100 * float(share) for share in cluster["covered"]]
@@ -35,6 +38,9 @@ def clusters_chart(clusters: Sequence[dict[str, Any]], name: str = "clusters") -
                 label=label,
                 clip_on=False,
             )
+        if together:
+            shares = [100 * share for share in together]
+            axis.plot(range(1, len(shares) + 1), shares, "--", color=MUTED.light, label="all images")
         axis.set_ylim(0, 100)
         axis.set_xlabel("most common classes counted")
         axis.set_ylabel("share of the cluster (%)")
@@ -60,4 +66,20 @@ def clusters_chart(clusters: Sequence[dict[str, Any]], name: str = "clusters") -
             ),
         ),
         draw,
+        extra={"all images": together},
     )
+
+
+def _together(clusters: Sequence[dict[str, Any]]) -> list[float]:
+    """The share of all labelled images that the x most common classes make up, for x from 1."""
+    counts: dict[str, float] = {}
+    for cluster in clusters:
+        labelled, before = float(cluster.get("labelled", cluster["images"])), 0.0
+        for name, covered in zip(cluster["classes"], cluster["covered"], strict=True):
+            counts[str(name)] = counts.get(str(name), 0.0) + labelled * (float(covered) - before)
+            before = float(covered)
+    shares, total, so_far = [], sum(counts.values()), 0.0
+    for share in sorted(counts.values(), reverse=True):
+        so_far += share
+        shares.append(so_far / total)
+    return shares
