@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 
 FINE_CLASSES = 32  # equal shares of the weights that the choice of thresholds starts from
-MAX_CLASSES = 16
-_BYTES_PER_CLASS = 5  # about what a threshold and two counts take in the file
+MAX_CLASSES = 8
+_BYTES_PER_CLASS = (
+    24  # a threshold and two counts take about 5; the rest stands for the time of reading a class
+)
+_BLOCK = 1 << 13  # words whose members are listed at a time, so that a list takes little memory
+_LISTING = 48  # finding an event by bisection takes about as long as listing so many members
 
 
 def magnitudes(theta: Tensor) -> np.ndarray:
@@ -30,8 +34,7 @@ def magnitudes(theta: Tensor) -> np.ndarray:
 def members(levels: np.ndarray, thresholds: np.ndarray) -> list[np.ndarray]:
     """The members of each class as packed bits: uint64 words, weight i is bit i mod 64 of word i // 64."""
     total = len(levels)
-    above = [_packed(np.ones(total, bool))]
-    above += [_packed(levels >= threshold) for threshold in thresholds]
+    above = [_packed(np.ones(total, bool)), *(_packed(levels >= threshold) for threshold in thresholds)]
     return [a & ~b for a, b in itertools.pairwise(above)] + [above[-1]]
 
 
@@ -56,20 +59,27 @@ def rank(words: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 def select(words: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     """Positions (int64) of the members with the given sorted ranks: rank r is the (r+1)-th bit that is set."""
-    counts = np.bitwise_count(words).astype(np.int64)
-    until = np.cumsum(counts)
-    at = np.searchsorted(until, ranks, side="right")
-    rank = (ranks - (until[at] - counts[at])).astype(np.uint64)
-    left = words[at]
-    place = np.zeros(len(ranks), np.uint64)
-    for width in (32, 16, 8):
-        lower = np.bitwise_count(left & np.uint64((1 << width) - 1)).astype(np.uint64)
-        beyond = rank >= lower
-        rank -= np.where(beyond, lower, np.uint64(0))
-        step = np.where(beyond, np.uint64(width), np.uint64(0))
-        left = left >> step
-        place += step
-    return at * 64 + (place + _SELECT_IN_BYTE[left & np.uint64(0xFF), rank]).astype(np.int64)
+    octets = words.view(np.uint8)
+    if len(octets) * 8 < _LISTING * len(ranks):
+        return _select_listed(words, ranks)
+    counts = np.bitwise_count(octets)
+    until = np.cumsum(counts, dtype=np.int64 if len(octets) >= 1 << 27 else np.int32)
+    at = np.searchsorted(until, ranks.astype(until.dtype), side="right")
+    rank = ranks - until[at] + counts[at]
+    return at * 8 + _SELECT_IN_BYTE[octets[at], rank]
+
+
+def _select_listed(words: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """`select` by listing all members, which is quicker where many of them are asked for."""
+    positions = np.empty(len(ranks), np.int64)
+    passed = found = 0
+    for begin in range(0, len(words), _BLOCK):
+        octets = words[begin : begin + _BLOCK].view(np.uint8)
+        inside = np.flatnonzero(np.unpackbits(octets, bitorder="little").view(bool))
+        until = found + int(np.searchsorted(ranks[found:], passed + len(inside)))
+        positions[found:until] = inside[ranks[found:until] - passed] + 64 * begin
+        passed, found = passed + len(inside), until
+    return positions
 
 
 def thresholds_for(levels: np.ndarray, events: np.ndarray) -> np.ndarray:
@@ -111,12 +121,13 @@ def _entropy(total: np.ndarray, events: np.ndarray) -> np.ndarray:
 
 
 def _packed(bits: np.ndarray) -> np.ndarray:
-    packed = np.packbits(bits, bitorder="little")
-    return np.pad(packed, (0, -len(packed) % 8)).view("<u8")
+    words = np.zeros((len(bits) + 63) // 64, "<u8")
+    words.view(np.uint8)[: (len(bits) + 7) // 8] = np.packbits(bits, bitorder="little")
+    return words
 
 
 def _select_in_byte() -> np.ndarray:
-    places = np.zeros((256, 8), np.uint64)
+    places = np.zeros((256, 8), np.int64)
     for byte in range(256):
         for rank, place in enumerate(p for p in range(8) if byte >> p & 1):
             places[byte, rank] = place

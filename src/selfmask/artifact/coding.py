@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from selfmask.artifact import classes, codec
-from selfmask.artifact.codec import GapModel
+from selfmask.artifact.codec import Model
 from selfmask.artifact.container import count
 from selfmask.artifact.fitting import fit
 from selfmask.artifact.rows import row_classes, row_table
@@ -47,7 +47,7 @@ class Coded:
     off: tuple[int, ...]
     rows: tuple[int, ...] = ()
     thresholds: tuple[int, ...] = ()
-    models: tuple[GapModel, ...] = ()
+    models: tuple[Model, ...] = ()
 
     @property
     def needs_base(self) -> bool:
@@ -59,7 +59,7 @@ class _Cell:
     off: int
     positions: np.ndarray  # of the rarer bit, within the cell
     size: int
-    model: GapModel
+    model: Model
     bits: float
 
     @property
@@ -142,7 +142,7 @@ def decode(reader: Reader, coded: Coded, shape: tuple[int, int], levels: np.ndar
 def _decode_cells(
     reader: Reader,
     coded: Coded,
-    models: Iterator[GapModel],
+    models: Iterator[Model],
     shape: tuple[int, int],
     levels: np.ndarray | None,
 ) -> np.ndarray:
@@ -166,7 +166,7 @@ def _decode_cells(
 def _decode_rows(
     reader: Reader,
     offs: tuple[int, ...],
-    models: Iterator[GapModel],
+    models: Iterator[Model],
     shape: tuple[int, int],
     levels: np.ndarray | None,
     thresholds: np.ndarray,
@@ -192,7 +192,7 @@ def _decode_rows(
     return mask.reshape(shape)
 
 
-def _decode_cell(reader: Reader, off: int, size: int, models: Iterator[GapModel]) -> tuple[bool, np.ndarray]:
+def _decode_cell(reader: Reader, off: int, size: int, models: Iterator[Model]) -> tuple[bool, np.ndarray]:
     if not 0 <= off <= size:
         raise MaskFileError(
             f"{off} weights are said to be off in a cell of {size}: the file is damaged, or the base is another"

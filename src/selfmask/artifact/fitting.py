@@ -1,4 +1,4 @@
-"""Choosing the `GapModel` of a class: expectation-maximisation on the buckets of its gaps.
+"""Choosing the model of a class: expectation-maximisation on the buckets of its gaps, or a Rice code where it is as good.
 
 Only the writer of a file does this, so floating point is welcome: a reader takes the model as it is stored.
 """
@@ -8,20 +8,21 @@ from __future__ import annotations
 import numpy as np
 
 from selfmask.artifact import codec
-from selfmask.artifact.codec import MAX_PARTS, RATES, WEIGHT_ONE, GapModel
+from selfmask.artifact.codec import MAX_PARTS, MAX_SHIFT, RATES, WEIGHT_ONE, GapModel, Model, Rice
 
 _ROUNDS = 24
 _BITS_PER_PART = 16
 _ENOUGH = 24  # gaps; with fewer, one part is all that they can pay for
+_QUICK = 1.012  # a Rice code may cost so many times what entropy coding does: it is read several times faster
 
 
-def fit(positions: np.ndarray, total: int) -> tuple[GapModel, float]:
+def fit(positions: np.ndarray, total: int) -> tuple[Model, float]:
     """The model that codes sorted positions in [0, total) in the fewest bits, its own included, and those bits."""
     if len(positions) == 0:
         return GapModel((WEIGHT_ONE,), (0,)), 0.0
     gaps = np.diff(positions, prepend=-1) - 1
     symbols = codec.symbol(gaps)
-    counts = np.bincount(symbols, minlength=int(codec.symbol(np.array([total - 1]))[0]) + 1)
+    counts = np.bincount(symbols, minlength=codec.last_symbol(total) + 1)
     used = np.flatnonzero(counts)
     plain = float((counts[used] * codec.width(used)).sum())
     model, bits = None, np.inf
@@ -36,7 +37,16 @@ def fit(positions: np.ndarray, total: int) -> tuple[GapModel, float]:
         if len(positions) < _ENOUGH:
             break
     assert model is not None
-    return model, bits
+    rice, cost = _rice(gaps)
+    return (rice, cost) if cost <= _QUICK * bits else (model, bits)
+
+
+def _rice(gaps: np.ndarray) -> tuple[Rice, float]:
+    """The best Rice code of `gaps`, at least one, and its bits."""
+    # For gaps of one geometric distribution the best shift is within one of the mean's logarithm.
+    about = int(max(float(gaps.mean()) * 0.69, 1)).bit_length() - 1
+    options = (Rice(shift) for shift in range(max(about - 1, 0), min(about + 2, MAX_SHIFT) + 1))
+    return min(((r, float(r.bits(gaps)) + _BITS_PER_PART) for r in options), key=lambda pair: pair[1])
 
 
 def _mixture(

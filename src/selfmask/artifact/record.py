@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from selfmask.artifact.codec import MAX_PARTS, RATES, WEIGHT_ONE, GapModel
+from selfmask.artifact.codec import MAX_PARTS, MAX_SHIFT, RATES, WEIGHT_ONE, GapModel, Model, Rice
 from selfmask.artifact.coding import Coded
 from selfmask.artifact.container import ITEM_BYTES, count, is_counts, is_shape, parse_json
 from selfmask.artifact.fingerprint import SHORT_BYTES, Signature, combined
@@ -112,7 +112,7 @@ def pack(index: Index) -> dict[str, np.ndarray]:
             f"the index of this base takes {len(text)} bytes; the format allows {MAX_INDEX_BYTES}"
         )
     prints = b"".join(s.digest for s in signatures)
-    models = [v for m in masks for model in m.models for v in _model_bytes(model)]
+    models = [v for m in masks for model in m.models for v in model_bytes(model)]
     return {
         "index": np.frombuffer(zlib.compress(text, 9), np.uint8),
         "fingerprints": np.frombuffer(prints, np.uint8).reshape(-1, SHORT_BYTES),
@@ -140,16 +140,24 @@ def unpack(deflated: np.ndarray, prints: np.ndarray, thresholds: np.ndarray, mod
     return Index(base, masks, companions, document["masks"]["digest"])
 
 
-def _model_bytes(model: GapModel) -> list[int]:
+def model_bytes(model: Model) -> list[int]:
+    """A model as the file's `models` has it."""
+    if isinstance(model, Rice):
+        return [0, model.shift]
     parts = zip(model.weights, model.rates, strict=True)
     return [len(model.weights), *(v for weight, rate in parts for v in (weight - 1, rate))]
 
 
-def _read_models(stored: list[int], at: int, amount: int) -> tuple[tuple[GapModel, ...], int]:
+def _read_models(stored: list[int], at: int, amount: int) -> tuple[tuple[Model, ...], int]:
     """`amount` models from `at` on, and where they end."""
-    models = []
+    models: list[Model] = []
     for _ in range(amount):
-        _need(at < len(stored) and 1 <= stored[at] <= MAX_PARTS, "a model of gaps is missing or malformed")
+        _need(at + 1 < len(stored) and stored[at] <= MAX_PARTS, "a model of gaps is missing or malformed")
+        if stored[at] == 0:
+            _need(stored[at + 1] <= MAX_SHIFT, "a Rice code is out of range")
+            models.append(Rice(stored[at + 1]))
+            at += 2
+            continue
         end = at + 1 + 2 * stored[at]
         _need(end <= len(stored), "a model of gaps is cut short")
         weights, rates = tuple(w + 1 for w in stored[at + 1 : end : 2]), tuple(stored[at + 2 : end : 2])
