@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from selfmask.artifact import load
+from selfmask.artifact import load, save_derived
 from selfmask.backbones import build
 from selfmask.cli import apply, combine, compact, compare, export, inspect
+from selfmask.data import open_data
 from selfmask.errors import BackboneError, SettingsError, WrongBaseError
 from selfmask.masking import MaskSet
 
@@ -62,6 +63,7 @@ def test_inspect_says_what_is_in_the_file(files: list[Path], capsys: pytest.Capt
     assert found["backbone"]["spec"] == SPEC
     assert found["rule"]["name"] == "threshold"
     assert found["training"] == {"data": "digits", "size": SIZE}
+    assert found["head_dtype"] == {"weight": "float32", "bias": "float32"}
     assert {"selection", "preprocessing", "selfmask"} <= set(found)
     assert inspect.run(inspect.InspectSettings(files[0], tensors=True)) == 0
     text = capsys.readouterr().out
@@ -151,3 +153,43 @@ def test_compact_makes_a_smaller_file_within_the_tolerance(
     assert small.metadata["compaction"]["by"] == "sensitivity"
     assert found["test"]["images"] > 0
     assert len(found["curve"]) in (2, 3)
+    assert "head" not in found
+
+
+@pytest.mark.slow
+def test_compact_rounds_the_head_and_says_what_it_costs(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = build(SPEC)
+    masks = MaskSet(backbone.module, norm_stats="frozen")
+    head = {"weight": torch.randn(10, backbone.width), "bias": torch.zeros(10)}
+    path = masks.save(
+        tmp_path / "ten", head=head, backbone=backbone.describe(),
+        training={"size": SIZE, "classes": list(open_data("digits").train.classes)},
+    )  # fmt: skip
+    masks.remove()
+    common: dict[str, Any] = {
+        "data": "digits",
+        "images": 30,
+        "steps": 1,
+        "refine": 0,
+        "head_dtype": "float16",
+    }
+    assert compact.run(compact.CompactSettings(path, out=tmp_path / "half", json=True, **common)) == 0
+    found = printed(capsys)
+    assert found["bytes"]["after"]["head"] * 2 == found["bytes"]["before"]["head"]
+    cost = found["head"]
+    assert cost["dtype"] == "float16"
+    assert abs(cost["stored"] - cost["exact"]) <= cost["changed"] / cost["images"]
+    assert load(tmp_path / "half").head["weight"].dtype == torch.float16
+    assert load(tmp_path / "half").metadata["compaction"]["head"] == cost
+    # The head of two classes of `files` is none of the digits': its cost cannot be told.
+    assert compact.run(compact.CompactSettings(files[0], out=tmp_path / "two", **common)) == 0
+    assert "was not measured" in capsys.readouterr().out
+
+
+def test_compact_without_a_head_to_round(files: list[Path], tmp_path: Path) -> None:
+    mask = load(files[0])
+    bare = save_derived(tmp_path / "bare", mask, mask.masks(), note={}, head={})
+    with pytest.raises(SettingsError, match="bare carries no head"):
+        compact.run(compact.CompactSettings(bare, "digits", tmp_path / "x", head_dtype="float16"))

@@ -5,6 +5,7 @@ from selfmask.artifact.comparison import Comparison, Overlap, compare
 from selfmask.artifact.derived import Operation, combine, save_derived
 from selfmask.artifact.explain import model_name
 from selfmask.artifact.fingerprint import base_fingerprint, base_tensors
+from selfmask.artifact.heads import HeadDtype, head_as
 from selfmask.artifact.hub import Published, commit_of, from_hub, push_to_hub, save_from_hub
 from selfmask.artifact.mask import Handle, Mask
 from selfmask.artifact.reading import load
@@ -13,6 +14,7 @@ from selfmask.artifact.save import save_mask
 __all__ = [
     "Comparison",
     "Handle",
+    "HeadDtype",
     "Mask",
     "Operation",
     "Overlap",
@@ -26,6 +28,7 @@ __all__ = [
     "compare",
     "export",
     "from_hub",
+    "head_as",
     "load",
     "model_name",
     "push_to_hub",

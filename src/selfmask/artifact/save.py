@@ -18,6 +18,7 @@ from selfmask.artifact.classes import magnitudes
 from selfmask.artifact.coding import Coded, Coding, Plan, plain, plan, rows_of
 from selfmask.artifact.container import Array, serialise, write_atomically
 from selfmask.artifact.fingerprint import dtype_name, raw_bytes, signature
+from selfmask.artifact.heads import HeadDtype, head_as
 from selfmask.artifact.record import Base, Companion, Index
 from selfmask.artifact.streams import Writer
 from selfmask.errors import SettingsError
@@ -40,6 +41,7 @@ def save_mask(
     statistics: Mapping[str, Tensor] | None = None,
     trained: Mapping[str, Tensor] | None = None,
     head: Mapping[str, Tensor] | None = None,
+    head_dtype: HeadDtype | None = None,
     metadata: Mapping[str, Any] | None = None,
     coding: Coding = "auto",
 ) -> Path:
@@ -52,6 +54,8 @@ def save_mask(
         statistics: buffers (running statistics) that are to be set beside the weights, by name.
         trained: ordinary parameters that were trained beside the masks, by name.
         head: tensors of a head, by any names; kept for the reader, not applied.
+        head_dtype: what the head's floating-point tensors are rounded to; None keeps them as they are. What `trained`
+            holds is part of the network, which must come back bit for bit, and is never rounded.
         metadata: JSON-able data by key; every key becomes an entry of the file's metadata.
         coding: "packed" (plain bits), "entropy" (positions, readable without the base), "base" (classes of |θ| as
             side information: smaller where |θ| tells something, but reading needs the base), or "auto": "base" where
@@ -64,6 +68,13 @@ def save_mask(
     """
     _check(theta, masks, coding)
     trained = dict(trained or {})
+    if head_dtype is not None:
+        if not head:
+            raise SettingsError(
+                f"head_dtype={head_dtype!r}: there is no head to round; pass it as head=, apart from the network "
+                "(parameters that were trained inside it are stored exactly)"
+            )
+        head = head_as(head, head_dtype)
     signatures = {name: signature(t) for name, t in theta.items()}
     for name, tensor in (rest or {}).items():
         if name.rpartition(".")[2] != "num_batches_tracked":

@@ -11,14 +11,14 @@ from typing import Any, Literal
 from rich.console import Console
 from torch import Tensor
 
-from selfmask.artifact import Mask, load, save_derived
+from selfmask.artifact import Mask, head_as, load, save_derived
 from selfmask.artifact.compaction import Compaction, by_magnitude, compact, sensitivity
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.scoring import Judge, judge
 from selfmask.data import ImageSet, open_data
 from selfmask.errors import SettingsError
-from selfmask.evaluation import paired_interval
+from selfmask.evaluation import HeadCost, head_cost, paired_interval
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class CompactSettings:
     """After that, so many of the costliest tensors are tried on their own."""
     size: int | None = None
     """Side of the images in pixels; without it, the one that the mask was learnt at."""
+    head_dtype: Literal["float16"] | None = None
+    """float16 also rounds the head that the file carries, to half its bytes; what that costs on the test images is
+    measured and said."""
     seed: int = 0
     """Of the choice of images and of the signs that sensitivity draws."""
     backbone: str | None = None
@@ -66,6 +69,9 @@ def run(settings: CompactSettings) -> int:
     """Build, judge, search, write; report on the test part, which the search has not seen."""
     console = Console(stderr=True, quiet=settings.json)
     mask = load(settings.mask)
+    if settings.head_dtype is not None and not mask.head:
+        raise SettingsError(f"--head-dtype {settings.head_dtype}: {mask.path.name} carries no head")
+    head = mask.head if settings.head_dtype is None else head_as(mask.head, settings.head_dtype)
     backbone = backbone_of(mask, settings.backbone, settings.weights)
     splits = open_data(settings.data, seed=settings.seed)
     size = settings.size or _learnt_at(mask) or backbone.preprocessing.size
@@ -84,6 +90,11 @@ def run(settings: CompactSettings) -> int:
             )
         with console.status("testing"):
             tested = _tested(judged, masks, found, splits.test)
+            cost = (
+                None
+                if settings.head_dtype is None
+                else _head_cost(judged, mask, found.masks, head, splits.test)
+            )
     record = {
         "by": settings.by,
         "max_drop": settings.max_drop,
@@ -92,7 +103,11 @@ def run(settings: CompactSettings) -> int:
         "after": found.chosen.describe(),
         "test": tested,
     }
-    path = save_derived(settings.out, mask, found.masks, note={"compaction": record}, base=backbone.module)
+    if settings.head_dtype is not None:
+        record["head"] = None if cost is None else cost.describe()
+    path = save_derived(
+        settings.out, mask, found.masks, note={"compaction": record}, base=backbone.module, head=head
+    )
     old, new = mask.bytes(), load(path).bytes()
     if settings.json:
         curve = [point.describe() for point in found.curve]
@@ -108,8 +123,14 @@ def run(settings: CompactSettings) -> int:
         print(
             f"test: {100 * tested['before']:.1f} before, {100 * tested['after']:.1f} after ({low:+.1f} to {high:+.1f})"
         )
+    if settings.head_dtype is not None:
+        print(
+            cost
+            or "what the rounded head costs was not measured: that needs test images labelled with its own classes"
+        )
     print(
-        f"{path}: {new['file']:,} bytes (masks {new['masks']:,}); before {old['file']:,} (masks {old['masks']:,})"
+        f"{path}: {new['file']:,} bytes (masks {new['masks']:,}, head {new['head']:,}); "
+        f"before {old['file']:,} (masks {old['masks']:,}, head {old['head']:,})"
     )
     return 0
 
@@ -142,6 +163,18 @@ def _tested(
     _, low, high = paired_interval(new, old)
     accuracy = {"before": float(old.float().mean()), "after": float(new.float().mean())}
     return {**accuracy, "interval": [low, high], "images": len(test)}
+
+
+def _head_cost(
+    judged: Judge, mask: Mask, masks: dict[str, Tensor], head: dict[str, Tensor], test: ImageSet | None
+) -> HeadCost | None:
+    """The cost of the rounded head under the new masks, where the test images are of the head's own classes."""
+    training = mask.metadata.get("training")
+    classes = training.get("classes") if isinstance(training, dict) else None
+    if test is None or not isinstance(classes, list) or tuple(classes) != test.classes:
+        return None
+    judged.wear(masks)
+    return head_cost(judged.backbone, test, mask.head, head, size=judged.size)
 
 
 def _learnt_at(mask: Mask) -> int | None:

@@ -64,6 +64,7 @@ def describe(mask: Mask) -> dict[str, Any]:
         "statistics": list(mask.statistics),
         "trained": list(mask.trained),
         "head": {name: list(tensor.shape) for name, tensor in mask.head.items()},
+        "head_dtype": {name: str(t.dtype).removeprefix("torch.") for name, t in mask.head.items()},
         "base": {"fingerprint": mask.index.base.fingerprint, "tensors": len(mask.index.base.tensors)},
         "learnt_on": mask.learnt_on,
         **{
@@ -115,7 +116,12 @@ def _print(mask: Mask, tensors: bool, console: Console) -> None:
         row("flipped", f"{found['flipped']:,} bits since the start of the training")
     row("file", f"{sizes['file']:,} bytes ({found['bits_per_weight']:.3f} bits a weight)")
     for part in ("masks", "statistics", "head", "metadata"):
-        row(f"  {part}", f"{sizes[part]:,}")
+        dtypes = (
+            f" ({', '.join(sorted(set(found['head_dtype'].values())))})"
+            if part == "head" and mask.head
+            else ""
+        )
+        row(f"  {part}", f"{sizes[part]:,}{dtypes}")
     if found["weights"] and sizes["file"]:
         row("  of fp32", f"1/{4 * found['weights'] / sizes['file']:.0f} of the masked weights as fp32")
     row("readable", "only beside its base" if mask.needs_base else "by itself")

@@ -13,12 +13,14 @@ from selfmask.evaluation.low_shot import SHARES, LowShotPoint, label_share, low_
 from selfmask.evaluation.measure import measure, measure_features
 from selfmask.evaluation.probe import Probe, fit_logistic, fit_probe
 from selfmask.evaluation.ridge import ridge_head
+from selfmask.evaluation.rounding import HeadCost, head_cost
 from selfmask.evaluation.rows import Estimate, Outcome, Row, Rows
 from selfmask.evaluation.statistics import moved_statistics
 
 __all__ = [
     "SHARES",
     "Estimate",
+    "HeadCost",
     "LowShotPoint",
     "Outcome",
     "Probe",
@@ -29,6 +31,7 @@ __all__ = [
     "features",
     "fit_logistic",
     "fit_probe",
+    "head_cost",
     "knn",
     "label_share",
     "low_shot",

@@ -26,6 +26,7 @@ from selfmask.masking.status import Status, TensorStatus
 from selfmask.masking.weight import masked_weight, scale
 
 Coding = Literal["auto", "packed", "entropy", "base"]
+HeadDtype = Literal["float32", "float16"]
 NormStats = Literal["adapt", "frozen"]
 Train = str | Sequence[str] | Callable[[str, nn.Parameter], bool]
 
@@ -289,13 +290,14 @@ class MaskSet:
         *,
         coding: Coding = "auto",
         head: Mapping[str, Tensor] | None = None,
+        head_dtype: HeadDtype | None = None,
         **metadata: Any,
     ) -> Path:
         """Write the mask file: masks, moved statistics, trained parameters, and the base's fingerprints.
 
-        `head` holds the tensors of a classifier that belongs to the mask, if it is to be kept. `metadata`
-        (JSON-able: `backbone=`, `preprocessing=`, `training=` …) is kept as given. The file appears
-        whole or not at all. Returns its path.
+        `head` holds the tensors of a classifier that belongs to the mask, if it is to be kept, and
+        `head_dtype` rounds them: "float16" halves their bytes. `metadata` (JSON-able: `backbone=`, `preprocessing=`,
+        `training=` …) is kept as given. The file appears whole or not at all. Returns its path.
         """
         self._check_live("save")
         # The one door that opens upward, and only when called: masking knows nothing of files.
@@ -311,6 +313,7 @@ class MaskSet:
             statistics=self.statistics(),
             trained=self.trained(),
             head=head,
+            head_dtype=head_dtype,
             metadata={
                 "rule": self.rule.describe(),
                 "selection": self.selection.describe(),

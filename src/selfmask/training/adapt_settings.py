@@ -83,6 +83,9 @@ class AdaptSettings:
     norm_stats: NormStats | None = None
     """Batch norms: frozen (nothing to store) or adapt (their running statistics move and are stored)."""
 
+    head_dtype: Literal["float32", "float16"] = "float32"
+    """How the mask file stores the classifier. float16 takes half the bytes; what it costs is measured and said."""
+
     evaluate: bool = True
     """Measure k-NN, linear probe and head on the test images, before and after."""
     finetune: bool = False

@@ -13,9 +13,9 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from selfmask.artifact import load
+from selfmask.artifact import head_as, load
 from selfmask.errors import DataError
-from selfmask.evaluation import Outcome, Rows, measure, moved_statistics
+from selfmask.evaluation import HeadCost, Outcome, Rows, head_cost, measure, moved_statistics
 from selfmask.evaluation.rows import FULL_FINE_TUNING, MASKED, PRETRAINED, STATISTICS_ONLY
 from selfmask.masking import norm
 from selfmask.masking.status import Status
@@ -62,6 +62,7 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
 
     started = time.perf_counter()
     outcomes: list[Outcome] = []
+    cost: HeadCost | None = None
     test = plan.splits.test
     # A probe and k-NN need labels on both sides.
     measurable = (
@@ -86,7 +87,9 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
         masks.remove()
         return Run(folder, interrupted=True, steps=fitted.steps)
 
-    head = objective.head()
+    exact = objective.head()
+    rounded = settings.head_dtype != "float32" and bool(exact)
+    head = head_as(exact, settings.head_dtype) if rounded else exact
     status = masks.status()
     if accelerator.is_main_process:
         masks.save(
@@ -99,8 +102,15 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
         draw_curves(folder / LOG, folder / CURVES, f"{plan.train.name} on {plan.backbone.spec}")
     if measurable:
         assert test is not None
-        pair = (head["weight"], head["bias"]) if {"weight", "bias"} <= set(head) else None
+        # The row is that of the head as it is stored: what a reader of the file will find.
+        pair = (head["weight"].float(), head["bias"].float()) if {"weight", "bias"} <= set(head) else None
         outcomes.append(_measure(MASKED, plan, head=pair))
+        if rounded:
+            cost = head_cost(
+                plan.backbone, test, exact, head, size=plan.size, channels_last=plan.channels_last
+            )
+            said = str(cost or "what the rounded head costs was not measured")
+            console.print(said, highlight=False, soft_wrap=True)
     masks.remove()
     if settings.finetune:
         outcomes += finetune(plan, folder, console, measurable)
@@ -116,6 +126,7 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
         "rows": None if rows is None else rows.to_json(),
         "masks": {k: v for k, v in status.as_dict().items() if k != "tensors"},
         "bytes": load(folder / MASK).bytes() if accelerator.is_main_process else {},
+        "head_cost": None if cost is None else cost.describe(),
         "seconds": {"training": round(fit_seconds, 1), "total": round(time.perf_counter() - started, 1)},
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -191,6 +202,7 @@ def recorded(settings: AdaptSettings) -> dict[str, Any]:
         "finetune_lr",
         "out",
         "device",
+        "head_dtype",
     )
     values = {k: v for k, v in asdict(settings).items() if k not in free}
     return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
