@@ -81,6 +81,7 @@ def train(masks: MaskSet, optimizer: torch.optim.Optimizer, data: list[tuple[Ten
 CASES: list[tuple[type[torch.optim.Optimizer] | None, type[torch.optim.Optimizer], dict[str, Any]]] = [
     (None, torch.optim.SGD, {"lr": 20.0, "momentum": 0.9}),
     (None, torch.optim.SGD, {"lr": 60.0}),
+    (None, torch.optim.SGD, {"lr": 20.0, "momentum": 0.9, "weight_decay": 1e-3}),
     (None, torch.optim.SGD, {"lr": 20.0, "momentum": 0.9, "weight_decay": 1e-3, "nesterov": True}),
     (torch.optim.Adam, torch.optim.Adam, {"lr": 0.1, "betas": (0.9, 0.99)}),
     (torch.optim.AdamW, torch.optim.AdamW, {"lr": 0.1}),

@@ -180,6 +180,19 @@ def test_topk_training_equals_autograd(rule: TopK, momentum: float) -> None:
     assert masks.status().flipped > 20
 
 
+def test_a_schedule_goes_on_where_its_checkpoint_was_written() -> None:
+    rule = TopK(Progressive(end=0.2, steps=STEPS))
+    masks, resumed = (MaskSet(network(), select=NAMES, rule=rule, seed=8) for _ in range(2))
+    learn(masks, STEPS // 2, lr=3.0)
+    first, second = masks.optimizer(lr=3.0), resumed.optimizer(lr=3.0)
+    second.load_state_dict(first.state_dict())
+    assert resumed.steps == STEPS // 2
+    for name, mask in resumed.masks().items():
+        assert int(mask.sum()) == round(0.6 * mask.numel())
+        assert torch.equal(resumed.model.get_parameter(name), masks.model.get_parameter(name))
+        assert torch.equal(resumed.model.get_parameter(name) != 0, mask)
+
+
 @pytest.mark.parametrize("rule", [Threshold(), Threshold(spread=0.5), *TOP_K])
 def test_status_and_inspect_report_every_rule(
     rule: Rule, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -38,7 +38,7 @@ def agree(a: list[dict[str, Tensor]], b: list[dict[str, Tensor]]) -> bool:
     return all(torch.equal(x[n], y[n]) for x, y in zip(a, b, strict=True) for n in x)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
 def test_scale(momentum: float) -> None:
     """Theorem 2: (αλ, αS0) gives the masks of (λ, S0), with μ = 0, bit for bit at every step."""
     standard = masks_at_every_step(Threshold(), lr=32.0, momentum=momentum)
@@ -48,7 +48,7 @@ def test_scale(momentum: float) -> None:
         assert agree(standard, scaled)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
 def test_translation(momentum: float) -> None:
     """Theorem 1: S0 + a with μ + a gives the same masks. Sums with a round, so only a score within 1e-12 of μ
     could tell them apart; none comes that near here."""
@@ -73,10 +73,11 @@ def test_one_change_alone_matters() -> None:
     assert agree(masks_at_every_step(Threshold(), lr=64.0), masks_at_every_step(Threshold(mu=0.5), lr=32.0))
 
 
-def test_weight_decay_breaks_translation_and_keeps_scale() -> None:
-    settings = {"lr": 32.0, "weight_decay": 2.0**-9}
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_weight_decay_breaks_translation_and_keeps_scale(momentum: float) -> None:
+    settings: dict[str, Any] = {"lr": 32.0, "momentum": momentum, "weight_decay": 2.0**-9}
     standard = masks_at_every_step(Threshold(), **settings)
     assert not agree(standard, masks_at_every_step(Threshold(mu=1.0, start=2.0), **settings))
     # Theorem 2's γ/α: what is decayed away a step stays the same share of the scores.
-    scaled = masks_at_every_step(Threshold(start=4.0), lr=128.0, weight_decay=2.0**-11)
+    scaled = masks_at_every_step(Threshold(start=4.0), lr=128.0, momentum=momentum, weight_decay=2.0**-11)
     assert agree(standard, scaled)
