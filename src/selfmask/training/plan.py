@@ -197,12 +197,14 @@ def _rule(settings: AdaptSettings, fit: FitSettings) -> Rule:
         if spread is None:
             spread = SPREAD if fit.method == "adam" and settings.preset != "paper" else 0.0
         return Threshold(spread=spread)
-    if settings.rule == "progressive":
-        assert settings.density is not None  # checked by the settings
-        return TopK(Progressive(end=settings.density, steps=fit.steps))
+    density: float | dict[str, float] = 0.5
     if settings.density_from is not None:
-        return TopK(_found(settings.density_from))
-    return TopK(0.5 if settings.density is None else settings.density)
+        density = _found(settings.density_from)
+    elif settings.density is not None:
+        density = settings.density
+    if settings.rule == "progressive":
+        return TopK(Progressive(end=density, steps=fit.steps), settings.scores)
+    return TopK(density, settings.scores)
 
 
 def _found(path: Path) -> dict[str, float]:
