@@ -79,7 +79,9 @@ class AdaptSettings:
     density: float | None = None
     """Share of weights that topk and progressive leave on, in (0, 1]."""
     density_from: Path | None = None
-    """A mask file whose densities, tensor by tensor, topk is to use ("found")."""
+    """A mask file whose densities, tensor by tensor, topk is to use and progressive to end at ("found")."""
+    scores: Literal["random", "magnitude"] = "random"
+    """Where the scores of topk and progressive start: at random, or in proportion to |weight|."""
     norm_stats: NormStats | None = None
     """Batch norms: frozen (nothing to store) or adapt (their running statistics move and are stored)."""
 
@@ -122,13 +124,19 @@ class AdaptSettings:
             raise SettingsError(f"--batch must be at least 2, got {self.batch}")
         if not 0 <= self.test_share < 1:
             raise SettingsError(f"--test-share is a share in [0, 1), got {self.test_share}")
-        if self.rule == "progressive" and self.density is None:
-            raise SettingsError("--rule progressive needs the density to end at: --density 0.9 say")
+        if self.rule == "progressive" and self.density is None and self.density_from is None:
+            raise SettingsError(
+                "--rule progressive needs the density to end at: --density 0.9 say, or --density-from MASK"
+            )
         if self.rule == "threshold" and (self.density is not None or self.density_from is not None):
             raise SettingsError(
                 "the threshold rule finds its density itself; --density goes with --rule topk"
             )
-        if self.rule == "topk" and self.density is not None and self.density_from is not None:
+        if self.rule == "threshold" and self.scores != "random":
+            raise SettingsError(
+                "the threshold rule starts all scores alike; --scores magnitude goes with --rule topk"
+            )
+        if self.density is not None and self.density_from is not None:
             raise SettingsError("give --density or --density-from, not both")
 
     def folder(self) -> Path:
