@@ -3,7 +3,7 @@
     python paper/table3/run.py --data ../shared/data/cifar10 --out runs/table3 --seeds 0 1 2
 
 One cascade for each seed (`OUT/seed-0` …; a run that was stopped goes on where it was), with its pictures, then
-`OUT/table3.json` and the table on the terminal. The settings that are not flags here are the defaults of
+`OUT/table3.json` and the table in Markdown. The settings that are not flags here are the defaults of
 `selfmask cascade`.
 """
 
@@ -17,7 +17,6 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from selfmask.cascade import CascadeSettings, learn_cascade, load_cascade, measure_cascade
 from selfmask.cli.cascade import draw
@@ -56,7 +55,7 @@ class Table3:
 
 def main(settings: Table3) -> None:
     """Run what has not been run yet, and gather."""
-    console = Console()
+    console = Console(stderr=True)
     results: list[dict[str, Any]] = []
     for seed in settings.seeds:
         path = settings.out / f"seed-{seed}" / "rows.json"
@@ -69,7 +68,7 @@ def main(settings: Table3) -> None:
         k: str(v) if isinstance(v, Path) else v for k, v in vars(settings).items() if k != "data"
     }
     write_json(settings.out / "table3.json", table)
-    show(table, console)
+    print(markdown(table))
 
 
 def learn(settings: Table3, seed: int, console: Console) -> dict[str, Any]:
@@ -141,17 +140,22 @@ def spread(values: list[float]) -> dict[str, Any]:
     return {"mean": mean(values), "deviation": stdev(values) if len(values) > 1 else 0.0, "values": values}
 
 
-def show(table: dict[str, Any], console: Console) -> None:
+def markdown(table: dict[str, Any]) -> str:
     """The table, one row a network."""
-    seeds = len(table["rows"][0]["knn"]["values"])
-    out = Table(title=f"{table['data']}, {table['backbone']}, {seeds} seeds", title_justify="left")
-    for column in ("features", "k-NN", "linear probe", "passes", "masks", "router, fusion"):
-        out.add_column(column)
+    lines = [
+        "| features | k-NN | linear probe | passes an image | masks | router and fusion |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in table["rows"]:
-        cells = [f"{row[m]['mean']:.3f} ± {row[m]['deviation']:.3f}" for m in ("knn", "probe")]
-        kept = [f"{row['bytes'][part] / 1000:,.0f} kB" for part in ("masks", "tensors")]
-        out.add_row(row["name"], *cells, str(row["passes"]), *kept)
-    console.print(out)
+        cells = [
+            f"{row[measure]['mean']:.3f} ± {row[measure]['deviation']:.3f}" for measure in ("knn", "probe")
+        ]
+        kept = [
+            f"{row['bytes'][part] / 1000:,.0f} kB" if row["bytes"][part] else ""
+            for part in ("masks", "tensors")
+        ]
+        lines.append("| " + " | ".join([row["name"], *cells, str(row["passes"]), *kept]) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import orthogonal_procrustes
+from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from selfmask.analysis import aligned, embed, nearest
-from selfmask.analysis.embedding import choose_queries
+from selfmask.analysis.embedding import _reduced, choose_queries
 from selfmask.errors import MissingExtraError, SettingsError
 
 
@@ -82,3 +83,13 @@ def test_queries_come_from_every_class_first() -> None:
     assert len(set(chosen.tolist())) == 6
     assert torch.equal(chosen, choose_queries(labels, 6, seed=1))
     assert not torch.equal(chosen, choose_queries(labels, 6, seed=2))
+
+
+def test_directions_that_vary_alike_are_not_dropped() -> None:
+    generator = torch.Generator().manual_seed(0)
+    alike = torch.randn(300, 120, generator=generator).numpy()
+    centred = alike - alike.mean(axis=0)
+    assert (_reduced(alike, 0) ** 2).sum() >= 0.95 * (centred**2).sum()
+    falling = alike * np.logspace(0, -3, 120, dtype=np.float32)
+    expected = PCA(50, svd_solver="full").fit_transform(falling)
+    assert np.abs(_reduced(falling, 0)) == pytest.approx(np.abs(expected), abs=1e-4)

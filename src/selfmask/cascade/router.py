@@ -272,7 +272,9 @@ def _without_small(router: Router, x: Tensor) -> tuple[Router, list[str]]:
             f"router: a cluster of {int(sizes[small])} images (fewer than {least}) was merged into its neighbour"
         )
     if lines:
-        lines.append(f"router: {current.experts} experts instead of {asked}")
+        lines.append(
+            f"router: {'one expert' if current.experts == 1 else f'{current.experts} experts'} instead of {asked}"
+        )
     return current, lines
 
 

@@ -74,10 +74,10 @@ def report(outcome: CascadeRun, pictures: list[str], console: Console) -> None:
     passes, sizes, storage = (outcome.result[key] for key in ("passes", "bytes", "storage"))
     if passes:
         console.print("forward passes an image: " + ", ".join(f"{name} {n}" for name, n in passes.items()))
-    table = Table(title="the file, in bytes", title_justify="left")
-    for name in sizes:
-        table.add_column(name, justify="right")
-    table.add_row(*(f"{size:,}" for size in sizes.values()))
+    table = Table("part of the file")
+    table.add_column("bytes", justify="right")
+    for name, size in sizes.items():
+        table.add_row("all" if name == "file" else name, f"{size:,}", end_section=name == "metadata")
     console.print(table)
     console.print(
         f"{outcome.file}: the masks take {storage['masks']:,} bytes; in {1 + outcome.experts} files of their own "
