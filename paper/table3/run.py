@@ -120,7 +120,8 @@ def gather(results: list[dict[str, Any]]) -> dict[str, Any]:
         "clusters": [[cluster["images"] for cluster in result["clusters"]] for result in results],
         "bytes": [result["bytes"] for result in results],
         "storage": [result["storage"] for result in results],
-        "seconds": [result["seconds"] for result in results],
+        "expert training": [result["expert_training"] for result in results],
+        "seconds": [{**result["seconds"], "resumed": result["resumed"]} for result in results],
     }
 
 

@@ -126,7 +126,9 @@ def learn_cascade(settings: CascadeSettings, *, console: Console | None = None) 
         "bytes": cascade.bytes(),
         "storage": storage(cascade, [folder / DISPATCHER_FOLDER / MASK, *(path / MASK for path in paths)]),
         "clusters": [cluster.to_json() for cluster in clusters],
+        # Of this call alone: what a resumed cascade had before is not counted.
         "seconds": {"learning": round(learnt, 1), "total": round(time.perf_counter() - began, 1)},
+        "resumed": settings.resume,
         "command": command_of(settings, "cascade"),
         "versions": versions(),
         "machine": machine(accelerator.device),
