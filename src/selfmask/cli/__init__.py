@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import tyro
 
+from selfmask.cli.positions import placed
 from selfmask.errors import SelfmaskError
 from selfmask.version import VERSION
 
@@ -72,10 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = COMMANDS[name]
     module = importlib.import_module(command.module)  # only now: torch takes a second to import
     try:
+        described = getattr(module, command.settings)
         settings = tyro.cli(
-            getattr(module, command.settings),
+            described,
             prog=f"selfmask {name}",
-            args=rest,
+            args=placed(described, rest),
             config=(tyro.conf.PositionalRequiredArgs,),
         )
         return module.run(settings)
