@@ -27,7 +27,7 @@ DATA: dict[str, dict[str, Any]] = {
     "dtd10": {"data": str(SHARED / "data/dtd10"), "size": 96},
 }
 RECIPES: dict[str, dict[str, Any]] = {
-    "default": {},
+    "default": {"objective": "distil"},
     "distil, tensor-adam 0.005": {"objective": "distil", "optimizer": "tensor-adam", "lr": 0.005},
     "distil, tensor-adam 0.015, 3 epochs": {
         "objective": "distil", "optimizer": "tensor-adam", "lr": 0.015, "epochs": 3

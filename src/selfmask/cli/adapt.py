@@ -8,6 +8,7 @@ from rich.console import Console
 
 from selfmask.cli.output import print_json
 from selfmask.training import AdaptSettings, Run, adapt
+from selfmask.training.distribution import leave_processes
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C ended."""
@@ -15,7 +16,12 @@ INTERRUPTED = 130
 
 def run(settings: AdaptSettings) -> int:
     """Run it, and say what came out: a table and the files, or one JSON document."""
-    outcome = adapt(settings, console=Console(stderr=True, quiet=settings.json))
+    try:
+        outcome = adapt(settings, console=Console(stderr=True, quiet=settings.json))
+    finally:
+        leave_processes()  # left to the interpreter's end, a process of several now and then aborts
+    if outcome.result is None and not outcome.interrupted:
+        return 0  # one of several processes, and not the first, which says it all
     if settings.json:
         print_json(document(outcome))
     else:

@@ -22,6 +22,7 @@ from selfmask.masking.status import Status
 from selfmask.objectives.base import Objective
 from selfmask.training.adapt_settings import AdaptSettings
 from selfmask.training.curves import draw_curves
+from selfmask.training.distribution import by_the_first
 from selfmask.training.folder import CURVES, MASK, RESULT, open_folder, write_json
 from selfmask.training.loop import CHECKPOINT, LOG, fit
 from selfmask.training.plan import Plan, make_plan
@@ -30,7 +31,10 @@ from selfmask.training.provenance import record
 
 @dataclass(frozen=True)
 class Run:
-    """How an adaptation ended. `rows` is None where nothing could be measured, or the run was interrupted."""
+    """How an adaptation ended. `rows` is None where nothing could be measured, or the run was interrupted.
+
+    Of several processes only the first measures and writes: the others have no `rows` and no `result`.
+    """
 
     folder: Path
     interrupted: bool
@@ -51,11 +55,13 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
     Raises a `SelfmaskError` for whatever a user can mend. A first Ctrl-C writes a checkpoint and returns a `Run`
     that says so; with `resume` the run then goes on to the same masks.
     """
-    console = console or Console(stderr=True)
     plan = make_plan(settings)
+    accelerator = Accelerator(cpu=next(plan.backbone.module.parameters()).device.type == "cpu")
+    first = accelerator.is_main_process
+    console = (console or Console(stderr=True)) if first else Console(quiet=True)
     objective = plan.make_objective()
     folder = settings.folder()
-    open_folder(folder, recorded(settings), resume=settings.resume)
+    by_the_first(accelerator, lambda: open_folder(folder, recorded(settings), resume=settings.resume))
     resume = settings.resume and (folder / CHECKPOINT).is_file()
     for line in plan.lines:
         console.print(line, highlight=False, soft_wrap=True)
@@ -66,7 +72,11 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
     test = plan.splits.test
     # A probe and k-NN need labels on both sides.
     measurable = (
-        settings.evaluate and test is not None and len(plan.labelled) > 0 and len(test.labelled()) > 0
+        first
+        and settings.evaluate
+        and test is not None
+        and len(plan.labelled) > 0
+        and len(test.labelled()) > 0
     )
     if measurable:
         outcomes += measure_base(plan, console)
@@ -76,7 +86,6 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
 
     masks = plan.make_masks()
     console.print(f"masked: {masks.why}", highlight=False, soft_wrap=True)
-    accelerator = Accelerator(cpu=next(plan.backbone.module.parameters()).device.type == "cpu")
     before_fit = time.perf_counter()
     fitted = fit(
         plan.backbone, masks, objective, plan.train, plan.fit, folder,
@@ -91,7 +100,7 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
     rounded = settings.head_dtype != "float32" and bool(exact)
     head = head_as(exact, settings.head_dtype) if rounded else exact
     status = masks.status()
-    if accelerator.is_main_process:
+    if first:
         masks.save(
             folder / MASK,
             head=head,
@@ -115,6 +124,8 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
     if settings.finetune:
         outcomes += finetune(plan, folder, console, measurable)
 
+    if not first:
+        return Run(folder, interrupted=False, steps=fitted.steps, status=status)
     rows = Rows.of(outcomes) if outcomes else None
     result = {
         "data": plan.train.name,
@@ -125,7 +136,7 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
         "training": plan.record(),
         "rows": None if rows is None else rows.to_json(),
         "masks": {k: v for k, v in status.as_dict().items() if k != "tensors"},
-        "bytes": load(folder / MASK).bytes() if accelerator.is_main_process else {},
+        "bytes": load(folder / MASK).bytes(),
         "head_cost": None if cost is None else cost.describe(),
         "seconds": {"training": round(fit_seconds, 1), "total": round(time.perf_counter() - started, 1)},
         "threads": torch.get_num_threads(),
@@ -133,8 +144,7 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
         **record(settings, accelerator.device),
         "warnings": list(plan.splits.notes),
     }
-    if accelerator.is_main_process:
-        write_json(folder / RESULT, result)
+    write_json(folder / RESULT, result)
     return Run(folder, interrupted=False, steps=fitted.steps, rows=rows, status=status, result=result)
 
 
@@ -159,7 +169,7 @@ def finetune(plan: Plan, folder: Path, console: Console, measurable: bool) -> li
     """
     objective: Objective = plan.make_objective()
     objective.prepare(plan.backbone, plan.train)
-    (folder / "finetune").mkdir(exist_ok=True)
+    (folder / "finetune").mkdir(parents=True, exist_ok=True)
     rate = plan.settings.finetune_lr or FINETUNE_RATE
     settings = replace(plan.fit, method="sgd", rate=rate, warmup=0.1, checkpoint_every=0)
     with base_restored(plan):

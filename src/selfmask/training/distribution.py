@@ -6,13 +6,14 @@ several times a step, and reads its parameters directly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from selfmask.errors import RunError, SelfmaskError
 from selfmask.masking.norm import running_statistics
 
 
@@ -36,6 +37,36 @@ def same_on_all(accelerator: Accelerator, module: nn.Module) -> None:
         return
     for tensor in (*module.parameters(), *module.buffers()):
         dist.broadcast(tensor.detach(), src=0)
+
+
+def any_of(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether `flag` is set on any process: a signal may reach one of them a step before the others."""
+    if accelerator.num_processes == 1:
+        return flag
+    found = torch.tensor(float(flag), device=accelerator.device)
+    dist.all_reduce(found)
+    return bool(found > 0)
+
+
+def by_the_first(accelerator: Accelerator, work: Callable[[], None]) -> None:
+    """Let the first process do `work` while the others wait. Where it raises a `SelfmaskError`, all raise."""
+    problem: SelfmaskError | None = None
+    if accelerator.is_main_process:
+        try:
+            work()
+        except SelfmaskError as error:
+            problem = error
+    failed = any_of(accelerator, problem is not None)
+    if problem is not None:
+        raise problem
+    if failed:
+        raise RunError("the first process could not start; it says why")
+
+
+def leave_processes() -> None:
+    """End the group of processes, if there is one: for programs, which own it, at their end."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _average(tensors: list[Tensor]) -> None:

@@ -23,7 +23,7 @@ from selfmask.errors import RunError
 from selfmask.masking import MaskSet, TensorAdam
 from selfmask.objectives.base import Batch, Objective
 from selfmask.training.checkpoint import read_checkpoint, rng_state, write_checkpoint
-from selfmask.training.distribution import average_gradients, average_statistics, same_on_all
+from selfmask.training.distribution import any_of, average_gradients, average_statistics, same_on_all
 from selfmask.training.flips import Flips
 from selfmask.training.interrupt import Interruption
 from selfmask.training.journal import Journal
@@ -137,6 +137,7 @@ def fit(
             average_statistics(accelerator, module)
 
             last = step + 1 == settings.steps
+            stop = any_of(accelerator, interruption.requested)
             if last or step % settings.log_every == 0:
                 entry = {"loss": float(loss.detach()), **figures, "rate": rate_at(step, settings)}
                 if masks is not None and flips is not None:
@@ -146,11 +147,11 @@ def fit(
                 journal.write(step, entry)
             else:
                 journal.advance(step)
-            if last or interruption.requested or (
+            if last or stop or (
                 settings.checkpoint_every and (step + 1) % settings.checkpoint_every == 0
             ):  # fmt: skip
                 save(step + 1)
-            if interruption.requested and not last:
+            if stop and not last:
                 return Fitted(step + 1, interrupted=True)
     module.eval()
     return Fitted(settings.steps, interrupted=False)

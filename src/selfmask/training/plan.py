@@ -100,8 +100,8 @@ def make_plan(settings: AdaptSettings) -> Plan:
     train = labelled if objective == "supervised" else images
 
     device = _device(settings.device)
-    backbone = build(settings.backbone, weights=settings.weights, image_size=settings.size)
-    native = backbone.preprocessing.size
+    backbone = build(settings.backbone, weights=settings.weights)
+    native = backbone.preprocessing.size  # what it was pretrained at: targets without labels are taken there
     paper = paper_constants(backbone.family, objective) if settings.preset == "paper" else {}
     size = settings.size or paper.get("size") or view_size(
         images, backbone.preprocessing.size, on_cpu=device.type == "cpu", spec=settings.backbone
