@@ -28,20 +28,11 @@ DATA: dict[str, dict[str, Any]] = {
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {"objective": "distil"},
-    "distil, tensor-adam 0.005": {"objective": "distil", "optimizer": "tensor-adam", "lr": 0.005},
     "distil, tensor-adam 0.015, 3 epochs": {
         "objective": "distil", "optimizer": "tensor-adam", "lr": 0.015, "epochs": 3
     },
-    "distil, tensor-adam 0.005, 10 epochs": {
-        "objective": "distil", "optimizer": "tensor-adam", "lr": 0.005, "epochs": 10
-    },
-    "distil, adam spread 0.95": {
-        "objective": "distil", "optimizer": "adam", "spread": 0.95, "lr": 0.015, "warmup": 0.1
-    },
+    "distil, tensor-adam": {"objective": "distil", "optimizer": "tensor-adam"},
     "selflabel": {"objective": "selflabel"},
-    "selflabel, adam spread 0.95": {
-        "objective": "selflabel", "optimizer": "adam", "spread": 0.95, "lr": 0.015, "warmup": 0.1
-    },
     "swav": {"objective": "swav"},
 }  # fmt: skip
 
@@ -90,6 +81,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=["cifar10", "clothing"])
     parser.add_argument("--recipes", nargs="+", choices=[*RECIPES, "all"], default=["default"])
+    parser.add_argument("--finetune", action="store_true", help="full fine-tuning as well")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="run nothing")
     asked = parser.parse_args()
@@ -103,7 +95,7 @@ def main() -> None:
                     continue
                 settings: dict[str, Any] = DATA[data] | RECIPES[recipe]
                 resume = (place / "settings.json").is_file()
-                adapt(AdaptSettings(**settings, out=place, seed=seed, resume=resume))
+                adapt(AdaptSettings(**settings, finetune=asked.finetune, out=place, seed=seed, resume=resume))
     print(table(asked.out, list(RECIPES) if asked.table else recipes, asked.seeds))
 
 

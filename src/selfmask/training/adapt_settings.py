@@ -56,9 +56,10 @@ class AdaptSettings:
     batch: int = 64
     """Images a step."""
     optimizer: Method | None = None
-    """What moves the scores: adam (the default with labels), tensor-adam (without), or sgd (the paper's)."""
+    """What moves the scores: adam (the default but for swav), tensor-adam (swav's default), or sgd (the paper's)."""
     spread: float | None = None
-    """Scores start between 1 - spread and 1 + spread, in [0, 1). Default: 0.5 with adam, else 0 (the paper's)."""
+    """Scores start between 1 - spread and 1 + spread, in [0, 1). Default with adam: 0.5, for distil and
+    selflabel 0.95; else 0 (the paper's)."""
     lr: float | None = None
     """Peak learning rate of the scores. Default: from the number of steps (sgd has none)."""
     warmup: float | None = None

@@ -5,30 +5,61 @@ The reasons and the measurements behind these numbers stand in docs/defaults.md.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from selfmask.data import ImageSet
-from selfmask.training.settings import FitSettings, path_length
+from selfmask.training.settings import FitSettings, Method, path_length
 
-PATHS = {"adam": 4.5, "tensor-adam": 1.0}
-"""How far, in scores, a score may be carried over the whole run: with adam one whose gradient never changes sign,
-with tensor-adam one whose gradient is its tensor's root mean square. A score has to travel 1 to cross the threshold,
-and the gradients of batches agree only in part."""
 
-WARMUPS = {"adam": 0.3, "tensor-adam": 0.1, "sgd": 0.0}
-"""Shares of the run. Adam's scores all near the threshold at once: the slower they arrive there the better."""
+@dataclass(frozen=True)
+class ScoreRecipe:
+    """How scores are moved where the user does not say.
 
-SPREAD = 0.5
-"""With adam, scores start between 1 - SPREAD and 1 + SPREAD, so that they do not all cross in the same few steps.
-Without it the same rate left EfficientNet-Lite0 at 35 % on CIFAR-10, with it at 77 %."""
+    method: the optimizer.
+    path: how far, in scores, a score may be carried over the whole run: with adam one whose gradient never changes
+        sign, with tensor-adam one whose gradient is its tensor's root mean square. A score has to travel 1 to cross
+        the threshold, and the gradients of batches agree only in part.
+    most: the highest peak rate. Above it a score crosses on the word of a few batches.
+    warmup: share of the steps over which the rate rises.
+    spread: scores start between 1 - spread and 1 + spread, so that they do not all cross in the same few steps.
+    """
 
-MOST_RATE = 0.06
-"""Above this a score crosses in a dozen steps, on the word of a dozen batches: at 0.1 a set of 800 photographs lost
-five points, at 0.05 one."""
+    method: Method
+    path: float
+    most: float
+    warmup: float
+    spread: float = 0.0
+
+
+WITH_LABELS = ScoreRecipe("adam", path=4.5, most=0.06, warmup=0.3, spread=0.5)
+"""At a rate of 0.1 a set of 800 photographs lost five points, at 0.05 one. Without the spread the same rate left
+EfficientNet-Lite0 at 35 % on CIFAR-10, with it at 77 %. Adam's scores all near the threshold at once: the slower
+they arrive there the better."""
+
+FROM_TARGETS = ScoreRecipe("adam", path=2.4, most=0.015, warmup=0.1, spread=0.95)
+"""For the targets of distil and selflabel, whose gradients agree from one image to the next: slower, and the
+crossings spread over nearly the whole run."""
+
+PROPORTIONAL = ScoreRecipe("tensor-adam", path=1.0, most=0.06, warmup=0.1)
+"""For SwAV's moving targets, and where tensor-adam is asked for."""
+
+_RECIPES = {"distil": FROM_TARGETS, "selflabel": FROM_TARGETS, "swav": PROPORTIONAL}
+
+
+def score_recipe(objective: str, method: Method | None) -> ScoreRecipe:
+    """What suits the objective, or the `method` that was asked for."""
+    found = _RECIPES.get(objective, WITH_LABELS)
+    if method is None or method == found.method:
+        return found
+    if method == "sgd":
+        return ScoreRecipe("sgd", path=math.inf, most=math.inf, warmup=0.0)
+    return PROPORTIONAL if method == "tensor-adam" else WITH_LABELS
+
 
 MIN_STEPS, EPOCHS = 150, 4.0
 
@@ -55,9 +86,9 @@ def step_count(images: int, batch: int, epochs: float | None, steps: int | None)
     return max(MIN_STEPS, round(EPOCHS * per_epoch))
 
 
-def default_rate(settings: FitSettings) -> float:
-    """The peak rate at which the steps of `settings` add up to its method's path, at most `MOST_RATE`."""
-    return min(MOST_RATE, PATHS[settings.method] / path_length(replace(settings, rate=1.0)))
+def default_rate(settings: FitSettings, recipe: ScoreRecipe) -> float:
+    """The peak rate at which the steps of `settings` add up to the recipe's path, within its bound."""
+    return min(recipe.most, recipe.path / path_length(replace(settings, rate=1.0)))
 
 
 def prefers_channels_last(family: str) -> bool:

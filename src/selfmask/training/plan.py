@@ -18,10 +18,9 @@ from selfmask.masking.maskset import NormStats
 from selfmask.objectives.base import Objective
 from selfmask.training.adapt_settings import AdaptSettings
 from selfmask.training.defaults import (
-    SPREAD,
-    WARMUPS,
     default_rate,
     prefers_channels_last,
+    score_recipe,
     step_count,
     view_size,
 )
@@ -55,7 +54,7 @@ class Plan:
         return MaskSet(
             self.backbone.module,
             select=_selection(self.settings),
-            rule=_rule(self.settings, self.fit),
+            rule=_rule(self.settings, self.fit, self.objective),
             norm_stats=self.norm_stats,
             seed=self.settings.seed,
         )
@@ -141,9 +140,8 @@ def _fit_settings(settings: AdaptSettings, paper: dict[str, Any], images: int, o
     epochs = (
         settings.epochs if settings.epochs is not None or settings.steps is not None else paper.get("epochs")
     )
-    method = (
-        settings.optimizer or paper.get("optimizer") or ("tensor-adam" if objective in LABEL_FREE else "adam")
-    )
+    recipe = score_recipe(objective, settings.optimizer or paper.get("optimizer"))
+    method = recipe.method
     if method == "sgd" and settings.lr is None and "lr" not in paper:
         raise SettingsError(
             "--optimizer sgd needs --lr: the right one differs a thousandfold between networks"
@@ -152,12 +150,12 @@ def _fit_settings(settings: AdaptSettings, paper: dict[str, Any], images: int, o
         steps=step_count(images, settings.batch, epochs, settings.steps),
         batch=settings.batch,
         method=method,
-        warmup=settings.warmup if settings.warmup is not None else paper.get("warmup", WARMUPS[method]),
+        warmup=settings.warmup if settings.warmup is not None else paper.get("warmup", recipe.warmup),
         precision=settings.precision,
         seed=settings.seed,
         checkpoint_every=settings.checkpoint_every,
     )
-    rate = settings.lr or paper.get("lr") or default_rate(fit)
+    rate = settings.lr or paper.get("lr") or default_rate(fit, recipe)
     return replace(fit, rate=rate)
 
 
@@ -191,11 +189,11 @@ def _selection(settings: AdaptSettings) -> Selection:
     return Selection(select, weights, settings.stages)
 
 
-def _rule(settings: AdaptSettings, fit: FitSettings) -> Rule:
+def _rule(settings: AdaptSettings, fit: FitSettings, objective: str) -> Rule:
     if settings.rule == "threshold":
         spread = settings.spread
         if spread is None:
-            spread = SPREAD if fit.method == "adam" and settings.preset != "paper" else 0.0
+            spread = 0.0 if settings.preset == "paper" else score_recipe(objective, fit.method).spread
         return Threshold(spread=spread)
     density: float | dict[str, float] = 0.5
     if settings.density_from is not None:
