@@ -312,6 +312,29 @@ def test_shares_of_the_weights_are_exact(share: float) -> None:
                 assert theta[~mask].min() >= theta[mask].max()
 
 
+@pytest.mark.parametrize("select", [["0.bias", "1.*"], (nn.BatchNorm2d, nn.PReLU)])
+def test_biases_and_norms_are_masked_on_request(select: Any, tmp_path: Path) -> None:
+    def fresh() -> nn.Sequential:
+        torch.manual_seed(4)
+        model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.PReLU(32), nn.Flatten())
+        return model.requires_grad_(False)
+
+    masks = MaskSet(fresh(), select=select)
+    norm = {"1.weight", "1.bias"}
+    assert set(masks.names) == norm | ({"0.bias"} if isinstance(select, list) else {"2.weight"})
+    optimizer = masks.optimizer(lr=20.0, momentum=0.9)
+    for step in range(8):
+        x = torch.randn(6, 3, 5, 5, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        masks.model(x).square().mean().backward()
+        optimizer.step()
+    assert all(t.flipped > 0 for t in masks.status().tensors if t.name == "1.weight")
+    other = fresh()
+    load(masks.save(tmp_path / "mask")).apply(other)
+    for (name, mine), theirs in zip(masks.model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs), name
+
+
 def test_a_mistyped_pattern_is_answered_with_the_names_it_is_near_to() -> None:
     with pytest.raises(
         SelectionError, match=r"'2\.wieght' matches none of the 3 .* did you mean '2\.weight'"

@@ -58,6 +58,16 @@ def test_translation(momentum: float) -> None:
         assert agree(standard, moved)
 
 
+def test_both_hold_for_adam_too() -> None:
+    """Its steps, too, depend on gradients and not on where the scores are."""
+    adam: dict[str, Any] = {"base": torch.optim.Adam, "betas": (0.9, 0.99)}
+    standard = masks_at_every_step(Threshold(spread=0.5), lr=0.0625, **adam)
+    assert any(not bool(m.all()) for m in standard[-1].values())
+    assert agree(standard, masks_at_every_step(Threshold(start=4.0, spread=2.0), lr=0.25, **adam))
+    assert agree(standard, masks_at_every_step(Threshold(mu=1.0, start=2.0, spread=0.5), lr=0.0625, **adam))
+    assert not agree(standard, masks_at_every_step(Threshold(spread=0.5), lr=0.125, **adam))
+
+
 def test_both_together() -> None:
     """App. Fig. 1's equivalent setting, (λ = 100, S0 = 2.5, μ = 0.5) for (λ = 50, S0 = 1, μ = 0)."""
     standard = masks_at_every_step(Threshold(), lr=16.0, momentum=0.9)
