@@ -57,7 +57,7 @@ def draw(kind: str, share_off: float, seed: int = 0) -> tuple[list[Tensor], list
         if kind == "bunched":
             share = share * torch.randn(share.shape, generator=random).exp() * 0.6
         if kind == "follows |θ|":
-            share = share * 2 * (weight.abs() > 0.67).float() * weight.abs()
+            share = share / 1.275 * 2 * (weight.abs() > 0.67).float() * weight.abs()
         off = torch.rand(shape, generator=random) < share
         theta.append(weight)
         masks.append((~off).numpy().reshape(rows_of(shape)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -99,6 +100,36 @@ def test_alpha_follows_the_new_count() -> None:
     w = masked_weight(theta["a"], found.masks["a"])
     on = found.masks["a"]
     assert torch.allclose(w[on], theta["a"][on] / on.float().mean().sqrt())
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 1000), share=st.floats(0.01, 1))
+def test_a_share_of_the_bits_is_met_from_below(seed: int, share: float) -> None:
+    masks, importance = case(seed)
+
+    def bits(tried: Masks) -> float:
+        found = 0.0
+        for mask in tried.values():
+            p = float((~mask).float().mean())
+            found -= mask.numel() * sum(q * math.log2(q) for q in (p, 1 - p) if q > 0)
+        return found
+
+    found = compaction.at_bits(masks, importance, share)
+    assert bits(found) <= share * bits(masks) * (1 + 1e-6)
+    assert bits(found) > (share - 0.02) * bits(masks)
+    assert all(bool((found[name] | ~mask).all()) for name, mask in masks.items())
+    with pytest.raises(SettingsError, match="share"):
+        compaction.at_bits(masks, importance, 0)
+
+
+def test_what_counts_is_the_importance_for_each_bit_saved() -> None:
+    few, many = torch.ones(1000, dtype=torch.bool), torch.ones(1000, dtype=torch.bool)
+    few[:10], many[:400] = False, False
+    masks = {"few": few, "many": many}
+    found = compaction.per_bit(masks, {name: torch.ones(1000) for name in masks})
+    # H(0.01) · 1000 / 10 = 8.08 bits and H(0.4) · 1000 / 400 = 2.43 bits for each weight that is off.
+    assert float(found["few"][0]) == pytest.approx(1 / 8.0793, rel=1e-3)
+    assert float(found["many"][0]) == pytest.approx(1 / 2.4274, rel=1e-3)
 
 
 def test_the_curve_is_the_points_asked_for() -> None:

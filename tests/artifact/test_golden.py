@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from selfmask.artifact import load
+from selfmask.artifact.codec import GapModel, Golomb
 from selfmask.artifact.container import parse
 from selfmask.errors import WrongBaseError
 
 GOLDEN = Path(__file__).parent / "golden"
-CODINGS = ("packed", "entropy", "base")
+CODINGS = ("packed", "entropy", "golomb", "base")
 
 
 def made() -> ModuleType:
@@ -55,7 +56,7 @@ class Holder(nn.Module):
 
 def holder(coding: str) -> Holder:
     make = made()
-    parameters = make.base(make.DTYPES[coding]) | {"fc.bias": torch.zeros(2)}
+    parameters = make.base(make.DTYPES[coding], make.shapes(coding)) | {"fc.bias": torch.zeros(2)}
     return Holder(parameters, {"norm.running_mean": torch.arange(5.0)})
 
 
@@ -63,7 +64,7 @@ def holder(coding: str) -> Holder:
 def test_golden_files_are_read_to_the_bit(coding: str) -> None:
     model = holder(coding)
     mask = load(GOLDEN / f"format1-{coding}.safetensors", base=model)
-    expected = made().masks()
+    expected = made().masks(made().shapes(coding))
     found = mask.masks()
     assert list(found) == list(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -85,8 +86,15 @@ def test_golden_files_know_their_base() -> None:
         mask.apply(holder("entropy"))
 
 
-@pytest.mark.parametrize("coding", CODINGS)
-def test_this_version_writes_what_the_first_one_wrote(coding: str, tmp_path: Path) -> None:
+def test_a_golden_file_has_golomb_codes() -> None:
+    mask = load(GOLDEN / "format1-golomb.safetensors")
+    models = [model for coded in mask.index.masks.values() for model in coded.models]
+    assert {type(model) for model in models} == {Golomb, GapModel}
+    assert any(isinstance(model, Golomb) and model.threefold for model in models)
+
+
+@pytest.mark.parametrize("coding", ["packed", "golomb", "base"])
+def test_this_version_writes_what_the_golden_files_hold(coding: str, tmp_path: Path) -> None:
     """Not a promise of the format (a later writer may choose better), but a change must be meant."""
     made().make(tmp_path)
     name = f"format1-{coding}.safetensors"

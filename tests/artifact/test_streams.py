@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfmask.artifact import codec
-from selfmask.artifact.codec import RATES, GapModel
+from selfmask.artifact.codec import MAX_SHIFT, RATES, GapModel, Golomb
 from selfmask.artifact.fitting import fit
 from selfmask.artifact.streams import Reader, Writer
 from selfmask.errors import MaskFileError
@@ -103,7 +103,9 @@ def test_a_second_decoder_in_integers_reads_the_same_positions(
     total: int, share: float, seed: int, model: GapModel | None
 ) -> None:
     events = positions(total, share, seed)
-    model = model or fit(events, total)[0]
+    if model is None:
+        fitted = fit(events, total)[0]
+        model = fitted if isinstance(fitted, GapModel) else GapModel((256,), (30,))
     table = second_table(model, total)
     assert table == model.table(total).tolist()
     assert sum(table) == 1 << 28
@@ -130,10 +132,98 @@ def test_a_second_decoder_in_integers_reads_the_same_positions(
     reader.finish()
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    total=st.integers(1, 5000),
+    share=st.floats(0, 0.6),
+    seed=st.integers(0, 2**20),
+    shift=st.integers(0, 13),
+    threefold=st.booleans(),
+)
+def test_a_second_decoder_reads_golomb_codes(
+    total: int, share: float, seed: int, shift: int, threefold: bool
+) -> None:
+    """docs/format.md, "Golomb codes", one bit at a time."""
+    events = positions(total, share, seed)
+    model = Golomb(shift, threefold)
+    writer = Writer()
+    codec.encode_positions(writer, events, total, model)
+    words, plain = writer.finish()
+    assert len(words) == 0
+    bits = np.unpackbits(plain, bitorder="little").tolist()
+    assert 0 <= len(bits) - model.bits(np.diff(events, prepend=-1) - 1) < 8
+    length = sum(bits.pop(0) << place for place in range(32))
+    unary = "".join(str(bits.pop(0)) for _ in range(length))
+    gaps = [len(zeros) * (3 << shift if threefold else 1 << shift) for zeros in unary.split("1")[:-1]]
+    if threefold:
+        beyond = [k for k in range(len(gaps)) if bits.pop(0)]
+        for k in beyond:
+            gaps[k] += (1 + bits.pop(0)) << shift
+    for place in range(shift):
+        for k in range(len(gaps)):
+            gaps[k] += bits.pop(0) << place
+    assert sum(bits) == 0
+    assert (np.cumsum(np.array(gaps) + 1) - 1).tolist() == events.tolist()
+    reader = Reader(words, plain)
+    assert np.array_equal(codec.decode_positions(reader, total, len(events), model), events)
+    reader.finish()
+
+
+def test_gaps_without_structure_are_golomb_coded_and_bunches_are_not() -> None:
+    total = 400_000
+    even = positions(total, 0.15, 1)
+    model, bits = fit(even, total)
+    assert isinstance(model, Golomb)
+    assert model.shift <= MAX_SHIFT
+    writer = Writer()
+    codec.encode_positions(writer, even, total, model)
+    words, plain = writer.finish()
+    assert 8 * len(plain) == pytest.approx(bits, rel=1e-3)
+    assert np.array_equal(codec.decode_positions(Reader(words, plain), total, len(even), model), even)
+    random = np.random.default_rng(0)
+    bunched = np.flatnonzero(random.random(total) < np.repeat(random.random(total // 100) < 0.1, 100) * 0.3)
+    assert isinstance(fit(bunched, total)[0], GapModel)
+
+
+def damaged_golomb(change: str) -> tuple[np.ndarray, np.ndarray]:
+    """Streams of two events, gaps 3 and 496, with one thing wrong."""
+    writer = Writer()
+    codec.encode_positions(writer, np.array([3, 500], np.int64), 1000, Golomb(6))
+    words, plain = writer.finish()
+    bits = np.unpackbits(plain, bitorder="little")
+    if change == "no second one":
+        bits[32 + 1 : 32 + 9] = 0
+    elif change == "too many ones":
+        bits[32 + 2] = 1
+    elif change == "length":
+        bits[5] ^= 1
+    elif change == "last is no one":
+        bits[32 + 8], bits[32 + 4] = 0, 1
+    return words, np.packbits(bits, bitorder="little")
+
+
+@pytest.mark.parametrize("change", ["no second one", "too many ones", "length", "last is no one"])
+def test_damaged_golomb_codes_are_refused(change: str) -> None:
+    words, plain = damaged_golomb(change)
+    with pytest.raises(MaskFileError, match="unary codes"):
+        codec.decode_positions(Reader(words, plain), 1000, 2, Golomb(6))
+
+
+def test_golomb_codes_beyond_the_cell_are_refused() -> None:
+    words, plain = damaged_golomb("nothing")
+    with pytest.raises(MaskFileError, match="beyond"):
+        codec.decode_positions(Reader(words, plain), 490, 2, Golomb(6))
+    with pytest.raises(MaskFileError, match="unary codes"):
+        codec.decode_positions(Reader(words, plain), 1000, 2, Golomb(40))
+    with pytest.raises(MaskFileError, match="too short"):
+        codec.decode_positions(Reader(words, plain[:-1]), 1000, 2, Golomb(6))
+
+
 @settings(deadline=None)
 @given(gap=st.integers(0, 2**40))
 def test_every_gap_has_one_bucket(gap: int) -> None:
     symbol = codec.symbol(np.array([gap]))
+    assert codec.last_symbol(gap + 1) == int(symbol[0])
     low = int(codec.lowest(symbol)[0])
     assert low <= gap < low + (1 << int(codec.width(symbol)[0]))
     assert int(codec.lowest(symbol + 1)[0]) == low + (1 << int(codec.width(symbol)[0]))

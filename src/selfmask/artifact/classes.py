@@ -15,9 +15,8 @@ from torch import Tensor
 
 FINE_CLASSES = 32  # equal shares of the weights that the choice of thresholds starts from
 MAX_CLASSES = 8
-_BYTES_PER_CLASS = (
-    24  # a threshold and two counts take about 5; the rest stands for the time of reading a class
-)
+_BYTES_PER_CLASS = 5  # about what a threshold and two counts take in the file
+_WORTH = 0.002  # the share of the bits that a class has to save, for it takes time to read
 _BLOCK = 1 << 13  # words whose members are listed at a time, so that a list takes little memory
 _LISTING = 48  # finding an event by bisection takes about as long as listing so many members
 
@@ -104,7 +103,7 @@ def thresholds_for(levels: np.ndarray, events: np.ndarray) -> np.ndarray:
         together = _entropy(total[1:] + total[:-1], found[1:] + found[:-1])
         loss = together - apart[1:] - apart[:-1]
         k = int(loss.argmin())
-        if loss[k] > 8 * _BYTES_PER_CLASS and len(total) <= MAX_CLASSES:
+        if loss[k] > 8 * _BYTES_PER_CLASS + _WORTH * apart.sum() and len(total) <= MAX_CLASSES:
             break
         total[k] += total[k + 1]
         found[k] += found[k + 1]

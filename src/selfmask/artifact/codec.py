@@ -1,4 +1,4 @@
-"""Coding the positions of rare bits: the gaps between them, entropy-coded or as Rice codes.
+"""Coding the positions of rare bits: the gaps between them, entropy-coded or as Golomb codes.
 
 Entropy-coded, a gap's symbol is its bucket: exact up to 15, then eight buckets to an octave; where in its bucket it
 lies is nearly uniform and goes to the plain bits. The symbols' probabilities are those of a mixture of up to three
@@ -6,8 +6,8 @@ geometric distributions, `GapModel`, a few bytes in the file. One geometric dist
 without structure; real masks have their off-weights in bunches (in one kernel, in one filter), which a mixture catches.
 The tables are made in integer arithmetic, so every machine decodes the same.
 
-A Rice code (`Rice`) is the gap's upper part in unary and its lower bits as they are. On gaps without structure it costs
-half a per cent more, and is read several times faster, by whole arrays instead of gap by gap.
+A Golomb code (`Golomb`) is the gap's upper part in unary and its lower bits as they are. On gaps without structure it
+costs half a per cent more, and is read several times faster, by whole arrays instead of gap by gap.
 """
 
 from __future__ import annotations
@@ -50,18 +50,26 @@ class GapModel:
 
 
 @dataclass(frozen=True)
-class Rice:
-    """A gap g is ⌊g / 2^shift⌋ in unary and its `shift` lowest bits, all of them plain bits."""
+class Golomb:
+    """A gap g is ⌊g / divisor⌋ in unary and the rest in plain bits; the divisor is 2^shift, or three times that."""
 
     shift: int
+    threefold: bool = False
+
+    @property
+    def divisor(self) -> int:
+        return (3 if self.threefold else 1) << self.shift
 
     def bits(self, gaps: np.ndarray) -> int:
         """What `gaps` take, int64 >= 0."""
-        stretches = -(-len(gaps) // _CHUNK)
-        return int((gaps >> self.shift).sum()) + (1 + self.shift) * len(gaps) + _LENGTH_BITS * stretches
+        whole = gaps // self.divisor
+        found = int(whole.sum()) + (1 + self.shift) * len(gaps) + _LENGTH_BITS * (-(-len(gaps) // _CHUNK))
+        if self.threefold:
+            found += len(gaps) + int(np.count_nonzero(gaps - whole * self.divisor >> self.shift))
+        return found
 
 
-Model = GapModel | Rice
+Model = GapModel | Golomb
 
 
 @lru_cache(RATES)
@@ -108,8 +116,8 @@ def encode_positions(writer: Writer, positions: np.ndarray, total: int, model: M
     gaps = np.diff(positions, prepend=-1) - 1
     for begin in range(0, len(gaps), _CHUNK):
         part = gaps[begin : begin + _CHUNK]
-        if isinstance(model, Rice):
-            _write_rice(writer, part, model.shift)
+        if isinstance(model, Golomb):
+            _write_golomb(writer, part, model)
             continue
         symbols = symbol(part)
         writer.symbols(symbols.astype(np.int32), table)
@@ -129,8 +137,8 @@ def decode_positions(reader: Reader, total: int, events: int, model: Model) -> n
     reached = 0
     for begin in range(0, events, _CHUNK):
         part = positions[begin : begin + _CHUNK]
-        if isinstance(model, Rice):
-            _read_rice(reader, part, model.shift, total)
+        if isinstance(model, Golomb):
+            _read_golomb(reader, part, model, total)
         else:
             _read_symbols(reader, part, table)
         part += reached
@@ -153,36 +161,60 @@ def _read_symbols(reader: Reader, positions: np.ndarray, table: np.ndarray) -> N
     positions -= 1
 
 
-def _write_rice(writer: Writer, gaps: np.ndarray, shift: int) -> None:
-    ends = np.cumsum((gaps >> shift) + 1)
+def _write_golomb(writer: Writer, gaps: np.ndarray, code: Golomb) -> None:
+    whole = gaps // code.divisor
+    rest = gaps - whole * code.divisor
+    ends = np.cumsum(whole + 1)
     unary = np.zeros(int(ends[-1]), np.uint8)
     unary[ends - 1] = 1
     _write_planes(writer, np.array([len(unary)]), _LENGTH_BITS)
     writer.bits(unary)
-    _write_planes(writer, gaps, shift)
+    if code.threefold:
+        third = rest >> code.shift
+        writer.bits(third > 0)
+        writer.bits(third[third > 0] - 1)
+    _write_planes(writer, rest, code.shift)
 
 
-def _read_rice(reader: Reader, positions: np.ndarray, shift: int, total: int) -> None:
-    """A stretch of Rice codes, as positions from where it begins."""
+def _read_golomb(reader: Reader, positions: np.ndarray, code: Golomb, total: int) -> None:
+    """A stretch of Golomb codes, as positions from where it begins."""
     events = len(positions)
     length = int(_read_planes(reader, 1, _LENGTH_BITS)[0])
-    # No gap is longer than the cell, so neither is the sum of the upper parts: a damaged length stops here.
-    if not events <= length <= events + (total >> shift):
+    # The gaps fit into the cell, and so do the sums of their upper parts: a damaged length stops here.
+    if not events <= length <= events + total // code.divisor:
         raise MaskFileError("the unary codes of a cell have an impossible length: the mask file is damaged")
     unary = reader.bits(length)
     ends = np.flatnonzero(unary.view(bool))
     if len(ends) != events or not unary[-1]:
         raise MaskFileError("a cell does not have as many unary codes as events: the mask file is damaged")
-    if shift == 0:
+    if code.divisor == 1:
         positions[:] = ends
         return
-    # The sum of the gaps so far is that of the upper parts, 2^shift each, and that of the lower ones.
+    # The sum of the gaps so far is that of the upper parts, a divisor each, and that of the rests.
+    np.cumsum(_read_rests(reader, events, code), dtype=np.int64, out=positions)
     places = np.arange(events)
-    np.cumsum(_read_planes(reader, events, shift), dtype=np.int64, out=positions)
     positions += places
     ends -= places
-    ends <<= shift
+    ends *= code.divisor
     positions += ends
+
+
+def _read_rests(reader: Reader, events: int, code: Golomb) -> np.ndarray:
+    if not code.threefold:
+        return _read_planes(reader, events, code.shift)
+    third = reader.bits(events)
+    beyond = np.flatnonzero(third.view(bool))
+    third[beyond] += reader.bits(len(beyond))
+    if code.shift == 0:
+        return third
+    rests = third.astype(_smallest(code.shift + 2))
+    rests <<= rests.dtype.type(code.shift)
+    rests |= _read_planes(reader, events, code.shift)
+    return rests
+
+
+def _smallest(bits: int) -> type[np.unsignedinteger | np.signedinteger]:
+    return np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.int64
 
 
 def _write_planes(writer: Writer, numbers: np.ndarray, bits: int) -> None:
@@ -193,7 +225,7 @@ def _write_planes(writer: Writer, numbers: np.ndarray, bits: int) -> None:
 
 def _read_planes(reader: Reader, amount: int, bits: int) -> np.ndarray:
     """`amount` numbers of `bits` bits that `_write_planes` wrote, of the smallest dtype that holds them."""
-    dtype = np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.int64
+    dtype = _smallest(bits)
     planes = reader.bits(amount * bits).reshape(bits, amount)
     if bits == 1:
         return planes[0]

@@ -7,6 +7,7 @@ turned back on. How many is one number for all tensors, and then, if asked, one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +114,51 @@ def sensitivity(
     return {name: (total / images).sqrt() for name, total in squares.items()}
 
 
+def per_bit(masks: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Importances for each bit of the file that turning the weight on would save.
+
+    An off-weight of a tensor with few of them takes more bits: about H(p) / p, p the tensor's share off.
+    """
+    found = {}
+    for name, mask in masks.items():
+        off = int((~mask).sum())
+        bits = _entropy(off, mask.numel()) / off if off else 1.0
+        value = importance[name]
+        found[name] = torch.where(value > 0, value / bits, value * bits)
+    return found
+
+
+def at_bits(masks: Mapping[str, Tensor], importance: Mapping[str, Tensor], share: float) -> Masks:
+    """The masks with so many of the least important off-weights turned on that `share` of the bits is left.
+
+    Bits are the entropy of each tensor's bits, Σ N·H(p), which is close to what the file takes. The share is met from
+    below. Raises `SettingsError` where it is not in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise SettingsError(f"the share of the bits to keep lies in (0, 1], got {share}")
+    ranks = ranked(masks, importance)
+    sorted_ranks = {name: ranks[name][~mask].sort().values for name, mask in masks.items()}
+
+    def bits(cut: float) -> float:
+        return sum(
+            _entropy(int((values >= cut).sum()), masks[name].numel()) for name, values in sorted_ranks.items()
+        )
+
+    before = bits(0.0)
+    low, high = 0.0, 1.0
+    if share == 1:
+        return dict(masks)
+    for _ in range(24):
+        cut = (low + high) / 2
+        low, high = (cut, high) if bits(cut) > share * before else (low, cut)
+    return restored(masks, ranks, high)
+
+
+def _entropy(off: int, total: int) -> float:
+    p = off / max(total, 1)
+    return -total * sum(q * math.log2(q) for q in (p, 1 - p) if q > 0)
+
+
 def ranked(masks: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Importances as ranks among all off-weights of all tensors, in [0, 1): `cut` is then the share turned back on."""
     values = torch.cat([importance[name][~mask].reshape(-1) for name, mask in masks.items()])
@@ -150,7 +196,7 @@ def compact(
 
     Args:
         masks: bool by name.
-        importance: of each weight, in any one unit.
+        importance: of each weight, >= 0, in any one unit; what counts is the importance for each bit saved.
         score: masks to a figure, higher is better, in the unit of `max_drop`. It is called about `steps` + `refine`
             times, so judge on images that the final report does not use.
         max_drop: >= 0.
@@ -164,7 +210,7 @@ def compact(
         raise SettingsError(f"max_drop is 0 or more, got {max_drop}")
     if steps < 1 or refine < 0:
         raise SettingsError(f"compaction takes steps >= 1 and refine >= 0, got {steps} and {refine}")
-    ranks = ranked(masks, importance)
+    ranks = ranked(masks, per_bit(masks, importance))
     before = _point(masks, dict(masks), score)
     floor = before.score - max_drop
     tried = [before]

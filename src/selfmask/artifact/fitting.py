@@ -1,4 +1,4 @@
-"""Choosing the model of a class: expectation-maximisation on the buckets of its gaps, or a Rice code where it is as good.
+"""Choosing the model of a class: expectation-maximisation on the buckets of its gaps, or a Golomb code.
 
 Only the writer of a file does this, so floating point is welcome: a reader takes the model as it is stored.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from selfmask.artifact import codec
-from selfmask.artifact.codec import MAX_PARTS, MAX_SHIFT, RATES, WEIGHT_ONE, GapModel, Model, Rice
+from selfmask.artifact.codec import MAX_PARTS, MAX_SHIFT, RATES, WEIGHT_ONE, GapModel, Golomb, Model
 
 _ROUNDS = 24
 _BITS_PER_PART = 16
 _ENOUGH = 24  # gaps; with fewer, one part is all that they can pay for
-_QUICK = 1.012  # a Rice code may cost so many times what entropy coding does: it is read several times faster
+# A Golomb code may cost so many times what entropy coding does, for it is read several times faster; more where there
+# are many events, since they are what reading takes its time for.
+_QUICK, _QUICK_DENSE, _DENSE = 1.012, 1.02, 0.05
 
 
 def fit(positions: np.ndarray, total: int) -> tuple[Model, float]:
@@ -37,16 +39,18 @@ def fit(positions: np.ndarray, total: int) -> tuple[Model, float]:
         if len(positions) < _ENOUGH:
             break
     assert model is not None
-    rice, cost = _rice(gaps)
-    return (rice, cost) if cost <= _QUICK * bits else (model, bits)
+    golomb, cost = _golomb(gaps)
+    most = _QUICK if len(positions) < _DENSE * total else _QUICK_DENSE
+    return (golomb, cost) if cost <= most * bits else (model, bits)
 
 
-def _rice(gaps: np.ndarray) -> tuple[Rice, float]:
-    """The best Rice code of `gaps`, at least one, and its bits."""
-    # For gaps of one geometric distribution the best shift is within one of the mean's logarithm.
+def _golomb(gaps: np.ndarray) -> tuple[Golomb, float]:
+    """The best Golomb code of `gaps`, at least one, and its bits."""
+    # For gaps of one geometric distribution the best divisor is about ln 2 times the mean.
     about = int(max(float(gaps.mean()) * 0.69, 1)).bit_length() - 1
-    options = (Rice(shift) for shift in range(max(about - 1, 0), min(about + 2, MAX_SHIFT) + 1))
-    return min(((r, float(r.bits(gaps)) + _BITS_PER_PART) for r in options), key=lambda pair: pair[1])
+    shifts = range(max(about - 1, 0), min(about + 2, MAX_SHIFT) + 1)
+    options = [Golomb(shift, threefold) for shift in shifts for threefold in (False, True)]
+    return min(((o, float(o.bits(gaps)) + _BITS_PER_PART) for o in options), key=lambda pair: pair[1])
 
 
 def _mixture(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from selfmask.artifact.codec import MAX_PARTS, MAX_SHIFT, RATES, WEIGHT_ONE, GapModel, Model, Rice
+from selfmask.artifact.codec import MAX_PARTS, MAX_SHIFT, RATES, WEIGHT_ONE, GapModel, Golomb, Model
 from selfmask.artifact.coding import Coded
 from selfmask.artifact.container import ITEM_BYTES, count, is_counts, is_shape, parse_json
 from selfmask.artifact.fingerprint import SHORT_BYTES, Signature, combined
@@ -142,8 +142,8 @@ def unpack(deflated: np.ndarray, prints: np.ndarray, thresholds: np.ndarray, mod
 
 def model_bytes(model: Model) -> list[int]:
     """A model as the file's `models` has it."""
-    if isinstance(model, Rice):
-        return [0, model.shift]
+    if isinstance(model, Golomb):
+        return [0, 2 * model.shift + model.threefold]
     parts = zip(model.weights, model.rates, strict=True)
     return [len(model.weights), *(v for weight, rate in parts for v in (weight - 1, rate))]
 
@@ -154,8 +154,8 @@ def _read_models(stored: list[int], at: int, amount: int) -> tuple[tuple[Model, 
     for _ in range(amount):
         _need(at + 1 < len(stored) and stored[at] <= MAX_PARTS, "a model of gaps is missing or malformed")
         if stored[at] == 0:
-            _need(stored[at + 1] <= MAX_SHIFT, "a Rice code is out of range")
-            models.append(Rice(stored[at + 1]))
+            _need(stored[at + 1] // 2 <= MAX_SHIFT, "a Golomb code is out of range")
+            models.append(Golomb(stored[at + 1] // 2, stored[at + 1] % 2 == 1))
             at += 2
             continue
         end = at + 1 + 2 * stored[at]

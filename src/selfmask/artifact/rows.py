@@ -10,6 +10,7 @@ import numpy as np
 MAX_CLASSES = 8
 _CUTS = 32  # the rows, sorted by their share off, may be cut at so many places
 _BITS_PER_CLASS = 48
+_WORTH = 0.002  # the share of the bits that a class has to save besides, for it takes time to read
 
 
 def row_classes(off: np.ndarray) -> np.ndarray:
@@ -32,6 +33,7 @@ def row_classes(off: np.ndarray) -> np.ndarray:
         entropy = -inside * np.log2(share) - (amount * length - inside) * np.log2(1 - share)
         labels = -amount * np.log2(amount / rows)
     cost = np.nan_to_num(entropy) + np.nan_to_num(labels) + _BITS_PER_CLASS
+    cost += _WORTH * float(np.nan_to_num(entropy)[0, -1])
     best = np.full((MAX_CLASSES + 1, len(cuts)), np.inf)
     best[0, 0] = 0
     came = np.zeros(best.shape, np.int64)
