@@ -39,10 +39,10 @@ class Table3:
     """Training images."""
     size: int | None = None
     """Pixels of the views. Default: from the images' own size (64 for CIFAR-10)."""
-    epochs: float = 3.0
-    """The dispatcher's passes over the images. Each expert takes as many steps."""
-    lr: float | None = 0.015
-    """Peak rate of the scores."""
+    epochs: float | None = None
+    """The dispatcher's passes over the images. Each expert takes as many steps. Default: that of selfmask cascade."""
+    lr: float | None = None
+    """Peak rate of the scores. Default: from the number of steps."""
     expert_lr: float | None = None
     """Peak rate of the experts' scores. Default: the dispatcher's."""
     experts: int = 5

@@ -167,3 +167,13 @@ def test_finished_experts_survive_kill_9(tmp_path: Path) -> None:
     member = load_cascade(run.file).member(1).masks()
     assert all(torch.equal(member[name], mask) for name, mask in load(first).masks().items())
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+@pytest.mark.slow
+def test_two_processes_learn_one_cascade_and_the_first_says_so(tmp_path: Path) -> None:
+    command = command_of(tiny(tmp_path / "run", images=40, experts=1, steps=1), "cascade")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    ended = subprocess.run([*launch, *command], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("part of the file") == 1
+    assert load_cascade(tmp_path / "run" / "cascade.safetensors").experts == 1

@@ -27,6 +27,7 @@ from selfmask.evaluation import Rows, features
 from selfmask.training import AdaptSettings, Plan, adapt, make_plan
 from selfmask.training.adaptation import recorded
 from selfmask.training.checkpoint import read_checkpoint, write_checkpoint
+from selfmask.training.distribution import by_the_first
 from selfmask.training.folder import MASK, RESULT, SETTINGS, open_folder, write_json
 from selfmask.training.loop import CHECKPOINT
 from selfmask.training.provenance import command_of, machine, versions
@@ -65,19 +66,19 @@ def learn_cascade(settings: CascadeSettings, *, console: Console | None = None) 
     With `resume`, whatever part is finished is kept (dispatcher, router, experts one by one) and an unfinished one
     goes on from its checkpoint. Raises a `SelfmaskError` for whatever a user can mend.
     """
-    console = console or Console(stderr=True)
     folder = settings.folder()
     plan = make_plan(settings)
+    accelerator = Accelerator(cpu=next(plan.backbone.module.parameters()).device.type == "cpu")
+    console = (console or Console(stderr=True)) if accelerator.is_main_process else Console(quiet=True)
     # Before the dispatcher's training, not after it.
     check_support(len(plan.train), settings.experts)
     described = {name: value for name, value in recorded(settings).items() if name not in _FREE}
-    open_folder(folder, described, resume=settings.resume)
+    by_the_first(accelerator, lambda: open_folder(folder, described, resume=settings.resume))
     began = time.perf_counter()
     if not _dispatcher(settings, folder / DISPATCHER_FOLDER, console):
         return CascadeRun(folder, interrupted=True)
 
     plan.backbone.module.eval()
-    accelerator = Accelerator(cpu=next(plan.backbone.module.parameters()).device.type == "cpu")
     router, assignment = _router(settings, plan, folder, accelerator, console)
     start = Start.of(folder / DISPATCHER_FOLDER)
     paths: list[Path] = []
@@ -155,7 +156,10 @@ def _router(
 ) -> tuple[Router, Tensor]:
     """The router and the experts of the training images: fitted once, by one process, and read by all."""
     path = folder / ROUTER
-    if accelerator.is_main_process and not path.is_file():
+
+    def make() -> None:
+        if path.is_file():
+            return
         with load(folder / DISPATCHER_FOLDER / MASK, plan.backbone.module).apply(plan.backbone.module):
             x = features(plan.backbone, plan.train, channels_last=plan.channels_last)
         router, assignment, lines = fit_router(x, settings.experts, kind=settings.router, seed=settings.seed)
@@ -163,7 +167,8 @@ def _router(
         for line in [*lines, f"router: clusters of {sizes} images"]:
             console.print(line, highlight=False, soft_wrap=True)
         write_checkpoint(path, {"kind": router.kind, "router": router.tensors(), "assignment": assignment})
-    accelerator.wait_for_everyone()
+
+    by_the_first(accelerator, make)
     state = read_checkpoint(path)
     return Router.from_tensors(state["kind"], state["router"]), state["assignment"]
 

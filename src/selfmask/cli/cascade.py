@@ -18,6 +18,7 @@ from selfmask.cascade.evaluation import SELF_MASKED
 from selfmask.cascade.network import DISPATCHER
 from selfmask.cli.output import print_json
 from selfmask.training import make_plan
+from selfmask.training.distribution import leave_processes
 
 __all__ = ["CascadeSettings", "run"]
 
@@ -28,7 +29,12 @@ LEAST_MAP_IMAGES = 5  # and of fewer there is none
 
 def run(settings: CascadeSettings) -> int:
     """Run it, and say what came out: a table and the files, or one JSON document."""
-    outcome = learn_cascade(settings, console=Console(stderr=True, quiet=settings.json))
+    try:
+        outcome = learn_cascade(settings, console=Console(stderr=True, quiet=settings.json))
+    finally:
+        leave_processes()
+    if outcome.result is None and not outcome.interrupted:
+        return 0  # one of several processes, and not the first, which says it all
     pictures = [] if outcome.interrupted or not settings.pictures else draw(settings, outcome)
     if settings.json:
         print_json(_document(outcome, pictures))
