@@ -45,9 +45,9 @@ def folder(out: Path, data: str, recipe: str, seed: int) -> Path:
 def table(out: Path, recipes: list[str], seeds: list[int]) -> str:
     """Markdown: k-NN, mean over the seeds, and how many seeds gained at least 5 points and beyond the interval."""
     lines = [
-        "| data | recipe | seeds | pretrained | statistics only | masked | gain, points | ≥ 5 points, beyond interval "
-        "| weights off | training |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| data | recipe | seeds | pretrained | statistics only | masked | full fine-tuning | gain, points | "
+        "≥ 5 points, beyond interval | over statistics only | weights off | mask file | training |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for data in DATA:
         for recipe in recipes:
@@ -62,14 +62,23 @@ def _line(data: str, recipe: str, results: list[dict[str, Any]]) -> str:
     rows = [{row["name"]: row for row in result["rows"]["rows"]} for result in results]
     gains = [row["masked"]["knn_gain"] for row in rows]
     good = sum(gain["value"] >= 0.05 and gain["low"] > 0 for gain in gains)
-    values = [statistics.mean(row[name]["knn"]["value"] for row in rows)
-              for name in ("pretrained", "statistics only", "masked")]  # fmt: skip
+    before, moved, after = ([row[name]["knn"]["value"] for row in rows]
+                            for name in ("pretrained", "statistics only", "masked"))  # fmt: skip
+    full = [row["full fine-tuning"]["knn"]["value"] for row in rows if "full fine-tuning" in row]
     each = ", ".join(f"{100 * gain['value']:+.1f}" for gain in gains)
+    over = ", ".join(f"{100 * (a - b):+.1f}" for a, b in zip(after, moved, strict=True))
     off = statistics.mean(1 - result["masks"]["density"] for result in results)
+    size = statistics.mean(result["bytes"]["file"] for result in results) / 1000
     seconds = statistics.mean(result["seconds"]["training"] for result in results)
-    cells = [data, recipe, str(len(results)), *(f"{value:.3f}" for value in values), each,
-             f"{good} of {len(results)}", f"{100 * off:.2f} %", f"{seconds:.0f} s"]  # fmt: skip
+    cells = [data, recipe, str(len(results)), *map(_mean, (before, moved, after, full)), each,
+             f"{good} of {len(results)}", over, f"{100 * off:.2f} %", f"{size:.0f} kB", f"{seconds:.0f} s"]  # fmt: skip
     return f"| {' | '.join(cells)} |"
+
+
+def _mean(values: list[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.3f}" if values else "–"
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 def main() -> None:
