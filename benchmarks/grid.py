@@ -115,6 +115,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/grid"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="*", default=[], help="words that data or backbone must contain")
+    parser.add_argument("--optimizer", help="of the scores, instead of the default")
+    parser.add_argument("--lr", type=float, help="its peak rate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="run nothing")
     arguments = parser.parse_args()
@@ -125,7 +127,10 @@ def main() -> None:
             wanted = all(word in f"{cell.data} {cell.backbone}" for word in arguments.only)
             if arguments.table or not wanted or (place / "result.json").is_file():
                 continue
-            adapt(AdaptSettings(**cell.settings, out=place, seed=seed, resume=place.is_dir()))
+            own = {"optimizer": arguments.optimizer, "lr": arguments.lr}
+            if arguments.optimizer is not None:
+                own["finetune"] = False  # stands in the default's table
+            adapt(AdaptSettings(**(cell.settings | own), out=place, seed=seed, resume=place.is_dir()))
     print(table(arguments.out, arguments.seeds))
 
 
