@@ -86,7 +86,8 @@ def table(out: Path, seeds: list[int]) -> str:
         if not results:
             continue
         rows = [{row["name"]: row for row in result["rows"]["rows"]} for result in results]
-        full = [r["full fine-tuning"]["head"]["value"] for r in rows if cell.settings["finetune"]]
+        full = [r["full fine-tuning"]["head"]["value"] for r in rows
+                if cell.settings["finetune"] and "full fine-tuning" in r]  # fmt: skip
         gains = [r["masked"]["head_gain"] for r in rows]
         better = sum(gain["low"] > 0 for gain in gains)
         lines.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +19,17 @@ from selfmask.masking import masked_weight
 
 Masks = dict[str, Tensor]
 
+SATURATED = 0.995
+"""From here on k-NN top-1 no longer tells one mask from a worse one."""
+
 
 @dataclass(frozen=True)
 class Judge:
     """Scores masks on one backbone, in points (100 is best), higher is better.
 
-    With labels: k-NN top-1 of `held_out` among `reference`. Without: 100 × the mean cosine between the features now
-    and those of the mask as it was, over `held_out`.
+    With labels: k-NN top-1 of `held_out` among `reference`. Without (`by_cosine`), and where k-NN is saturated, as on
+    images that the mask was learnt on: 100 × the mean cosine between the features now and those of the mask as it
+    was, over `held_out`.
     """
 
     backbone: Backbone
@@ -34,11 +38,12 @@ class Judge:
     held_out: ImageSet
     size: int
     start: Tensor
+    by_cosine: bool
 
     def score(self, masks: Masks) -> float:
         """The score of `masks`, whose weights the network wears from now on."""
         self.wear(masks)
-        if self.reference is None:
+        if self.by_cosine:
             return 100 * float(F.cosine_similarity(self.features(self.held_out), self.start).mean())
         return 100 * float(self.correct(self.held_out).float().mean())
 
@@ -77,4 +82,7 @@ def judge(
     theta = {name: backbone.module.get_parameter(name).detach().clone() for name in mask.names}
     with mask.apply(backbone.module):
         start = features(backbone, held_out, size=size)
-        yield Judge(backbone, theta, reference, held_out, size, start)
+        found = Judge(backbone, theta, reference, held_out, size, start, by_cosine=reference is None)
+        if reference is not None and float(found.correct(held_out).float().mean()) >= SATURATED:
+            found = replace(found, by_cosine=True)
+        yield found
