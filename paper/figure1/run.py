@@ -82,11 +82,11 @@ class Figure1:
     """The paper's batch norms move."""
     warmup: float = 40 / 150
     """Share of the steps over which λ rises, as in the paper; then a cosine."""
-    images: int = 2500
+    images: int = 1000
     """Training images."""
-    size: int = 64
+    size: int = 32
     """Pixels of the views."""
-    steps: int = 120
+    steps: int = 60
     """Optimizer steps of 64 images."""
     seed: int = 0
     """Of the images, their order and their views: the same for all five."""
