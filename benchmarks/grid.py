@@ -51,7 +51,7 @@ VIT_SIZES = {"CIFAR-10": 56, "clothing": 70, "digits": 56}  # multiples of its p
 
 
 def cells() -> list[Cell]:
-    """Every combination; full fine-tuning on the photographic sets, but on the two large backbones."""
+    """Every combination; full fine-tuning on the photographic sets, except with the two large backbones."""
     found: list[Cell] = []
     for data, of_data in DATA.items():
         name = data.split(",")[0]

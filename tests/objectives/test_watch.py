@@ -24,7 +24,7 @@ def test_a_falling_loss_is_left_alone() -> None:
 def test_a_loss_that_stays_at_chance_ends_the_run() -> None:
     watch = RunWatch(CHANCE)
     run(watch, [CHANCE] * 80)  # patience: 40 % of the run
-    with pytest.raises(RunError, match=r"still at chance after 80 of 200 steps.*fewer prototypes"):
+    with pytest.raises(RunError, match=r"still at chance after 80 of 200 steps.*Take more steps"):
         run(watch, [CHANCE], start=80)
 
 

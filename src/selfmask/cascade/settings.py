@@ -21,6 +21,8 @@ class CascadeSettings(AdaptSettings):
     objective: ObjectiveName = "distil"
     """How to learn the dispatcher and the experts. Cascades are meant for images without labels; labels, where
     there are some, then serve to measure."""
+    out: Path | None = None
+    """Folder for everything that it writes. Default: runs/NAME-OF-THE-DATA-cascade."""
     experts: int = 5
     """How many experts. Clusters too small for one are merged, so there may be fewer."""
     router: Kind = "gmm"

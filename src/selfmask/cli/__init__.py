@@ -45,7 +45,7 @@ COMMANDS = {
     ),
     "push": Command("publish a mask on the hub, with a card", "selfmask.cli.push", "PushSettings"),
     "pull": Command("fetch a mask from the hub", "selfmask.cli.pull", "PullSettings"),
-    "data": Command("list, download or describe data sets", "selfmask.cli.data", "DataSettings"),
+    "data": Command("list or download data sets by name", "selfmask.cli.data", "DataSettings"),
     "report": Command("one self-contained page about a run", "selfmask.cli.report", "ReportSettings"),
 }
 

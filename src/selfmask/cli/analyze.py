@@ -20,9 +20,9 @@ class AnalyzeSettings:
     """Compare masks: how much is off and where, how alike they are, and the paper's tables over them."""
 
     masks: tuple[Path, ...]
-    """Mask files, run folders, or folders of either."""
+    """Mask files, cascade files, run folders, or folders of mask files or of run folders."""
     out: Path | None = None
-    """Write every figure (PNG, SVG) and table (CSV, JSON) into this folder."""
+    """Write every figure (PNG, SVG, JSON, CSV) and table (CSV, JSON) into this folder."""
     base: bool = False
     """Also build the backbone, to show how large the weights are that were switched off."""
     weights: Path | None = None

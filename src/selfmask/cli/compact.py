@@ -37,7 +37,7 @@ class CompactSettings:
     by: Literal["sensitivity", "magnitude"] = "sensitivity"
     """How the weights that do nothing are found: by what the features say on some images, or by |θ| alone."""
     images: int = 2000
-    """At most so many images are judged by; a third of them is held out to score on."""
+    """At most so many images are judged by; with labels a third of them is held out to score on."""
     steps: int = 6
     """Halvings of the share that is turned back on: each scores once."""
     refine: int = 4

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from selfmask.artifact import Mask, load
+from selfmask.artifact.codec import GapModel, Golomb
 from selfmask.cli.output import print_json
 
 
@@ -89,7 +90,9 @@ def _coding(mask: Mask, name: str) -> str:
     coded = mask.index.masks[name]
     if coded.packed:
         return "packed"
-    words = ["entropy"] if coded.models else ["constant"]
+    kinds = {GapModel: "entropy", Golomb: "Golomb"}
+    used = [word for kind, word in kinds.items() if any(isinstance(model, kind) for model in coded.models)]
+    words = [" and ".join(used) or "constant"]
     if coded.rows:
         words.append(f"{len(coded.rows)} classes of rows")
     if coded.thresholds:

@@ -68,7 +68,7 @@ class Judge:
 def judge(
     mask: Mask, backbone: Backbone, images: ImageSet, size: int, limit: int, seed: int
 ) -> Iterator[Judge]:
-    """A `Judge` of `mask` on `images`, of which a third is held out; afterwards the backbone is the base again."""
+    """A `Judge` of `mask` on `images`: with labels a third is held out. Afterwards the backbone is the base again."""
     if len(images) < 6:
         raise DataError(f"{images.name}: {len(images)} images are too few to judge by; 6 are the least")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:limit]

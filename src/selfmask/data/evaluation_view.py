@@ -14,7 +14,7 @@ def evaluation_view(image: Tensor, size: int, crop: float = 1.0, interpolation: 
     """uint8 (3, H, W) to uint8 (3, size, size): shorter side to `size / crop`, then the centre square.
 
     `crop` in (0, 1] is the share of the shorter side that is kept (0.875 is ImageNet's 224 of 256).
-    Resizing is
+    Resizing is antialiased; of a strip (8 times as long as wide) only the middle is resized.
     """
     if size < 1:
         raise SettingsError(f"size must be at least 1 pixel, got {size}")

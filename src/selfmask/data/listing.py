@@ -211,7 +211,7 @@ def _readable(
         raise DataError(
             f"{len(failures)} of the {len(names)} images of {listing.name} cannot be read ({shown}{more}): "
             f"more than the limit of {reading.skip_limit:.0%}. "
-            "Mend or remove them, or raise the limit (skip_limit)."
+            "Mend or remove them, or, from Python, raise the limit: open_data(…, reading=Reading(skip_limit=…))."
         )
     kept = [(place, entry) for place, entry in enumerate(listing.entries) if place not in failures]
     return kept, tuple(failures.values()), source

@@ -1,4 +1,4 @@
-"""The table that every adaptation is judged by (DESIGN section 6), as numbers, JSON and a table to print.
+"""The table that every adaptation is judged by, as numbers, JSON and a table to print.
 
 Rows: pretrained, statistics only, masked, full fine-tuning (if asked). Each accuracy carries its 95 % interval,
 each row after the first its paired difference to the first.

@@ -90,7 +90,7 @@ class Supervised(Objective):
         if int((counts > 0).sum()) < 2:
             raise DataError(
                 f"supervised training needs images of at least two classes, {images.name} has "
-                f"{int((counts > 0).sum())}; to adapt without labels use --objective selflabel"
+                f"{int((counts > 0).sum())}; to adapt without labels use --objective distil"
             )
         x = features(backbone, images, size=self.views[0].size)
         if self.settings.class_weights == "balanced":

@@ -26,11 +26,11 @@ def target_size_for(size: int, native: int, family: str) -> Choice[int]:
     """Pixels at which the targets are taken, for views of `size` pixels and a network pretrained at `native`.
 
     Two and a half times the views' size, up to the native size; a quarter more than the views' where these have the
-    native size already (convolutional networks are at their best a little above it); never with a
-    transformer whose position embeddings are for one size.
+    native size already (convolutional networks are at their best a little above it); not with a
+    transformer, whose position embedding would have to be resampled.
     """
     if family in _FIXED_SIZE:
-        return Choice(size, "the views' size: the network takes no other")
+        return Choice(size, "the views' size, for a transformer")
     if size >= native:
         return Choice(round(size * 1.25 / 32) * 32, f"a quarter above the views' {size} px")
     return Choice(min(native, round(size * 2.5 / 32) * 32), f"above the views' {size} px, within {native}")

@@ -71,14 +71,14 @@ class RunWatch(nn.Module):
         if self.chance is not None and recent > 0.99 * self.chance:
             raise RunError(
                 f"the loss is still at chance after {step} of {steps} steps ({recent:.3f}; "
-                f"ln K = {self.chance:.3f}): the prototypes tell no two images apart. Start from k-means "
-                "(start='kmeans'), take fewer prototypes, a larger head rate or more steps; on a few thousand "
-                "images --objective distil needs none of it"
+                f"ln K = {self.chance:.3f}): the prototypes tell no two images apart. Take more steps "
+                "(--steps), leave --preset paper out (it starts at random), or take --objective distil, which on a few "
+                "thousand images needs none of it. From Python, SwavSettings has start, prototypes and head_rate"
             )
         if recent > first + 0.15 * abs(first):
             raise RunError(
                 f"the loss rose from {first:.3f} to {recent:.3f} in {step} of {steps} steps: the masks destroy the "
-                "network faster than they adapt it. Start again with a smaller score rate (a quarter)"
+                "network faster than they adapt it. Start again with a smaller score rate (a quarter; --lr)"
             )
 
 

@@ -48,7 +48,8 @@ class AdaptSettings:
     size: int | None = None
     """Side of the training and evaluation views, in pixels. Default: from the images' own size."""
     crop: float | None = None
-    """Least share of an image's area in a training view, in (0, 1]."""
+    """Least share of an image's area in a training view, in (0, 1]. Default: 0.35 (0.7 for what must not be
+    mirrored); distil, selflabel 0.6; swav has crops of its own."""
     epochs: float | None = None
     """Passes over the training images."""
     steps: int | None = None
@@ -59,15 +60,15 @@ class AdaptSettings:
     """What moves the scores: adam (the default but for swav), tensor-adam (swav's default), or sgd (the paper's)."""
     spread: float | None = None
     """Scores start between 1 - spread and 1 + spread, in [0, 1). Default with adam: 0.5, for distil and
-    selflabel 0.95; else 0 (the paper's)."""
+    selflabel 0.95; else, and with --preset paper, 0."""
     lr: float | None = None
     """Peak learning rate of the scores. Default: from the number of steps (sgd has none)."""
     warmup: float | None = None
     """Share of the steps over which the rate rises, in [0, 1)."""
     label_smoothing: float = 0.0
-    """Share of the target spread over all classes, in [0, 1)."""
+    """Share of the target spread over all classes, in [0, 1). Of supervised and text."""
     class_weights: Literal["balanced"] | None = None
-    """balanced: classes with few images count as much as those with many."""
+    """balanced: classes with few images count as much as those with many. Of supervised."""
 
     select: str | None = None
     """Which parameters are masked: auto, a preset's name, or name patterns separated by commas."""
@@ -100,7 +101,7 @@ class AdaptSettings:
     threads: int | None = None
     """CPU threads for the network. Default: all cores."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """auto (cuda if there is one, else cpu), cpu, cuda, mps. Another GPU: by CUDA_VISIBLE_DEVICES."""
     precision: Precision = "fp32"
     """bf16 runs the network in mixed precision."""
     checkpoint_every: int = 200

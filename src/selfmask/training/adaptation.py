@@ -33,7 +33,8 @@ from selfmask.training.provenance import record
 class Run:
     """How an adaptation ended. `rows` is None where nothing could be measured, or the run was interrupted.
 
-    Of several processes only the first measures and writes: the others have no `rows` and no `result`.
+    Of several processes only the first measures and writes the results; each of the others keeps a log,
+    log.RANK.jsonl, and has no `rows` and no `result`.
     """
 
     folder: Path

@@ -37,8 +37,8 @@ class ScoreRecipe:
 
 
 WITH_LABELS = ScoreRecipe("adam", path=4.5, most=0.06, warmup=0.3, spread=0.5)
-"""At a rate of 0.1 a set of 800 photographs lost five points, at 0.05 one. Without the spread the same rate left
-EfficientNet-Lite0 at 35 % on CIFAR-10, with it at 77 %. Adam's scores all near the threshold at once: the slower
+"""At a rate of 0.1 a set of 800 photographs lost five points, at 0.05 one. Without the spread a rate of 0.07
+left EfficientNet-Lite0 at 35 % on CIFAR-10, with it at 77 %. Adam's scores all near the threshold at once: the slower
 they arrive there the better."""
 
 FROM_TARGETS = ScoreRecipe("adam", path=2.4, most=0.015, warmup=0.1, spread=0.95)

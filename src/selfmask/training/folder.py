@@ -1,7 +1,7 @@
 """The folder of a run: what lies where, and the rules that keep two runs from mixing.
 
-settings.json (as given, and as chosen), log.jsonl, checkpoint.safetensors, mask.safetensors, result.json,
-curves.png.
+settings.json (as given; result.json and the mask have what was chosen), log.jsonl, checkpoint.safetensors,
+mask.safetensors, result.json, curves.png.
 """
 
 from __future__ import annotations

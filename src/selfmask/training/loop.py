@@ -122,7 +122,7 @@ def fit(
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 loss, figures = objective.loss(module, batch, step, settings.steps)
             if not math.isfinite(float(loss.detach())):
-                raise RunError(_not_finite(step, settings, (folder / CHECKPOINT).is_file()))
+                raise RunError(_not_finite(step, settings, masks is None, (folder / CHECKPOINT).is_file()))
             optimizer.zero_grad(set_to_none=True)
             if head is not None:
                 head.zero_grad(set_to_none=True)
@@ -243,10 +243,10 @@ def _on_cpu(module: nn.Module) -> bool:
     return all(p.device.type == "cpu" for p in module.parameters())
 
 
-def _not_finite(step: int, settings: FitSettings, kept: bool) -> str:
-    kind = "scores" if settings.weight_decay == 0 else "weights"
+def _not_finite(step: int, settings: FitSettings, full: bool, kept: bool) -> str:
+    kind, flag = ("weights", "--finetune-lr") if full else ("scores", "--lr")
     return (
         f"the loss is not a finite number at step {step}: the {kind} moved too fast. "
-        f"Start again with a smaller learning rate than {settings.rate:g}, --lr {settings.rate / 4:.2g} say"
+        f"Start again with a smaller learning rate than {settings.rate:g}, {flag} {settings.rate / 4:.2g} say"
         + ("; the last checkpoint is kept" if kept else "")
     )

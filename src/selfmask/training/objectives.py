@@ -31,7 +31,7 @@ def _supervised(plan: Plan) -> Objective:
     if present < 2:
         raise DataError(
             f"supervised training needs images of at least two classes, {train.name} has {present}; "
-            "to adapt without labels use --objective selflabel"
+            "to adapt without labels use --objective distil"
         )
     paper = settings.preset == "paper"
     chosen = SupervisedSettings(

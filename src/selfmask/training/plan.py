@@ -28,8 +28,6 @@ from selfmask.training.objectives import make_objective
 from selfmask.training.paper import paper_constants
 from selfmask.training.settings import FitSettings
 
-LABEL_FREE = ("distil", "selflabel", "swav")
-
 
 @dataclass
 class Plan:
@@ -240,6 +238,8 @@ def _device(name: str) -> torch.device:
 
 def _lines(plan: Plan) -> list[str]:
     fit, data = plan.fit, plan.train
+    rule = _rule(plan.settings, fit, plan.objective)
+    spread = rule.spread if isinstance(rule, Threshold) else 0.0
     test = "no test images" if plan.splits.test is None else f"{len(plan.splits.test)} test images"
     return [
         *plan.splits.notes,
@@ -248,5 +248,6 @@ def _lines(plan: Plan) -> list[str]:
         f"views of {plan.size} px",
         f"objective: {plan.objective}; batch norms {plan.norm_stats}",
         f"training: {fit.steps} steps of {fit.batch} images ({fit.steps * fit.batch / len(data):.1f} epochs), "
-        f"{fit.method} on the scores, peak rate {fit.rate:.3g}",
+        f"{fit.method} on the scores, peak rate {fit.rate:.3g}, rising over {fit.warmup:.0%} of the steps"
+        + (f"; scores start between {1 - spread:g} and {1 + spread:g}" if spread else ""),
     ]
