@@ -30,7 +30,7 @@ from selfmask.training.checkpoint import read_checkpoint, write_checkpoint
 from selfmask.training.distribution import by_the_first
 from selfmask.training.folder import MASK, RESULT, SETTINGS, open_folder, write_json
 from selfmask.training.loop import CHECKPOINT
-from selfmask.training.provenance import command_of, machine, versions
+from selfmask.training.provenance import record
 
 CASCADE, ROUTER, DISPATCHER_FOLDER = "cascade.safetensors", "router.safetensors", "dispatcher"
 
@@ -130,9 +130,7 @@ def learn_cascade(settings: CascadeSettings, *, console: Console | None = None) 
         # Of this call alone: what a resumed cascade had before is not counted.
         "seconds": {"learning": round(learnt, 1), "total": round(time.perf_counter() - began, 1)},
         "resumed": settings.resume,
-        "command": command_of(settings, "cascade"),
-        "versions": versions(),
-        "machine": machine(accelerator.device),
+        **record(settings, accelerator.device, "cascade"),
     }
     write_json(folder / RESULT, result)
     return CascadeRun(folder, False, router.experts, rows, tuple(clusters), result)

@@ -187,12 +187,16 @@ def _selection(settings: AdaptSettings) -> Selection:
     return Selection(select, weights, settings.stages)
 
 
+def _spread(settings: AdaptSettings, fit: FitSettings, objective: str) -> float:
+    """How far from 1 the scores of the threshold rule start."""
+    if settings.spread is not None:
+        return settings.spread
+    return 0.0 if settings.preset == "paper" else score_recipe(objective, fit.method).spread
+
+
 def _rule(settings: AdaptSettings, fit: FitSettings, objective: str) -> Rule:
     if settings.rule == "threshold":
-        spread = settings.spread
-        if spread is None:
-            spread = 0.0 if settings.preset == "paper" else score_recipe(objective, fit.method).spread
-        return Threshold(spread=spread)
+        return Threshold(spread=_spread(settings, fit, objective))
     density: float | dict[str, float] = 0.5
     if settings.density_from is not None:
         density = _found(settings.density_from)
@@ -238,8 +242,7 @@ def _device(name: str) -> torch.device:
 
 def _lines(plan: Plan) -> list[str]:
     fit, data = plan.fit, plan.train
-    rule = _rule(plan.settings, fit, plan.objective)
-    spread = rule.spread if isinstance(rule, Threshold) else 0.0
+    spread = _spread(plan.settings, fit, plan.objective) if plan.settings.rule == "threshold" else 0.0
     test = "no test images" if plan.splits.test is None else f"{len(plan.splits.test)} test images"
     return [
         *plan.splits.notes,

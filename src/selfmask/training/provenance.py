@@ -58,9 +58,9 @@ def machine(device: torch.device) -> dict[str, str]:
     return found
 
 
-def record(settings: AdaptSettings, device: torch.device) -> dict[str, Any]:
+def record(settings: AdaptSettings, device: torch.device, command: str = "adapt") -> dict[str, Any]:
     """All of it, as result.json keeps it."""
-    return {"command": command_of(settings), "versions": versions(), "machine": machine(device)}
+    return {"command": command_of(settings, command), "versions": versions(), "machine": machine(device)}
 
 
 def _processor() -> str:

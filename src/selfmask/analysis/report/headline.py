@@ -10,8 +10,8 @@ from selfmask.analysis.charts.results import MEASURES
 from selfmask.analysis.run_folder import RunFolder
 from selfmask.analysis.wording import count, duration, percent, points, size
 from selfmask.evaluation import Estimate, Row, Rows
+from selfmask.training.paper import LABEL_FREE
 
-_LABEL_FREE = ("distil", "selflabel", "swav")
 _OURS = ("masked", "unconditional", "conditional", "self-masked")
 
 
@@ -52,7 +52,7 @@ def headline(run: RunFolder) -> Headline:
     share = off / total if total else 0.0
     how = (
         "without labels"
-        if objective in _LABEL_FREE
+        if objective in LABEL_FREE
         else "from labelled images"
         if objective == "supervised"
         else ""
@@ -124,7 +124,7 @@ def _main_measure(rows: Rows | None, objective: str) -> tuple[str, Estimate, Est
     masked = next((named[name] for name in _OURS if name in named), None)
     if base is None or masked is None:
         return None
-    order = ("knn", "probe", "head") if objective in _LABEL_FREE else ("head", "probe", "knn")
+    order = ("knn", "probe", "head") if objective in LABEL_FREE else ("head", "probe", "knn")
     for key in order:
         reached, gain = getattr(masked, key), getattr(masked, f"{key}_gain")
         before = _before(base, key)
