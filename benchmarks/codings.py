@@ -8,8 +8,8 @@ those of `benchmarks/grid.py`; --make trains the others, shortly (about a minute
 on 1 000 test images whether they learnt anything. The rate of SGD on the scores is taken from the network itself: such
 that `CROSSING` of the scores would cross if the mean gradient of the first batches stayed.
 
-`entropy` is Σ N·H(share on) over the tensors. "alone" is a file that is read without the base, "beside θ" one that uses
-the classes of |θ|; both count streams, thresholds and models as in whole files. `ours` is the smaller.
+`entropy` is Σ N·H(share on) over the tensors. "alone" is a file that is read without the base, which is what is written unless `coding="base"` asks for
+one that uses the classes of |θ|, "beside θ"; both count streams, thresholds and models as in whole files.
 """
 
 from __future__ import annotations
@@ -178,12 +178,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     names = list(rows[0]["bits"])
     lines = [
-        f"| mask | off | {' | '.join(names)} | ours / lzma | ours / entropy | k-NN before, after |",
+        f"| mask | off | {' | '.join(names)} | alone / lzma | alone / entropy | k-NN before, after |",
         "|---|---|" + "---|" * (len(names) + 3),
     ]
     for row in rows:
         bits = row["bits"]
-        ours = min(bits["alone"], bits["beside θ"])
+        ours = bits["alone"]
         learnt = f"{row['knn']['before']:.3f}, {row['knn']['after']:.3f}" if row["knn"] else ""
         cells = [row["mask"], f"{100 * row['off']:.2f} %", *(f"{bits[n]:.4f}" for n in names)]
         cells += [f"{ours / bits['lzma -9']:.3f}", f"{ours / bits['entropy']:.3f}", learnt]

@@ -31,7 +31,7 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     training = {"data": data, "objective": objective, **more}
     metadata = {"backbone": {"spec": backbone, "pretrained": False}, "training": training}
-    return save_mask(path, theta=THETA, masks=masks, rest={}, metadata=metadata, coding="entropy")
+    return save_mask(path, theta=THETA, masks=masks, rest={}, metadata=metadata)
 
 
 def test_table_1_and_table_3(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_difference_is_stored_only_where_it_is_smaller() -> None:
     base = Base.of({name: signature(torch.zeros(4000)) for name in first})
     content = pack_member(base, first, expert, {})
     assert parse_mask(content, Path("x")).metadata[RELATIVE] == [0]
-    assert len(content) < len(pack(base, expert, None, {}, {}, {}, {}, "entropy"))
+    assert len(content) < len(pack(base, expert, None, {}, {}, {}, {}))
 
 
 def test_parts_that_do_not_belong_together_are_not_written(made: Made, tmp_path: Path) -> None:

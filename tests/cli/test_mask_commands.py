@@ -127,6 +127,11 @@ def test_compact_settings_are_checked(files: list[Path], tmp_path: Path) -> None
         compact.CompactSettings(files[0], "digits", files[0])
     with pytest.raises(SettingsError, match="images"):
         compact.CompactSettings(files[0], "digits", tmp_path / "x", images=2)
+    found = compact.CompactSettings(tmp_path / "a.safetensors", "digits").written
+    assert found == tmp_path / "a.small.safetensors"
+    found.touch()
+    with pytest.raises(SettingsError, match=r"a\.small\.safetensors is there already: name the new file"):
+        compact.CompactSettings(tmp_path / "a.safetensors", "digits")
 
 
 @pytest.mark.slow

@@ -59,7 +59,8 @@ def test_the_commands_as_they_are_written_in_the_guides(
     for line in (
         ["evaluate", none, "--data", "digits"],
         ["compact", none, "--data", "digits", "--max-drop", "0.3", "--out", "x"],
-        ["compact", none, "x", "--data", "digits"],
+        ["compact", none, "--data", "digits"],
+        ["compact", none, "digits", "--out", "x"],
         ["apply", none, "--out", "model.safetensors"],
         ["combine", none, none, "--out", "x"],
     ):

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 FINE_CLASSES = 32  # equal shares of the weights that the choice of thresholds starts from
-MAX_CLASSES = 8
+MAX_CLASSES = 4  # more of them shorten trained masks no further
 _BYTES_PER_CLASS = 5  # about what a threshold and two counts take in the file
-_WORTH = 0.002  # the share of the bits that a class has to save, for it takes time to read
+_WORTH = 0.005  # the share of the bits that a class has to save, for it takes time to read
 _BLOCK = 1 << 13  # words whose members are listed at a time, so that a list takes little memory
 _LISTING = 48  # finding an event by bisection takes about as long as listing so many members
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -167,12 +166,9 @@ def ranked(masks: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> dic
     return {name: (torch.searchsorted(ordered, importance[name].contiguous()) / amount) for name in masks}
 
 
-def coded_bits(masks: Mapping[str, Tensor], levels: Mapping[str, np.ndarray] | None = None) -> float:
-    """About the bits for each masked weight that the file takes; `levels`, θ's `magnitudes`, as side information."""
-    bits = 0.0
-    for name, mask in masks.items():
-        wide = mask.cpu().contiguous().numpy().reshape(rows_of(mask.shape))
-        bits += plan(wide, None if levels is None else levels[name]).bits
+def coded_bits(masks: Mapping[str, Tensor]) -> float:
+    """About the bits for each masked weight that the file takes."""
+    bits = sum(plan(m.cpu().contiguous().numpy().reshape(rows_of(m.shape))).bits for m in masks.values())
     return bits / max(sum(m.numel() for m in masks.values()), 1)
 
 

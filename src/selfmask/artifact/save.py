@@ -26,9 +26,7 @@ from selfmask.masking.weight import alpha
 from selfmask.version import VERSION
 
 FORMAT = "1"
-WORTH_A_BASE = 0.25
-"""A file that is read by itself, several times as fast, is given up for a saving of so much of the masks' bytes."""
-CODINGS = ("auto", "packed", "entropy", "base")
+CODINGS = ("auto", "packed", "base")
 
 
 def save_mask(
@@ -56,10 +54,10 @@ def save_mask(
         head_dtype: what the head's floating-point tensors are rounded to; None keeps them as they are. What `trained`
             holds is part of the network, which must come back bit for bit, and is never rounded.
         metadata: JSON-able data by key; every key becomes an entry of the file's metadata.
-        coding: "packed" (plain bits), "entropy" (positions, readable without the base), "base" (classes of |θ| as
-            side information: smaller where |θ| tells something, but reading needs the base), or "auto": "base" where
-            the metadata's backbone can be rebuilt by anyone and it makes the masks at least a quarter smaller, else
-            "entropy". Each tensor falls back to plain bits where they are smaller.
+        coding: "auto" (the gaps between the rarer bits; the file is read by itself, faster than lzma reads), "packed"
+            (plain bits), or "base" (also classes of |θ| as side information: smaller where |θ| tells something, as
+            after SGD on the scores, but reading takes several times as long and needs the base). Each tensor falls
+            back to plain bits where they are smaller.
 
     Raises:
         SettingsError: names or shapes do not fit together, or `metadata` is not JSON-able.
@@ -102,7 +100,7 @@ def pack(
     coded: dict[str, Coded] = {}
     alphas: list[float] = []
     digest = xxhash.xxh3_128()
-    for name, chosen in _plans(masks, theta, metadata, coding).items():
+    for name, chosen in _plans(masks, theta, coding).items():
         coded[name] = chosen.write(writer)
         total = chosen.mask.size
         on = total - sum(coded[name].off)
@@ -138,7 +136,6 @@ def pack(
 def _plans(
     masks: Mapping[str, Tensor],
     theta: Mapping[str, Tensor] | None,
-    metadata: Mapping[str, Any],
     coding: Coding,
 ) -> dict[str, Plan]:
     bits = {
@@ -148,20 +145,7 @@ def _plans(
         return {name: plain(m) for name, m in bits.items()}
     if coding == "base" and theta is not None:
         return {name: plan(m, magnitudes(theta[name])) for name, m in bits.items()}
-    alone = {name: plan(m) for name, m in bits.items()}
-    if coding == "entropy" or theta is None or not _rebuildable(metadata):
-        return alone
-    beside = {name: plan(m, magnitudes(theta[name])) for name, m in bits.items()}
-    saved = 1 - sum(p.bits for p in beside.values()) / max(sum(p.bits for p in alone.values()), 1)
-    return beside if saved > WORTH_A_BASE else alone
-
-
-def _rebuildable(metadata: Mapping[str, Any]) -> bool:
-    """Whether anyone can rebuild the base from the metadata alone, without a file of weights of the user's own."""
-    backbone = metadata.get("backbone")
-    if not isinstance(backbone, Mapping) or not backbone.get("spec"):
-        return False
-    return backbone.get("weights") is None and bool(backbone.get("pretrained", True))
+    return {name: plan(m) for name, m in bits.items()}
 
 
 def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -41,9 +41,7 @@ def pack_member(
             stored[name] = mask
     everything = [*base.tensors]
     names = [everything.index(name) for name in relative]
-    return pack(
-        _masked_only(base, masks), stored, None, statistics, {}, {}, {RELATIVE: names}, coding="entropy"
-    )
+    return pack(_masked_only(base, masks), stored, None, statistics, {}, {}, {RELATIVE: names})
 
 
 def unpack_member(content: bytes, path: Path, dispatcher: Mask, masks: Mapping[str, Tensor]) -> Mask:

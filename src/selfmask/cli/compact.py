@@ -29,8 +29,8 @@ class CompactSettings:
     """The mask file."""
     data: str
     """Images to judge by: what `selfmask adapt` takes. Their training part is used, with labels where there are any."""
-    out: Path
-    """The new mask file."""
+    out: Path | None = None
+    """The new mask file; without it, NAME.small.safetensors beside NAME.safetensors, if there is none yet."""
     max_drop: float = 0.3
     """How many points the score may fall: k-NN top-1 in per cent, or 100 × the cosine to the features before (without
     labels, and where k-NN is always right)."""
@@ -61,8 +61,15 @@ class CompactSettings:
             raise SettingsError(f"max_drop is in points, 0 or more, got {self.max_drop}")
         if self.images < 6:
             raise SettingsError(f"images is 6 or more, got {self.images}")
-        if os.path.abspath(self.mask) == os.path.abspath(self.out):
+        if self.out is not None and os.path.abspath(self.mask) == os.path.abspath(self.out):
             raise SettingsError("out is the mask file itself: name another, so that the old one stays")
+        if self.out is None and self.written.exists():
+            raise SettingsError(f"{self.written} is there already: name the new file with --out")
+
+    @property
+    def written(self) -> Path:
+        """Where the new file goes."""
+        return self.out or self.mask.with_suffix(".small" + self.mask.suffix)
 
 
 def run(settings: CompactSettings) -> int:
@@ -105,9 +112,7 @@ def run(settings: CompactSettings) -> int:
     }
     if settings.head_dtype is not None:
         record["head"] = None if cost is None else cost.describe()
-    path = save_derived(
-        settings.out, mask, found.masks, note={"compaction": record}, base=backbone.module, head=head
-    )
+    path = save_derived(settings.written, mask, found.masks, note={"compaction": record}, head=head)
     old, new = mask.bytes(), load(path).bytes()
     if settings.json:
         curve = [point.describe() for point in found.curve]
