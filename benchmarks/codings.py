@@ -8,8 +8,8 @@ those of `benchmarks/grid.py`; --make trains the others, shortly (about a minute
 on 1 000 test images whether they learnt anything. The rate of SGD on the scores is taken from the network itself: such
 that `CROSSING` of the scores would cross if the mean gradient of the first batches stayed.
 
-`entropy` is Σ N·H(share on) over the tensors. "alone" is a file that is read without the base, which is what is written unless `coding="base"` asks for
-one that uses the classes of |θ|, "beside θ"; both count streams, thresholds and models as in whole files.
+`entropy` is Σ N·H(share on) over the tensors. "alone" is what is written by default, readable without the base; "beside
+θ" is what `coding="base"` asks for, with the classes of |θ|. Both count streams, thresholds and models.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from selfmask.evaluation import Rows, features
 from selfmask.training import AdaptSettings, Plan, adapt, make_plan
 from selfmask.training.adaptation import recorded
 from selfmask.training.checkpoint import read_checkpoint, write_checkpoint
-from selfmask.training.distribution import by_the_first
+from selfmask.training.distribution import accelerator_for, by_the_first
 from selfmask.training.folder import MASK, RESULT, SETTINGS, open_folder, write_json
 from selfmask.training.loop import CHECKPOINT
 from selfmask.training.provenance import record
@@ -68,7 +68,7 @@ def learn_cascade(settings: CascadeSettings, *, console: Console | None = None) 
     """
     folder = settings.folder()
     plan = make_plan(settings)
-    accelerator = Accelerator(cpu=next(plan.backbone.module.parameters()).device.type == "cpu")
+    accelerator = accelerator_for(plan.backbone.module)
     console = (console or Console(stderr=True)) if accelerator.is_main_process else Console(quiet=True)
     # Before the dispatcher's training, not after it.
     check_support(len(plan.train), settings.experts)

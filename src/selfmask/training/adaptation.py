@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 
 from selfmask.artifact import head_as, load
@@ -22,7 +21,7 @@ from selfmask.masking.status import Status
 from selfmask.objectives.base import Objective
 from selfmask.training.adapt_settings import AdaptSettings
 from selfmask.training.curves import draw_curves
-from selfmask.training.distribution import by_the_first
+from selfmask.training.distribution import accelerator_for, by_the_first
 from selfmask.training.folder import CURVES, MASK, RESULT, open_folder, write_json
 from selfmask.training.loop import CHECKPOINT, LOG, fit
 from selfmask.training.plan import Plan, make_plan
@@ -57,7 +56,7 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
     that says so; with `resume` the run then goes on to the same masks.
     """
     plan = make_plan(settings)
-    accelerator = Accelerator(cpu=next(plan.backbone.module.parameters()).device.type == "cpu")
+    accelerator = accelerator_for(plan.backbone.module)
     first = accelerator.is_main_process
     console = (console or Console(stderr=True)) if first else Console(quiet=True)
     objective = plan.make_objective()

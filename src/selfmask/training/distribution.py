@@ -17,6 +17,11 @@ from selfmask.errors import RunError, SelfmaskError
 from selfmask.masking.norm import running_statistics
 
 
+def accelerator_for(module: nn.Module) -> Accelerator:
+    """The processes that there are, on the kind of device where `module` is."""
+    return Accelerator(cpu=all(p.device.type == "cpu" for p in module.parameters()))
+
+
 def average_gradients(accelerator: Accelerator, parameters: Sequence[Tensor]) -> None:
     """Replace each gradient by its mean over the processes, in one message. Alone, nothing is done."""
     if accelerator.num_processes == 1:

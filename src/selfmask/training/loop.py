@@ -23,7 +23,13 @@ from selfmask.errors import RunError
 from selfmask.masking import MaskSet, TensorAdam
 from selfmask.objectives.base import Batch, Objective
 from selfmask.training.checkpoint import read_checkpoint, rng_state, write_checkpoint
-from selfmask.training.distribution import any_of, average_gradients, average_statistics, same_on_all
+from selfmask.training.distribution import (
+    accelerator_for,
+    any_of,
+    average_gradients,
+    average_statistics,
+    same_on_all,
+)
 from selfmask.training.flips import Flips
 from selfmask.training.interrupt import Interruption
 from selfmask.training.journal import Journal
@@ -66,7 +72,7 @@ def fit(
     Raises `RunError` where the loss is no longer finite; the last checkpoint is kept.
     """
     keep_freed_memory()
-    accelerator = accelerator or Accelerator(cpu=_on_cpu(backbone.module))
+    accelerator = accelerator or accelerator_for(backbone.module)
     console = console or Console(stderr=True)
     module, device = backbone.module, accelerator.device
     module.to(device)
@@ -237,10 +243,6 @@ def _comparable(settings: FitSettings) -> dict[str, Any]:
     """The settings that the next step depends on, as they come back from JSON."""
     free = ("checkpoint_every", "log_every")
     return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(settings).items() if k not in free}
-
-
-def _on_cpu(module: nn.Module) -> bool:
-    return all(p.device.type == "cpu" for p in module.parameters())
 
 
 def _not_finite(step: int, settings: FitSettings, full: bool, kept: bool) -> str:
