@@ -24,6 +24,7 @@ from selfmask.cascade.router import Router, check_support, fit_router
 from selfmask.cascade.settings import CascadeSettings
 from selfmask.errors import RunError
 from selfmask.evaluation import Rows, features
+from selfmask.evaluation.passes import showing
 from selfmask.training import AdaptSettings, Plan, adapt, make_plan
 from selfmask.training.adaptation import recorded
 from selfmask.training.checkpoint import read_checkpoint, write_checkpoint
@@ -66,10 +67,18 @@ def learn_cascade(settings: CascadeSettings, *, console: Console | None = None) 
     With `resume`, whatever part is finished is kept (dispatcher, router, experts one by one) and an unfinished one
     goes on from its checkpoint. Raises a `SelfmaskError` for whatever a user can mend.
     """
-    folder = settings.folder()
     plan = make_plan(settings)
     accelerator = accelerator_for(plan.backbone.module)
-    console = (console or Console(stderr=True)) if accelerator.is_main_process else Console(quiet=True)
+    if not accelerator.is_main_process:
+        console = Console(quiet=True)
+    elif console is None:
+        console = Console(stderr=True)
+    with showing(console):
+        return _learn(settings, plan, accelerator, console)
+
+
+def _learn(settings: CascadeSettings, plan: Plan, accelerator: Accelerator, console: Console) -> CascadeRun:
+    folder = settings.folder()
     # Before the dispatcher's training, not after it.
     check_support(len(plan.train), settings.experts)
     described = {name: value for name, value in recorded(settings).items() if name not in _FREE}
@@ -159,7 +168,7 @@ def _router(
         if path.is_file():
             return
         with load(folder / DISPATCHER_FOLDER / MASK, plan.backbone.module).apply(plan.backbone.module):
-            x = features(plan.backbone, plan.train, channels_last=plan.channels_last)
+            x = features(plan.backbone, plan.train, channels_last=plan.channels_last, what="for the router")
         router, assignment, lines = fit_router(x, settings.experts, kind=settings.router, seed=settings.seed)
         sizes = ", ".join(str(size) for size in torch.bincount(assignment).tolist())
         for line in [*lines, f"router: clusters of {sizes} images"]:

@@ -151,7 +151,8 @@ class Cascade:
 
         def run(number: int, part: ImageSet) -> Tensor:
             with self.member(number, backbone.module).apply(backbone.module):
-                return features(backbone, part, batch_size=batch_size, channels_last=channels_last)
+                what = f"expert {number}" if number else "dispatcher"
+                return features(backbone, part, batch_size=batch_size, channels_last=channels_last, what=what)
 
         first = run(0, images)
         assignment = self.router.assign(first)

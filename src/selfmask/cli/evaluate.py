@@ -14,6 +14,7 @@ from selfmask.cli.rebuilding import backbone_of
 from selfmask.data import Splits, label_budget, open_data
 from selfmask.errors import DataError
 from selfmask.evaluation import Rows, measure, moved_statistics
+from selfmask.evaluation.passes import showing
 from selfmask.evaluation.rows import MASKED, PRETRAINED, STATISTICS_ONLY
 from selfmask.training.defaults import prefers_channels_last
 from selfmask.training.folder import MASK
@@ -55,7 +56,8 @@ def run(settings: EvaluateSettings) -> int:
         torch.set_num_threads(settings.threads)
     mask = load(settings.run / MASK if settings.run.is_dir() else settings.run)
     splits = _labelled(settings)
-    rows = compare_with_base(mask, splits, settings)
+    with showing(Console(stderr=True)):
+        rows = compare_with_base(mask, splits, settings)
     if settings.json:
         print_json({"mask": str(mask.path), "data": splits.train.name, **rows.to_json()})
     else:

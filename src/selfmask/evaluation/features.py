@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selfmask.errors import DataError, SettingsError
+from selfmask.evaluation.passes import passing
 
 if TYPE_CHECKING:
     from selfmask.backbones import Backbone
@@ -41,12 +42,14 @@ def features(
     device: torch.device | str | None = None,
     module: nn.Module | None = None,
     channels_last: bool = False,
+    what: str = "features",
 ) -> Tensor:
     """Features float32 (N, width) on the CPU of `images`, un-augmented, in the set's own order.
 
     `size` is the side of the square view in pixels (default: the backbone's own); `module` stands in for
     `backbone.module` where another network of the same interface is meant (a masked copy, say). `device`
-    defaults to where the module is; the module is not moved. Raises `DataError` for an empty set.
+    defaults to where the module is; the module is not moved. `what` the pass is for is shown with its progress
+    (`passes`). Raises `DataError` for an empty set.
     """
     module = backbone.module if module is None else module
     device = module_device(module) if device is None else torch.device(device)
@@ -58,27 +61,41 @@ def features(
 
     parts: list[Tensor] = []
     with eval_mode(module), torch.no_grad():
-        for batch in view_batches(backbone, images, size, batch_size):
+        for batch in view_batches(backbone, images, size, batch_size, what=what):
             x = backbone.preprocessing.normalise(batch.to(device))
             parts.append(module(x.contiguous(memory_format=layout)).float().cpu())
     return torch.cat(parts)
 
 
 def view_batches(
-    backbone: Backbone, images: ImageSet, size: int | None, batch_size: int, order: Tensor | None = None
+    backbone: Backbone,
+    images: ImageSet,
+    size: int | None,
+    batch_size: int,
+    order: Tensor | None = None,
+    *,
+    what: str,
 ) -> Iterator[Tensor]:
-    """uint8 batches (B, 3, size, size) of the evaluation view, in `order` (indices int64; default 0 … N-1)."""
+    """uint8 batches (B, 3, size, size) of the evaluation view, in `order` (indices int64; default 0 … N-1).
+
+    `what` the pass is for is shown with its progress.
+    """
     settings = backbone.preprocessing
     side = settings.size if size is None else size
-    indices = range(len(images)) if order is None else order.tolist()
-    if len(images) * 3 * side * side <= WHOLE_VIEW_BYTES:
-        whole = images.resized(side, settings.crop, settings.interpolation)
+    indices = list(range(len(images))) if order is None else order.tolist()
+
+    def batches() -> Iterator[Tensor]:
+        whole = None
+        if len(images) * 3 * side * side <= WHOLE_VIEW_BYTES:
+            whole = images.resized(side, settings.crop, settings.interpolation)
         for start in range(0, len(indices), batch_size):
-            yield whole[list(indices[start : start + batch_size])]
-    else:
-        for start in range(0, len(indices), batch_size):
-            part = images.subset(list(indices[start : start + batch_size]))
-            yield part.resized(side, settings.crop, settings.interpolation)
+            chosen = indices[start : start + batch_size]
+            if whole is None:
+                yield images.subset(chosen).resized(side, settings.crop, settings.interpolation)
+            else:
+                yield whole[chosen]
+
+    return passing(batches(), len(indices), what)
 
 
 def module_device(module: nn.Module) -> torch.device:

@@ -46,7 +46,15 @@ def measure(
         )
     train, test = _labelled(train), _labelled(test)
     train_x, test_x = (
-        features(backbone, part, size=size, batch_size=batch_size, module=module, channels_last=channels_last)
+        features(
+            backbone,
+            part,
+            size=size,
+            batch_size=batch_size,
+            module=module,
+            channels_last=channels_last,
+            what=name,
+        )
         for part in (train, test)
     )
     return measure_features(name, train_x, train.labels, test_x, test.labels, head=head, seed=seed)

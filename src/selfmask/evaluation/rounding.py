@@ -59,7 +59,7 @@ def head_cost(
     test = test.labelled()
     if len(test) == 0 or not {"weight", "bias"} <= set(exact):
         return None
-    x = features(backbone, test, size=size, channels_last=channels_last)
+    x = features(backbone, test, size=size, channels_last=channels_last, what="for the rounded head")
     before, after = (
         F.linear(x, head["weight"].cpu().float(), head["bias"].cpu().float()).argmax(1)
         for head in (exact, stored)

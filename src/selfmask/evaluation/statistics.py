@@ -98,5 +98,7 @@ def _plain_batches(
     order = torch.cat(
         [torch.randperm(count, generator=generator)[: per_pass * batch_size] for _ in range(passes)]
     )
-    for batch in view_batches(backbone, images, size, batch_size, order[: steps * batch_size]):
+    for batch in view_batches(
+        backbone, images, size, batch_size, order[: steps * batch_size], what="statistics"
+    ):
         yield backbone.preprocessing.normalise(batch)

@@ -92,7 +92,7 @@ class Supervised(Objective):
                 f"supervised training needs images of at least two classes, {images.name} has "
                 f"{int((counts > 0).sum())}; to adapt without labels use --objective distil"
             )
-        x = features(backbone, images, size=self.views[0].size)
+        x = features(backbone, images, size=self.views[0].size, what="for the head")
         if self.settings.class_weights == "balanced":
             self.class_weights.copy_(labels.numel() / (classes * counts.clamp_min(1)))
         if self.settings.head_rate is None:

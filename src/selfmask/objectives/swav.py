@@ -166,7 +166,7 @@ class Swav(Objective):
 
     def prepare(self, backbone: Backbone, images: ImageSet) -> list[str]:
         if self.settings.start == "kmeans":
-            self._start_from(features(backbone, images, size=self.views[0].size))
+            self._start_from(features(backbone, images, size=self.views[0].size, what="for the prototypes"))
         return self.lines
 
     @torch.no_grad()

@@ -47,7 +47,7 @@ def clean_features(backbone: Backbone, images: ImageSet, size: int, *, mirrored:
     parameter = next(module.parameters())
     layout = torch.channels_last if _is_channels_last(parameter) else torch.contiguous_format
     with eval_mode(module):
-        for batch in view_batches(backbone, images, size, _BATCH):
+        for batch in view_batches(backbone, images, size, _BATCH, what="targets"):
             x = backbone.preprocessing.normalise(batch.to(device)).contiguous(memory_format=layout)
             found = module(x).float()
             parts.append((found if not mirrored else (found + module(x.flip(3)).float()) / 2).cpu())

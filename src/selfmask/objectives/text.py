@@ -119,7 +119,7 @@ class Text(Objective):
             f"text head: {len(self.classes)} classes, prompts {', '.join(map(repr, self.settings.prompts))}"
         ]
         if bool(guessed.any()):
-            x = features(backbone, images.subset(guessed.nonzero().flatten().tolist()))
+            x = features(backbone, images.subset(guessed.nonzero().flatten().tolist()), what="zero-shot")
             zero_shot = cosine_logits(x, self.embeddings.cpu(), float(self.scale)).argmax(dim=1)
             self.targets[guessed] = zero_shot.to(self.targets.device)
             lines.append(

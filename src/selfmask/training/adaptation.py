@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from rich.console import Console
 
 from selfmask.artifact import head_as, load
 from selfmask.errors import DataError
 from selfmask.evaluation import HeadCost, Outcome, Rows, head_cost, measure, moved_statistics
+from selfmask.evaluation.passes import showing
 from selfmask.evaluation.rows import FULL_FINE_TUNING, MASKED, PRETRAINED, STATISTICS_ONLY
 from selfmask.masking import norm
 from selfmask.masking.status import Status
@@ -57,8 +59,16 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
     """
     plan = make_plan(settings)
     accelerator = accelerator_for(plan.backbone.module)
+    if not accelerator.is_main_process:
+        console = Console(quiet=True)
+    elif console is None:
+        console = Console(stderr=True)
+    with showing(console):
+        return _adapt(settings, plan, accelerator, console)
+
+
+def _adapt(settings: AdaptSettings, plan: Plan, accelerator: Accelerator, console: Console) -> Run:
     first = accelerator.is_main_process
-    console = (console or Console(stderr=True)) if first else Console(quiet=True)
     objective = plan.make_objective()
     folder = settings.folder()
     by_the_first(accelerator, lambda: open_folder(folder, recorded(settings), resume=settings.resume))
