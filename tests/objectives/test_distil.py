@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from selfmask.backbones import Backbone
+from selfmask.backbones import Backbone, Preprocessing, from_module
 from selfmask.data import ImageSet
 from selfmask.errors import SettingsError
 from selfmask.masking import MaskSet
@@ -94,11 +95,24 @@ def test_another_number_of_images_is_refused(backbone: Backbone, images: ImageSe
         (64, 224, "efficientnet", 160),
         (128, 224, "resnet", 224),
         (224, 224, "resnet", 288),
+        (70, 224, "vit", 140),
+        (112, 224, "clip", 224),
+        (126, 224, "vit", 126),
         (224, 224, "vit", 224),
     ],
 )
-def test_target_sizes(size: int, native: int, family: str, wanted: int) -> None:
-    assert target_size_for(size, native, family).value == wanted
+def test_target_sizes(backbone: Backbone, size: int, native: int, family: str, wanted: int) -> None:
+    assert target_size_for(size, native, replace(backbone, family=family)).value == wanted
+
+
+def test_a_network_of_one_size_only_gets_its_targets_there() -> None:
+    fixed = from_module(
+        nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5)), preprocessing=Preprocessing(size=16)
+    )
+    for family in ("vit", "resnet"):
+        found = target_size_for(16, 32, replace(fixed, family=family))
+        assert found.value == 16
+        assert "does not take 3" in found.why
 
 
 @pytest.mark.parametrize("changes", [{"target_size": 0}, {"crop": 0.0}, {"crop": 1.1}])

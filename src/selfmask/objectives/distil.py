@@ -79,7 +79,7 @@ class Distil(Objective):
         if len(images) != len(self.targets):
             raise SettingsError(f"the objective was made for {len(self.targets)} images, not {len(images)}")
         size = self.views[0].size
-        fitted = target_size_for(size, self.native, backbone.family)
+        fitted = target_size_for(size, self.native, backbone)
         wanted = self.settings.target_size or fitted.value
         found = clean_features(backbone, images, wanted, mirrored=self.views[0].flip > 0)
         self.targets.copy_(F.normalize(found, dim=1))

@@ -120,7 +120,7 @@ class SelfLabel(Objective):
 
     def prepare(self, backbone: Backbone, images: ImageSet) -> list[str]:
         size, s = self.views[0].size, self.settings
-        fitted = target_size_for(size, self.native, backbone.family)
+        fitted = target_size_for(size, self.native, backbone)
         wanted = s.target_size or fitted.value
         mirrored = self.views[0].flip > 0
         targets = F.normalize(clean_features(backbone, images, wanted, mirrored=mirrored), dim=1)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from selfmask.backbones.backbone import measured_width
+from selfmask.errors import BackboneError
 from selfmask.evaluation.features import eval_mode, module_device, view_batches
 from selfmask.objectives.defaults import Choice
 
@@ -19,21 +21,32 @@ if TYPE_CHECKING:
     from selfmask.data import ImageSet
 
 _BATCH = 64
-_FIXED_SIZE = ("vit", "clip", "swin")
+_TRANSFORMERS = ("vit", "clip", "swin")
 
 
-def target_size_for(size: int, native: int, family: str) -> Choice[int]:
+def target_size_for(size: int, native: int, backbone: Backbone) -> Choice[int]:
     """Pixels at which the targets are taken, for views of `size` pixels and a network pretrained at `native`.
 
     Two and a half times the views' size, up to the native size; a quarter more than the views' where these have the
-    native size already (convolutional networks are at their best a little above it); not with a
-    transformer, whose position embedding would have to be resampled.
+    native size already (convolutional networks are at their best a little above it). With a transformer, whose
+    patches are to be whole in both, twice the views' size within the native size. Never a size that the network
+    does not take.
     """
-    if family in _FIXED_SIZE:
-        return Choice(size, "the views' size, for a transformer")
-    if size >= native:
-        return Choice(round(size * 1.25 / 32) * 32, f"a quarter above the views' {size} px")
-    return Choice(min(native, round(size * 2.5 / 32) * 32), f"above the views' {size} px, within {native}")
+    if backbone.family in _TRANSFORMERS:
+        if 2 * size > native:
+            return Choice(
+                size, f"the views' size: a transformer trained at {native} px is not at home at twice that"
+            )
+        wanted = Choice(2 * size, f"twice the views' {size} px, for a transformer")
+    elif size >= native:
+        wanted = Choice(round(size * 1.25 / 32) * 32, f"a quarter above the views' {size} px")
+    else:
+        wanted = Choice(
+            min(native, round(size * 2.5 / 32) * 32), f"above the views' {size} px, within {native}"
+        )
+    if wanted.value == size or _takes(backbone, wanted.value):
+        return wanted
+    return Choice(size, f"the views' size: the network does not take {wanted.value} px")
 
 
 @torch.no_grad()
@@ -52,6 +65,14 @@ def clean_features(backbone: Backbone, images: ImageSet, size: int, *, mirrored:
             found = module(x).float()
             parts.append((found if not mirrored else (found + module(x.flip(3)).float()) / 2).cpu())
     return torch.cat(parts)
+
+
+def _takes(backbone: Backbone, size: int) -> bool:
+    try:
+        measured_width(backbone.module, size)
+    except BackboneError:
+        return False
+    return True
 
 
 def _is_channels_last(weight: Tensor) -> bool:
