@@ -8,8 +8,9 @@ those of `benchmarks/grid.py`; --make trains the others, shortly (about a minute
 on 1 000 test images whether they learnt anything. The rate of SGD on the scores is taken from the network itself: such
 that `CROSSING` of the scores would cross if the mean gradient of the first batches stayed.
 
-`entropy` is Σ N·H(share on) over the tensors. "alone" is what is written by default, readable without the base; "beside
-θ" is what `coding="base"` asks for, with the classes of |θ|. Both count streams, thresholds and models.
+`entropy` is Σ N·H(share on) over the tensors. "alone" is readable without the base, and what is written where |θ| tells
+little; "beside θ" is what `coding="base"` asks for, with the classes of |θ|. Both count streams, thresholds
+and models.
 """
 
 from __future__ import annotations

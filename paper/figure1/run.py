@@ -122,7 +122,7 @@ def learn(asked: Figure1, name: str, console: Console) -> None:
         plan.backbone, masks, objective, plan.train, settings, folder, console=console, title=name,
         watch=lambda step: {"fall": chosen.fall(mean_score(masks))}, channels_last=plan.channels_last,
     )  # fmt: skip
-    masks.save(folder / MASK, backbone=plan.backbone.describe())
+    masks.save(folder / MASK, coding="alone", backbone=plan.backbone.describe())
     found = {
         "data": plan.train.name, "images": len(plan.train), "backbone": plan.backbone.spec,
         "top-1 before": before, "top-1 after": top1(plan, objective), "status": masks.status().as_dict(),

@@ -41,7 +41,7 @@ def files(tmp_path: Path, model: nn.Module) -> list[bytes]:
         for n, t in theta.items()
     }
     contents = []
-    for coding in ("auto", "packed", "base"):
+    for coding in ("alone", "packed", "base"):
         path = save_mask(
             tmp_path / coding,
             theta=theta,

@@ -48,7 +48,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     )
 
 
-@pytest.mark.parametrize("coding", ["auto", "packed", "base"])
+@pytest.mark.parametrize("coding", ["auto", "alone", "base", "packed"])
 def test_a_saved_mask_makes_the_training_time_network(
     tmp_path: Path, model: nn.Module, coding: Coding
 ) -> None:
@@ -108,7 +108,7 @@ def test_bases_of_every_floating_dtype(tmp_path: Path, model: nn.Module, dtype: 
     model.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     masks = some_masks(model)
     before = state(model)
-    for coding in ("auto", "base"):
+    for coding in ("alone", "base"):
         mask = load(save(tmp_path / "a.safetensors", model, masks, coding=coding), base=model)
         assert same(mask.masks(), masks)
         with mask.apply(model):
@@ -172,16 +172,18 @@ def test_a_tensor_that_is_off_altogether_is_stored_but_not_applied(tmp_path: Pat
     assert same(state(model), before)
 
 
-def test_only_who_asks_for_it_gets_a_file_that_is_read_beside_its_base(
+def test_the_default_coding_needs_the_base_only_where_that_halves_the_masks_and_anyone_can_build_it(
     tmp_path: Path, model: nn.Module
 ) -> None:
-    # Masks of which |θ| tells everything.
+    told = {"backbone": {"spec": "nowhere:such"}}
+    # Some of what |θ| tells is not worth a file that is read more slowly, and not alone.
+    assert not load(save(tmp_path / "little", model, some_masks(model), metadata=told)).needs_base
     sizes = {name: model.get_parameter(name).detach().abs() for name in some_masks(model)}
     masks = {name: size <= size.quantile(0.8) for name, size in sizes.items()}
-    told = {"backbone": {"spec": "nowhere:such"}}
-    assert not load(save(tmp_path / "a.safetensors", model, masks, metadata=told)).needs_base
-    path = save(tmp_path / "b.safetensors", model, masks, metadata=told, coding="base")
-    assert path.stat().st_size < (tmp_path / "a.safetensors").stat().st_size
+    assert not load(save(tmp_path / "of its own", model, masks)).needs_base
+    assert not load(save(tmp_path / "alone", model, masks, metadata=told, coding="alone")).needs_base
+    path = save(tmp_path / "auto", model, masks, metadata=told)
+    assert path.stat().st_size < (tmp_path / "alone").stat().st_size
     mask = load(path)
     assert mask.needs_base
     with pytest.raises(
@@ -244,7 +246,7 @@ def test_what_cannot_be_saved_is_said(tmp_path: Path, model: nn.Module) -> None:
         ({"metadata": {"x": float("nan")}}, "metadata\\['x'\\] cannot be written as JSON"),
         ({"metadata": {"x": {1, 2}}}, "metadata\\['x'\\]"),
         ({"metadata": {"selfmask.format": 3}}, "belong to the format"),
-        ({"coding": "zip"}, "coding is one of auto, packed"),
+        ({"coding": "zip"}, "coding is one of auto, alone"),
         ({"head": {"z": torch.zeros(2, dtype=torch.complex64)}}, "z: dtype torch.complex64"),
     ):
         with pytest.raises(SettingsError, match=message):

@@ -20,7 +20,7 @@ from selfmask.artifact.rows import row_classes, row_table
 from selfmask.artifact.streams import Reader, Writer
 from selfmask.errors import MaskFileError
 
-Coding = Literal["auto", "packed", "base"]
+Coding = Literal["auto", "alone", "base", "packed"]
 _BITS_PER_CELL = 24  # about what a cell's counts take in the file
 
 

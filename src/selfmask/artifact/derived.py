@@ -38,9 +38,9 @@ def save_derived(
         mask: what the base, the metadata and (unless given) the companions are taken from.
         masks: bool by parameter name, for exactly `mask`'s names and shapes.
         note: JSON-able entries that are added to the metadata.
-        base: the base model, for `coding="base"`. It is checked, and not changed.
+        base: the base model, for coding in classes of |θ|. It is checked, and not changed.
         statistics: running statistics in place of `mask`'s; likewise `trained` and `head`.
-        coding: as for `save_mask`; "base" needs `base`.
+        coding: as for `save_mask`. Without `base`, "auto" is "alone".
 
     Raises:
         SettingsError: the bits do not fit, or "base" coding is asked for without a base.

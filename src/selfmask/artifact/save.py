@@ -26,7 +26,9 @@ from selfmask.masking.weight import alpha
 from selfmask.version import VERSION
 
 FORMAT = "1"
-CODINGS = ("auto", "packed", "base")
+WORTH_A_BASE = 0.5
+"""A file that is read by itself, several times as fast, is given up for a saving of so much of the masks' bytes."""
+CODINGS = ("auto", "alone", "base", "packed")
 
 
 def save_mask(
@@ -54,10 +56,11 @@ def save_mask(
         head_dtype: what the head's floating-point tensors are rounded to; None keeps them as they are. What `trained`
             holds is part of the network, which must come back bit for bit, and is never rounded.
         metadata: JSON-able data by key; every key becomes an entry of the file's metadata.
-        coding: "auto" (the gaps between the rarer bits; the file is read by itself, faster than lzma reads), "packed"
-            (plain bits), or "base" (also classes of |θ| as side information: smaller where |θ| tells something, as
-            after SGD on the scores, but reading takes several times as long and needs the base). Each tensor falls
-            back to plain bits where they are smaller.
+        coding: "alone" (the gaps between the rarer bits: read without the base, faster than lzma), "base" (also
+            classes of |θ| as side information: smaller where |θ| tells something, as after SGD on the scores, but
+            reading needs the base and takes several times as long), "packed" (plain bits), or "auto": "base" where
+            it halves the masks at least and anyone can rebuild the metadata's backbone, else "alone". Each tensor
+            falls back to plain bits where they are smaller.
 
     Raises:
         SettingsError: names or shapes do not fit together, or `metadata` is not JSON-able.
@@ -100,7 +103,7 @@ def pack(
     coded: dict[str, Coded] = {}
     alphas: list[float] = []
     digest = xxhash.xxh3_128()
-    for name, chosen in _plans(masks, theta, coding).items():
+    for name, chosen in _plans(masks, theta, metadata, coding).items():
         coded[name] = chosen.write(writer)
         total = chosen.mask.size
         on = total - sum(coded[name].off)
@@ -136,6 +139,7 @@ def pack(
 def _plans(
     masks: Mapping[str, Tensor],
     theta: Mapping[str, Tensor] | None,
+    metadata: Mapping[str, Any],
     coding: Coding,
 ) -> dict[str, Plan]:
     bits = {
@@ -145,7 +149,20 @@ def _plans(
         return {name: plain(m) for name, m in bits.items()}
     if coding == "base" and theta is not None:
         return {name: plan(m, magnitudes(theta[name])) for name, m in bits.items()}
-    return {name: plan(m) for name, m in bits.items()}
+    alone = {name: plan(m) for name, m in bits.items()}
+    if coding == "alone" or theta is None or not _rebuildable(metadata):
+        return alone
+    beside = {name: plan(m, magnitudes(theta[name])) for name, m in bits.items()}
+    saved = 1 - sum(p.bits for p in beside.values()) / max(sum(p.bits for p in alone.values()), 1)
+    return beside if saved > WORTH_A_BASE else alone
+
+
+def _rebuildable(metadata: Mapping[str, Any]) -> bool:
+    """Whether anyone can rebuild the base from the metadata alone, without a file of weights of the user's own."""
+    backbone = metadata.get("backbone")
+    if not isinstance(backbone, Mapping) or not backbone.get("spec"):
+        return False
+    return backbone.get("weights") is None and bool(backbone.get("pretrained", True))
 
 
 def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:

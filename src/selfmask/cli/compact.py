@@ -112,7 +112,9 @@ def run(settings: CompactSettings) -> int:
     }
     if settings.head_dtype is not None:
         record["head"] = None if cost is None else cost.describe()
-    path = save_derived(settings.written, mask, found.masks, note={"compaction": record}, head=head)
+    path = save_derived(
+        settings.written, mask, found.masks, note={"compaction": record}, base=backbone.module, head=head
+    )
     old, new = mask.bytes(), load(path).bytes()
     if settings.json:
         curve = [point.describe() for point in found.curve]

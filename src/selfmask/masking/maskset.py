@@ -25,7 +25,7 @@ from selfmask.masking.selection import Select, Selection, matches
 from selfmask.masking.status import Status, TensorStatus
 from selfmask.masking.weight import masked_weight, scale
 
-Coding = Literal["auto", "packed", "base"]
+Coding = Literal["auto", "alone", "base", "packed"]
 HeadDtype = Literal["float32", "float16"]
 NormStats = Literal["adapt", "frozen"]
 Train = str | Sequence[str] | Callable[[str, nn.Parameter], bool]

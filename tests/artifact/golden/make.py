@@ -25,7 +25,7 @@ SHAPES = {
 }
 EVEN = {"even.weight": (50, 120)}  # a tenth off, without structure
 # What this version writes; "entropy" was written before there were Golomb codes, and is only read.
-CODINGS: dict[str, Coding] = {"packed": "packed", "golomb": "auto", "base": "base"}
+CODINGS: dict[str, Coding] = {"packed": "packed", "golomb": "alone", "base": "base"}
 DTYPES = {
     "packed": torch.float32,
     "entropy": torch.bfloat16,
