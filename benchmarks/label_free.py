@@ -35,6 +35,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "objective": "distil", "optimizer": "tensor-adam", "lr": 0.015, "epochs": 3
     },
     "distil, tensor-adam": {"objective": "distil", "optimizer": "tensor-adam"},
+    "distil, targets at 210 px": {"objective": "distil", "target_size": 210},
     "selflabel": {"objective": "selflabel"},
     "swav": {"objective": "swav"},
 }  # fmt: skip

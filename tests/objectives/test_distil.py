@@ -16,7 +16,7 @@ from selfmask.errors import SettingsError
 from selfmask.masking import MaskSet
 from selfmask.objectives.base import Batch, Objective
 from selfmask.objectives.distil import Distil, DistilSettings
-from selfmask.objectives.targets import clean_features, target_size_for
+from selfmask.objectives.targets import clean_features, target_size, target_size_for
 
 BatchFor = Callable[[Objective, int], Batch]
 
@@ -113,6 +113,9 @@ def test_a_network_of_one_size_only_gets_its_targets_there() -> None:
         found = target_size_for(16, 32, replace(fixed, family=family))
         assert found.value == 16
         assert "does not take 3" in found.why
+    assert target_size(16, 16, 32, fixed).value == 16
+    with pytest.raises(SettingsError, match=r"target_size 24: .* does not take images of 24 × 24 pixels"):
+        target_size(24, 16, 32, fixed)
 
 
 @pytest.mark.parametrize("changes", [{"target_size": 0}, {"crop": 0.0}, {"crop": 1.1}])

@@ -17,7 +17,7 @@ from torch import Tensor
 from selfmask.data import Augment, light
 from selfmask.errors import SettingsError
 from selfmask.objectives.base import Batch, Figures, Objective
-from selfmask.objectives.targets import clean_features, target_size_for
+from selfmask.objectives.targets import clean_features, target_size
 from selfmask.objectives.watch import RunWatch, spread_of
 
 if TYPE_CHECKING:
@@ -79,12 +79,10 @@ class Distil(Objective):
         if len(images) != len(self.targets):
             raise SettingsError(f"the objective was made for {len(self.targets)} images, not {len(images)}")
         size = self.views[0].size
-        fitted = target_size_for(size, self.native, backbone)
-        wanted = self.settings.target_size or fitted.value
-        found = clean_features(backbone, images, wanted, mirrored=self.views[0].flip > 0)
+        at = target_size(self.settings.target_size, size, self.native, backbone)
+        found = clean_features(backbone, images, at.value, mirrored=self.views[0].flip > 0)
         self.targets.copy_(F.normalize(found, dim=1))
-        why = "asked for" if self.settings.target_size else fitted.why
-        return [f"targets: the pretrained features of {len(images)} images at {wanted} px ({why})"]
+        return [f"targets: the pretrained features of {len(images)} images at {at.value} px ({at.why})"]
 
     def loss(self, module: torch.nn.Module, batch: Batch, step: int, steps: int) -> tuple[Tensor, Figures]:
         found = F.normalize(module(batch.views[0]).float(), dim=1)

@@ -23,7 +23,7 @@ from selfmask.objectives.clustering import kmeans
 from selfmask.objectives.defaults import prototypes_for
 from selfmask.objectives.processes import gathered
 from selfmask.objectives.sinkhorn import balance, balanced
-from selfmask.objectives.targets import clean_features, target_size_for
+from selfmask.objectives.targets import clean_features, target_size
 from selfmask.objectives.watch import RunWatch, spread_of
 
 if TYPE_CHECKING:
@@ -120,11 +120,10 @@ class SelfLabel(Objective):
 
     def prepare(self, backbone: Backbone, images: ImageSet) -> list[str]:
         size, s = self.views[0].size, self.settings
-        fitted = target_size_for(size, self.native, backbone)
-        wanted = s.target_size or fitted.value
+        at = target_size(s.target_size, size, self.native, backbone)
         mirrored = self.views[0].flip > 0
-        targets = F.normalize(clean_features(backbone, images, wanted, mirrored=mirrored), dim=1)
-        own = targets if wanted == size else clean_features(backbone, images, size, mirrored=False)
+        targets = F.normalize(clean_features(backbone, images, at.value, mirrored=mirrored), dim=1)
+        own = targets if at.value == size else clean_features(backbone, images, size, mirrored=False)
         self.targets.copy_(targets)
         self.memory.copy_(F.normalize(own, dim=1))
         self._cluster(0)
@@ -132,7 +131,7 @@ class SelfLabel(Objective):
         return [
             f"labels: {s.clusterings} × {self.heads.shape[1]} clusters ({why}), {'hard' if s.hard else 'soft'}, "
             f"made {s.rounds} times",
-            f"targets: the pretrained features at {wanted} px ({'asked for' if s.target_size else fitted.why})",
+            f"targets: the pretrained features at {at.value} px ({at.why})",
         ]
 
     @torch.no_grad()

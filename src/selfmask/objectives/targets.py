@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from selfmask.backbones.backbone import measured_width
-from selfmask.errors import BackboneError
+from selfmask.errors import BackboneError, SettingsError
 from selfmask.evaluation.features import eval_mode, module_device, view_batches
 from selfmask.objectives.defaults import Choice
 
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 
 _BATCH = 64
 _TRANSFORMERS = ("vit", "clip", "swin")
+
+
+def target_size(asked: int | None, size: int, native: int, backbone: Backbone) -> Choice[int]:
+    """What was asked for, else `target_size_for`. Raises `SettingsError` where the network does not take it."""
+    if asked is None:
+        return target_size_for(size, native, backbone)
+    if not _takes(backbone, asked):
+        raise SettingsError(
+            f"target_size {asked}: {backbone.spec or 'the network'} does not take images of {asked} × {asked} pixels; "
+            f"leave it out, or give one that it takes ({size}, the views' size, is one)"
+        )
+    return Choice(asked, "asked for")
 
 
 def target_size_for(size: int, native: int, backbone: Backbone) -> Choice[int]:

@@ -50,6 +50,9 @@ class AdaptSettings:
     crop: float | None = None
     """Least share of an image's area in a training view, in (0, 1]. Default: 0.35 (0.7 for what must not be
     mirrored); distil, selflabel 0.6; swav has crops of its own."""
+    target_size: int | None = None
+    """Side of the whole images that the targets of distil and selflabel are taken from, in pixels. Default: 2.5
+    times the views', within what the network was trained at."""
     epochs: float | None = None
     """Passes over the training images."""
     steps: int | None = None
@@ -116,7 +119,7 @@ class AdaptSettings:
             raise SettingsError("no data was given: name a folder of images, a list file, or 'digits'")
         if self.epochs is not None and self.steps is not None:
             raise SettingsError("give epochs or steps, not both")
-        for name in ("epochs", "steps", "images", "size", "stages", "lr", "finetune_lr"):
+        for name in ("epochs", "steps", "images", "size", "target_size", "stages", "lr", "finetune_lr"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise SettingsError(f"--{name.replace('_', '-')} must be positive, got {value}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from selfmask.data import UNLABELLED
-from selfmask.errors import DataError
+from selfmask.errors import DataError, SettingsError
 from selfmask.objectives.base import Objective
 from selfmask.objectives.distil import Distil, DistilSettings
 from selfmask.objectives.selflabel import SelfLabel, SelfLabelSettings
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 def make_objective(name: str, plan: Plan) -> Objective:
     """The objective called `name`, before `prepare`. Raises where the plan's data cannot serve it."""
+    if plan.settings.target_size is not None and name not in _WITH_TARGETS:
+        raise SettingsError(
+            f"--target-size goes with the objectives {' and '.join(_WITH_TARGETS)}, not with {name}"
+        )
     return _MAKERS[name](plan)
 
 
@@ -53,7 +58,9 @@ def least_crop(plan: Plan) -> float:
 
 
 def _selflabel(plan: Plan) -> Objective:
-    chosen = SelfLabelSettings() if plan.settings.crop is None else SelfLabelSettings(crop=plan.settings.crop)
+    chosen = SelfLabelSettings(target_size=plan.settings.target_size)
+    if plan.settings.crop is not None:
+        chosen = replace(chosen, crop=plan.settings.crop)
     return SelfLabel(
         plan.backbone.width, len(plan.train), plan.size, chosen, native=plan.native, flips=plan.train.flips,
         interpolation=plan.backbone.preprocessing.interpolation, seed=plan.settings.seed,
@@ -61,7 +68,9 @@ def _selflabel(plan: Plan) -> Objective:
 
 
 def _distil(plan: Plan) -> Objective:
-    chosen = DistilSettings() if plan.settings.crop is None else DistilSettings(crop=plan.settings.crop)
+    chosen = DistilSettings(target_size=plan.settings.target_size)
+    if plan.settings.crop is not None:
+        chosen = replace(chosen, crop=plan.settings.crop)
     return Distil(
         plan.backbone.width, len(plan.train), plan.size, chosen, native=plan.native, flips=plan.train.flips,
         interpolation=plan.backbone.preprocessing.interpolation,
@@ -86,6 +95,7 @@ def _text(plan: Plan) -> Objective:
     )  # fmt: skip
 
 
+_WITH_TARGETS = ("distil", "selflabel")
 _MAKERS: dict[str, Callable[[Plan], Objective]] = {
     "supervised": _supervised,
     "selflabel": _selflabel,
