@@ -12,7 +12,7 @@ from torch import nn
 
 import selfmask
 from selfmask.artifact import Mask, load
-from selfmask.artifact.card import GENERATED, base_repository, model_card
+from selfmask.artifact.card import GENERATED, base_repository, model_card, usage
 from selfmask.backbones import build
 from selfmask.evaluation import Outcome, Rows
 
@@ -157,3 +157,10 @@ def test_compaction_is_a_result(model: nn.Module, tmp_path: Path) -> None:
     tested = {"test": {"before": 0.75, "after": 0.745, "images": 400}}
     card = model_card(saved(model, tmp_path / "m", compaction=tested), "me/x", filename="m")
     assert "400 test images was 0.750 before and is 0.745" in card
+
+
+def test_a_reader_runs_a_repository_s_code_only_by_asking_for_it(model: nn.Module, tmp_path: Path) -> None:
+    path = saved(model, tmp_path / "m", backbone={"spec": "torchhub:me/net:small"})
+    code = usage(path, "me/x", "m")
+    assert 'backbone = build(mask.metadata["backbone"]["spec"])' in code
+    assert "rebuild" not in code

@@ -111,6 +111,15 @@ def test_descriptions_rebuild_the_backbone(tmp_path: Path, monkeypatch: pytest.M
     assert rebuild(described).describe() == described
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("spec", 3), ("weights", ["w"]), ("image_size", "a"), ("image_size", True)]
+)
+def test_a_damaged_description_is_said_to_be_one(key: str, value: object) -> None:
+    described = {"spec": DEFAULT, "weights": None, "pretrained": True, "image_size": None, key: value}
+    with pytest.raises(BackboneError, match=f"the description of the backbone is damaged: its {key} is"):
+        rebuild(described)
+
+
 def test_what_nobody_can_rebuild() -> None:
     own = from_module(Own("grid"), preprocessing=Preprocessing(size=16))
     with pytest.raises(BackboneError, match="module of the user's own"):

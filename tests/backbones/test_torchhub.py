@@ -9,8 +9,10 @@ import torch
 import torchvision
 from torch import nn
 
-from selfmask.backbones import build
-from selfmask.errors import BackboneError
+from selfmask.artifact import load, save_mask
+from selfmask.backbones import build, rebuild
+from selfmask.cli.rebuilding import backbone_of
+from selfmask.errors import BackboneError, WrongBaseError
 
 HUBCONF = '''
 import torch
@@ -97,3 +99,27 @@ def test_entries_that_fail(repository: Path, entry: str, message: str) -> None:
 def test_a_repository_that_is_none() -> None:
     with pytest.raises(BackboneError, match="neither OWNER/NAME nor a folder with a hubconf"):
         build("torchhub:/nowhere:resnet18")
+
+
+def test_no_file_says_whose_code_is_run(tmp_path: Path) -> None:
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    (folder / "hubconf.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    spec = f"torchhub:{folder}:resnet18"
+    with pytest.raises(BackboneError, match="because a file says so: if you trust it, name it yourself"):
+        rebuild({"spec": spec, "weights": None, "pretrained": True, "image_size": None})
+    model = nn.Linear(40, 50)
+    weight = model.weight.detach()
+    gift = save_mask(
+        tmp_path / "gift",
+        theta={"weight": weight},
+        masks={"weight": weight.abs() < weight.abs().quantile(0.8)},
+        rest={"bias": model.bias},
+        metadata={"backbone": {"spec": spec}},
+        coding="base",
+    )
+    with pytest.raises(WrongBaseError, match="name it yourself"):
+        load(gift).masks()
+    with pytest.raises(BackboneError, match="name it yourself"):
+        backbone_of(load(gift))
+    assert not (tmp_path / "ran").exists()

@@ -77,9 +77,11 @@ def usage(mask: Mask, repo_id: str, filename: str) -> str:
     if isinstance(described.get("spec"), str):
         weights = ", weights=..." if described.get("weights") else ""
         note = f"  # the file {_line(described['weights']).replace('`', '’')}" if weights else ""
-        lines[1:1] = ["import torch", "from selfmask.backbones import rebuild"]
+        # torch.hub runs the repository's code, which whoever reads the card has to want.
+        maker, what = ("build", '["spec"]') if described["spec"].startswith("torchhub:") else ("rebuild", "")
+        lines[1:1] = ["import torch", f"from selfmask.backbones import {maker}"]
         lines += [
-            f'backbone = rebuild(mask.metadata["backbone"]{weights}){note}',
+            f'backbone = {maker}(mask.metadata["backbone"]{what}{weights}){note}',
             "size = backbone.preprocessing.size",
             "images = torch.zeros(1, 3, size, size)  # yours: RGB in [0, 1]",
             "with mask.apply(backbone.module), torch.no_grad():  # checks every weight of the backbone first",

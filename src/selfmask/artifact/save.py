@@ -162,6 +162,8 @@ def _rebuildable(metadata: Mapping[str, Any]) -> bool:
     backbone = metadata.get("backbone")
     if not isinstance(backbone, Mapping) or not backbone.get("spec"):
         return False
+    if str(backbone["spec"]).startswith("torchhub:"):  # no reader runs a repository's code on a file's word
+        return False
     return backbone.get("weights") is None and bool(backbone.get("pretrained", True))
 
 

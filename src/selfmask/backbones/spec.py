@@ -83,9 +83,13 @@ def rebuild(description: dict[str, Any], *, weights: str | Path | None = None) -
 
     Where its weights were a file, `weights` gives it, or it is looked for by its name in the folders of the
     environment variable SELFMASK_WEIGHTS. Raises `BackboneError` where that fails, or where it cannot be
-    rebuilt at all: a user's own module, or random weights.
+    rebuilt at all: a user's own module, or random weights. Neither is a network of torch.hub: a description
+    comes from a file, and no file shall say whose code is run.
     """
-    spec, name = description.get("spec"), description.get("weights")
+    spec, name, size = (description.get(key) for key in ("spec", "weights", "image_size"))
+    for key, value, kind in (("spec", spec, str), ("weights", name, str), ("image_size", size, int)):
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise BackboneError(f"the description of the backbone is damaged: its {key} is {value!r}")
     if not spec:
         raise BackboneError(
             "the backbone was a module of the user's own: build it and pass it as the base (base=MODULE)"
@@ -94,9 +98,14 @@ def rebuild(description: dict[str, Any], *, weights: str | Path | None = None) -
         raise BackboneError(
             f"{spec} had random weights, which nobody can rebuild: pass the base itself (base=MODULE)"
         )
+    if parse(spec)[0] == "torchhub":
+        raise BackboneError(
+            f"{spec} would run that repository's code because a file says so: if you trust it, name it yourself "
+            f"(--backbone {spec}, build({spec!r}), or pass the base)"
+        )
     if weights is None and name is not None:
         weights = _find(name, spec)
-    return build(spec, weights=weights, image_size=description.get("image_size"))
+    return build(spec, weights=weights, image_size=size)
 
 
 def _find(name: str, spec: str) -> Path:
