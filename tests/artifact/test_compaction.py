@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from selfmask.artifact import compaction
+from selfmask.artifact.classes import magnitudes
 from selfmask.artifact.compaction import Masks
 from selfmask.errors import SettingsError
 from selfmask.masking import masked_weight
 
 
-def case(seed: int = 0) -> tuple[Masks, dict[str, Tensor]]:
-    """Two tensors with a fifth of their weights off, and an importance for each weight."""
+def case(seed: int = 0, off: float = 0.2) -> tuple[Masks, dict[str, Tensor]]:
+    """Two tensors with the share `off` of their weights off, and an importance for each weight."""
     random = torch.Generator().manual_seed(seed)
     shapes = {"a": (40, 50), "b": (30, 10, 3, 3)}
-    masks = {n: torch.rand(s, generator=random) > 0.2 for n, s in shapes.items()}
+    masks = {n: torch.rand(s, generator=random) > off for n, s in shapes.items()}
     return masks, {n: torch.rand(s, generator=random) for n, s in shapes.items()}
 
 
@@ -31,11 +32,18 @@ def loss_of(masks: Masks, importance: dict[str, Tensor]) -> Callable[[Masks], fl
 
 
 @settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 1000), max_drop=st.floats(0, 300), refine=st.integers(0, 2))
-def test_the_result_is_within_the_tolerance_and_no_larger(seed: int, max_drop: float, refine: int) -> None:
-    masks, importance = case(seed)
+@given(
+    seed=st.integers(0, 1000),
+    max_drop=st.floats(0, 300) | st.just(1e9),
+    refine=st.integers(0, 2),
+    off=st.sampled_from((0.2, 0.5, 0.8)),
+)
+def test_the_result_is_within_the_tolerance_and_no_larger(
+    seed: int, max_drop: float, refine: int, off: float
+) -> None:
+    masks, importance = case(seed, off)
     found = compaction.compact(
-        masks, importance, loss_of(masks, importance), max_drop=max_drop, refine=refine
+        masks, importance, loss_of(masks, importance), max_drop=max_drop, steps=2, refine=refine
     )
     assert loss_of(masks, importance)(found.masks) >= -max_drop
     assert found.chosen.bits <= found.before.bits
@@ -45,6 +53,24 @@ def test_the_result_is_within_the_tolerance_and_no_larger(seed: int, max_drop: f
             turned = importance[name][found.masks[name] & ~mask]
             left = importance[name][~found.masks[name]]
             assert len(left) == 0 or turned.max() < left.min()
+
+
+def test_beside_the_base_bits_are_counted_as_they_are_coded() -> None:
+    """A mask that |θ| decides is short beside the base, and longer with whatever is turned on at random."""
+    random = torch.Generator().manual_seed(0)
+    theta = torch.randn(60, 80, generator=random)
+    masks, importance = {"a": theta.abs() < 1}, {"a": torch.rand(60, 80, generator=random)}
+    levels = {"a": magnitudes(theta)}
+    assert compaction.coded_bits(masks, levels) < 0.1 * compaction.coded_bits(masks)
+    found = compaction.compact(masks, importance, lambda m: 0.0, max_drop=1, steps=1, levels=levels)
+    assert found.chosen == found.before
+
+
+def test_so_many_bits_are_left_as_were_asked_for() -> None:
+    masks, importance = case()
+    found = compaction.to_bits(masks, importance, loss_of(masks, importance), share=0.5)
+    assert 0.45 * found.before.bits < found.chosen.bits < 0.52 * found.before.bits
+    assert found.chosen.score == loss_of(masks, importance)(found.masks) < 0
 
 
 def test_a_tolerance_without_end_turns_everything_on_and_none_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,15 @@ def test_compact_makes_a_smaller_file_within_the_tolerance(
     assert found["test"]["images"] > 0
     assert len(found["curve"]) in (2, 3)
     assert "head" not in found
+    assert found["notes"] == []
+
+    halved = replace(settings, bits=0.5, max_drop=0.0, out=tmp_path / "half")
+    assert compact.run(halved) == 0
+    found = printed(capsys)
+    assert 0.45 * before.bytes()["masks"] < found["bytes"]["after"]["masks"] < 0.52 * before.bytes()["masks"]
+    assert load(tmp_path / "half").metadata["compaction"]["bits"] == 0.5
+    assert compact.run(replace(settings, images=9, max_drop=1, out=tmp_path / "few")) == 0
+    assert "held-out images is" in printed(capsys)["notes"][0]
 
 
 @pytest.mark.slow

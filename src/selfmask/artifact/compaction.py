@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from selfmask.errors import SettingsError
 
 Masks = dict[str, Tensor]
 Score = Callable[[Masks], float]
+Levels = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,27 @@ def ranked(masks: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> dic
     return {name: (torch.searchsorted(ordered, importance[name].contiguous()) / amount) for name in masks}
 
 
-def coded_bits(masks: Mapping[str, Tensor]) -> float:
-    """About the bits for each masked weight that the file takes."""
-    bits = sum(plan(m.cpu().contiguous().numpy().reshape(rows_of(m.shape))).bits for m in masks.values())
+def coded_bits(masks: Mapping[str, Tensor], levels: Levels | None = None) -> float:
+    """About the bits for each masked weight that the file takes; with `levels` beside its base."""
+    bits = 0.0
+    for name, mask in masks.items():
+        wide = mask.cpu().contiguous().numpy().reshape(rows_of(mask.shape))
+        bits += plan(wide, None if levels is None else levels[name]).bits
     return bits / max(sum(m.numel() for m in masks.values()), 1)
+
+
+def to_bits(
+    masks: Mapping[str, Tensor],
+    importance: Mapping[str, Tensor],
+    score: Score,
+    *,
+    share: float,
+    levels: Levels | None = None,
+) -> Compaction:
+    """The masks with `share` of their bits (see `at_bits`), whatever that costs; arguments as for `compact`."""
+    chosen = at_bits(masks, per_bit(masks, importance), share)
+    before, after = _point(masks, dict(masks), score, levels), _point(masks, chosen, score, levels)
+    return Compaction(chosen, after, before, (before, after))
 
 
 def curve(
@@ -187,8 +206,9 @@ def compact(
     max_drop: float,
     steps: int = 6,
     refine: int = 0,
+    levels: Levels | None = None,
 ) -> Compaction:
-    """The smallest masks whose score is at most `max_drop` below that of `masks`.
+    """The smallest masks found whose score is at most `max_drop` below that of `masks`.
 
     Args:
         masks: bool by name.
@@ -198,6 +218,7 @@ def compact(
         max_drop: >= 0.
         steps: halvings of the share that is turned back on.
         refine: after that, in so many of the costliest tensors half of what is still off is tried on.
+        levels: θ's `magnitudes` by name, where the file is to be read beside its base.
 
     Raises:
         SettingsError: a setting is out of range.
@@ -207,7 +228,7 @@ def compact(
     if steps < 1 or refine < 0:
         raise SettingsError(f"compaction takes steps >= 1 and refine >= 0, got {steps} and {refine}")
     ranks = ranked(masks, per_bit(masks, importance))
-    before = _point(masks, dict(masks), score)
+    before = _point(masks, dict(masks), score, levels)
     floor = before.score - max_drop
     tried = [before]
     best, chosen = dict(masks), before
@@ -215,26 +236,30 @@ def compact(
     for _ in range(steps):
         cut = (low + high) / 2
         candidate = restored(masks, ranks, cut)
-        point = _point(masks, candidate, score)
+        point = _point(masks, candidate, score, levels)
         tried.append(point)
-        if point.score >= floor:
-            low, best, chosen = cut, candidate, point
-        else:
-            high = cut
+        low, high = (cut, high) if point.score >= floor else (low, cut)
+        # Where most weights are off, the first that come back make a mask longer.
+        if point.score >= floor and point.bits < chosen.bits:
+            best, chosen = candidate, point
     off = sorted(best, key=lambda name: int((~best[name]).sum()), reverse=True)
     for name in off[:refine]:
         left = ranks[name][~best[name]]
         if len(left) < 2:
             continue
         candidate = best | {name: best[name] | (ranks[name] < left.median())}
-        point = _point(masks, candidate, score)
+        point = _point(masks, candidate, score, levels)
         tried.append(point)
         if point.score >= floor and point.bits < chosen.bits:
             best, chosen = candidate, point
     return Compaction(best, chosen, before, tuple(tried))
 
 
-def _point(masks: Mapping[str, Tensor], candidate: Masks, score: Score) -> Point:
+def _point(
+    masks: Mapping[str, Tensor], candidate: Masks, score: Score, levels: Levels | None = None
+) -> Point:
     before = sum(int((~m).sum()) for m in masks.values())
     after = sum(int((~m).sum()) for m in candidate.values())
-    return Point(1 - after / before if before else 0.0, coded_bits(candidate), float(score(candidate)))
+    return Point(
+        1 - after / before if before else 0.0, coded_bits(candidate, levels), float(score(candidate))
+    )

@@ -12,7 +12,8 @@ from rich.console import Console
 from torch import Tensor
 
 from selfmask.artifact import Mask, head_as, load, save_derived
-from selfmask.artifact.compaction import Compaction, by_magnitude, compact, sensitivity
+from selfmask.artifact.classes import magnitudes
+from selfmask.artifact.compaction import Compaction, by_magnitude, compact, sensitivity, to_bits
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.scoring import Judge, judge
@@ -34,6 +35,8 @@ class CompactSettings:
     max_drop: float = 0.3
     """How many points the score may fall: k-NN top-1 in per cent, or 100 × the cosine to the features before (without
     labels, and where k-NN is always right)."""
+    bits: float | None = None
+    """In place of a tolerance: leave this share of the masks' bits, in (0, 1), whatever that costs; 0.5 halves them."""
     by: Literal["sensitivity", "magnitude"] = "sensitivity"
     """How the weights that do nothing are found: by what the features say on some images, or by |θ| alone."""
     images: int = 2000
@@ -59,6 +62,10 @@ class CompactSettings:
     def __post_init__(self) -> None:
         if self.max_drop < 0:
             raise SettingsError(f"max_drop is in points, 0 or more, got {self.max_drop}")
+        if self.bits is not None and not 0 < self.bits < 1:
+            raise SettingsError(
+                f"bits is the share of the masks' bits that is left, in (0, 1), got {self.bits}"
+            )
         if self.images < 6:
             raise SettingsError(f"images is 6 or more, got {self.images}")
         if self.out is not None and os.path.abspath(self.mask) == os.path.abspath(self.out):
@@ -87,16 +94,10 @@ def run(settings: CompactSettings) -> int:
         with console.status("judging weights"):
             importance = _importance(settings, judged)
         with console.status("searching"):
-            found = compact(
-                masks,
-                importance,
-                judged.score,
-                max_drop=settings.max_drop,
-                steps=settings.steps,
-                refine=settings.refine,
-            )
+            found = _search(settings, judged, masks, importance, beside=mask.needs_base)
         with console.status("testing"):
             tested = _tested(judged, masks, found, splits.test)
+            doubts = _doubts(settings, judged, tested)
             cost = (
                 None
                 if settings.head_dtype is None
@@ -104,7 +105,7 @@ def run(settings: CompactSettings) -> int:
             )
     record = {
         "by": settings.by,
-        "max_drop": settings.max_drop,
+        **({"max_drop": settings.max_drop} if settings.bits is None else {"bits": settings.bits}),
         "data": splits.train.name,
         "before": found.before.describe(),
         "after": found.chosen.describe(),
@@ -113,12 +114,21 @@ def run(settings: CompactSettings) -> int:
     if settings.head_dtype is not None:
         record["head"] = None if cost is None else cost.describe()
     path = save_derived(
-        settings.written, mask, found.masks, note={"compaction": record}, base=backbone.module, head=head
-    )
+        settings.written, mask, found.masks, note={"compaction": record}, base=backbone.module, head=head,
+        coding="base" if mask.needs_base else "auto",
+    )  # fmt: skip
     old, new = mask.bytes(), load(path).bytes()
     if settings.json:
         curve = [point.describe() for point in found.curve]
-        print_json({"out": str(path), "bytes": {"before": old, "after": new}, **record, "curve": curve})
+        print_json(
+            {
+                "out": str(path),
+                "bytes": {"before": old, "after": new},
+                **record,
+                "notes": doubts,
+                "curve": curve,
+            }
+        )
         return 0
     unit = "cosine" if judged.by_cosine else "k-NN"
     if judged.by_cosine and judged.reference is not None:
@@ -126,6 +136,8 @@ def run(settings: CompactSettings) -> int:
             "k-NN is right on nearly all held-out images, as it is on images that a mask was learnt on: judged by the "
             "cosine to the features before. Images that it has not seen would tell more"
         )
+    if found.chosen == found.before:
+        print("nothing that was tried is smaller and within the tolerance: the masks are as they were")
     print(
         f"{100 * found.chosen.share:.0f} % of what was off is on again; {unit} on held-out images "
         f"{found.before.score:.1f} before, {found.chosen.score:.1f} after"
@@ -140,11 +152,48 @@ def run(settings: CompactSettings) -> int:
             cost
             or "what the rounded head costs was not measured: that needs test images labelled with its own classes"
         )
+    for doubt in doubts:
+        print(f"note: {doubt}")
     print(
         f"{path}: {new['file']:,} bytes (masks {new['masks']:,}, head {new['head']:,}); "
         f"before {old['file']:,} (masks {old['masks']:,}, head {old['head']:,})"
     )
     return 0
+
+
+def _search(
+    settings: CompactSettings,
+    judged: Judge,
+    masks: dict[str, Tensor],
+    importance: dict[str, Tensor],
+    *,
+    beside: bool,
+) -> Compaction:
+    levels = {name: magnitudes(weight) for name, weight in judged.theta.items()} if beside else None
+    if settings.bits is not None:
+        return to_bits(masks, importance, judged.score, share=settings.bits, levels=levels)
+    return compact(
+        masks, importance, judged.score, max_drop=settings.max_drop, steps=settings.steps, refine=settings.refine,
+        levels=levels,
+    )  # fmt: skip
+
+
+def _doubts(settings: CompactSettings, judged: Judge, tested: dict[str, Any] | None) -> list[str]:
+    """Why the tolerance may not hold on other images."""
+    found = []
+    one = 100 / len(judged.held_out)
+    if settings.bits is None and not judged.by_cosine and one > settings.max_drop:
+        found.append(
+            f"one of the {len(judged.held_out)} held-out images is {one:.1f} points, more than the tolerance of "
+            f"{settings.max_drop:g}: more --images would tell more"
+        )
+    if tested is not None and settings.bits is None:
+        lost = 100 * (tested["before"] - tested["after"])
+        if lost > settings.max_drop and tested["interval"][1] < 0:
+            found.append(
+                f"on the test images {lost:.1f} points were lost, more than the tolerance of {settings.max_drop:g}"
+            )
+    return found
 
 
 def _importance(settings: CompactSettings, judged: Judge) -> dict[str, Tensor]:
