@@ -22,6 +22,7 @@ from selfmask.artifact import (
     save_derived,
     save_mask,
 )
+from selfmask.artifact.card import model_card
 from selfmask.errors import SettingsError, WrongBaseError
 
 MASKED = ("conv2.weight", "conv3.weight")
@@ -75,6 +76,30 @@ def test_companions_that_differ_are_dropped(tmp_path: Path, model: nn.Module) ->
     b = random_mask(model, tmp_path / "b", 0, statistics={"norm1.running_mean": torch.zeros(8)})
     assert load(combine(tmp_path / "c", "and", [a, a])).statistics
     assert not load(combine(tmp_path / "d", "and", [a, b])).statistics
+
+
+def test_of_masks_learnt_on_different_images_is_not_said_that_they_were_learnt_on_the_first(
+    tmp_path: Path, model: nn.Module
+) -> None:
+    def learnt(data: str, size: int, seed: int) -> Mask:
+        told = {
+            "backbone": {"spec": "timm:x", "image_size": size},
+            "preprocessing": {"size": size},
+            "training": {"data": data, "size": size, "objective": "distil"},
+            "rule": {"name": "threshold"},
+            "rows": {"rows": []},
+            "compaction": {"max_drop": 1},
+        }
+        return random_mask(model, tmp_path / data, seed, metadata=told)
+
+    made = load(combine(tmp_path / "mix", "or", [learnt("digits", 48, 0), learnt("clothing", 64, 1)]))
+    assert made.metadata["training"] == {"objective": "distil"}
+    assert made.metadata["rule"] == {"name": "threshold"}
+    assert made.metadata["backbone"] == {"spec": "timm:x", "image_size": 48}
+    assert not {"preprocessing", "rows", "compaction", "flipped"} & set(made.metadata)
+    card = model_card(made, "me/x", filename="mix")
+    assert "| made by | or of digits (digits), clothing (clothing) |" in card
+    assert "| data |" not in card
 
 
 def test_masks_of_other_bases_are_not_mixed(tmp_path: Path, model: nn.Module, three: list[Mask]) -> None:

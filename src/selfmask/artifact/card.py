@@ -135,6 +135,7 @@ def _facts(mask: Mask) -> list[tuple[str, str]]:
         ("backbone", mask.learnt_on or "a network of its author’s own"),
         ("its weights", backbone.get("weights")),
         ("its fingerprint", f"{mask.index.base.fingerprint} (XXH3-128)"),
+        ("made by", _derived(mask)),
         ("data", training.get("data")),
         ("images", training.get("images")),
         ("labels used", training.get("labels")),
@@ -200,6 +201,20 @@ def _compaction(mask: Mask) -> str:
 def _part(mask: Mask, key: str) -> Mapping[str, Any]:
     value = mask.metadata.get(key)
     return value if isinstance(value, Mapping) else {}
+
+
+def _derived(mask: Mask) -> str:
+    """Which masks it was made of, and what they were learnt on: their images are in it too."""
+    derived = _part(mask, "derived")
+    members = derived.get("from")
+    if not isinstance(members, list):
+        return ""
+    said = []
+    for one in members:
+        training = one.get("training") if isinstance(one, Mapping) else None
+        data = training.get("data") if isinstance(training, Mapping) else None
+        said.append(f"{one.get('file') if isinstance(one, Mapping) else one} ({data or 'data unknown'})")
+    return f"{derived.get('operation')} of {', '.join(said)}"
 
 
 def _described(part: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ def save_derived(
     statistics: Mapping[str, Tensor] | None = None,
     trained: Mapping[str, Tensor] | None = None,
     head: Mapping[str, Tensor] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     coding: Coding = "auto",
 ) -> Path:
     """Write a mask of `mask`'s base with other bits, whole or not at all. Returns the path.
@@ -39,7 +40,7 @@ def save_derived(
         masks: bool by parameter name, for exactly `mask`'s names and shapes.
         note: JSON-able entries that are added to the metadata.
         base: the base model, for coding in classes of |θ|. It is checked, and not changed.
-        statistics: running statistics in place of `mask`'s; likewise `trained` and `head`.
+        statistics: running statistics in place of `mask`'s; likewise `trained`, `head` and `metadata`.
         coding: as for `save_mask`. Without `base`, "auto" is "alone".
 
     Raises:
@@ -58,7 +59,8 @@ def save_derived(
     tensors = None if base is None else mask.check(base)
     path = Path(path)
     # How many bits a training flipped is no longer true of other bits.
-    kept = {key: value for key, value in mask.metadata.items() if key != "flipped"}
+    told = mask.metadata if metadata is None else metadata
+    kept = {key: value for key, value in told.items() if key != "flipped"}
     content = pack(
         mask.index.base,
         masks,
@@ -85,7 +87,8 @@ def combine(
 
     "and": a weight is on where all have it on. "or": where any has. "majority": where at least half have. Running
     statistics, trained parameters and heads are kept where all masks have the same ones and dropped elsewhere, since
-    there is no meaning in mixing them.
+    there is no meaning in mixing them; so is what the metadata says. What was measured on one mask is true of
+    it alone and dropped; `derived` names the masks, and what each was learnt on.
 
     Raises:
         SettingsError: fewer than two masks, an unknown operation, or a tensor would have no weight on.
@@ -121,6 +124,7 @@ def combine(
         statistics=kept[0],
         trained=kept[1],
         head=kept[2],
+        metadata=_agreed(masks),
         coding=coding,
     )
 
@@ -145,6 +149,26 @@ def _common(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         if first.keys() != other.keys() or not all(torch.equal(first[n], other[n]) for n in first):
             return {}
     return dict(first)
+
+
+_OF_ONE = ("rows", "compaction", "derived")  # measured on one mask, so true of it alone
+_IN_PARTS = ("training", "rule", "selection")
+
+
+def _agreed(masks: Sequence[Mask]) -> dict[str, Any]:
+    """The metadata that all masks have alike; of the training, the rule and the selection the parts that are."""
+    first, others = masks[0].metadata, [mask.metadata for mask in masks[1:]]
+    found: dict[str, Any] = {}
+    for key, value in first.items():
+        values = [other.get(key) for other in others]
+        # It is one base, by its fingerprint, however it was built: the size of its images may differ.
+        if key == "backbone" or (key not in _OF_ONE and all(one == value for one in values)):
+            found[key] = value
+        elif key in _IN_PARTS and isinstance(value, Mapping):
+            parts = [one for one in values if isinstance(one, Mapping)]
+            if len(parts) == len(values):
+                found[key] = {k: v for k, v in value.items() if all(k in p and p[k] == v for p in parts)}
+    return found
 
 
 def _described(mask: Mask) -> dict[str, Any]:
