@@ -3,6 +3,7 @@
 It knows nothing of images, files or training loops.
 """
 
+from selfmask.masking.densities import check_densities
 from selfmask.masking.gradient import score_gradient
 from selfmask.masking.maskset import MaskSet
 from selfmask.masking.optimizer import MaskOptimizer
@@ -29,6 +30,7 @@ __all__ = [
     "Threshold",
     "TopK",
     "alpha",
+    "check_densities",
     "detect_family",
     "masked_weight",
     "preset",

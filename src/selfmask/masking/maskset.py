@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from selfmask.errors import SelectionError, SettingsError, WrongBaseError
 from selfmask.masking import norm, occupancy
+from selfmask.masking.densities import check_densities
 from selfmask.masking.layout import like
 from selfmask.masking.optimizer import MaskOptimizer
 from selfmask.masking.presets import did_you_mean
@@ -56,7 +57,8 @@ class MaskedTensor:
         """M from the scores as they are: bool, of θ's shape, on θ's device."""
         if self.maskable is None:
             return self.rule.mask(self.scores, self.name, step)
-        # What may not be masked is always on: it counts as scored above everything else.
+        # What may not be masked is always on: it counts as scored above everything else, and top-k, whose
+        # densities leave room for all of it, counts it in.
         pinned = self.scores.masked_fill(~self.maskable, torch.inf)
         return self.rule.mask(pinned, self.name, step) | ~self.maskable
 
@@ -124,6 +126,7 @@ class MaskSet:
 
     Raises:
         SelectionError: nothing was chosen, a pattern matches nothing, or a parameter is both masked and trained.
+        SettingsError: `rule` is no rule, or a top-k whose density has no room for the weights that are always on.
         WrongBaseError: another mask set or an applied mask holds the model's weights.
     """
 
@@ -138,6 +141,15 @@ class MaskSet:
     ) -> None:
         if norm_stats not in ("adapt", "frozen"):
             raise SettingsError(f"norm_stats is 'adapt' or 'frozen', got {norm_stats!r}")
+        if rule is not None and (isinstance(rule, type) or not isinstance(rule, Rule)):
+            got = (
+                f"the class {rule.__name__}; make one by {rule.__name__}(…)"
+                if isinstance(rule, type)
+                else repr(rule)
+            )
+            raise SettingsError(
+                f"rule is a rule, such as Threshold(), TopK(0.5) or TopK(Progressive(end=0.9, steps=500)), got {got}"
+            )
         self.model = model
         self.rule: Rule = Threshold() if rule is None else rule
         self.selection = select if isinstance(select, Selection) else Selection(select)
@@ -148,6 +160,7 @@ class MaskSet:
         trained = {} if train is None else _trained(model, train, chosen)
         if (holder := occupancy.occupant(model)) is not None:
             raise WrongBaseError(occupancy.held(holder))
+        check_densities(self.rule, chosen, self.selection.weights)
         generator = torch.Generator().manual_seed(seed)
         self._tensors: dict[str, MaskedTensor] = {}
         for name, weight in chosen.items():

@@ -154,6 +154,17 @@ class TopK:
         """How many of the tensor's `total` weights are on after `step` steps."""
         return min(total, max(1, round(self.density_at(name, step) * total)))
 
+    def least_density(self, name: str) -> float:
+        """The smallest share of tensor `name` that is ever on: that at the end of a schedule."""
+        return self.density_at(name, self._last_step())
+
+    def least_count(self, name: str, total: int) -> int:
+        """The smallest number of the tensor's `total` weights that is ever on."""
+        return self.count(name, total, self._last_step())
+
+    def _last_step(self) -> int:
+        return self.density.steps if isinstance(self.density, Progressive) else 0
+
     def mask(self, scores: Tensor, name: str, step: int) -> Tensor:
         total = scores.numel()
         if total == 0:

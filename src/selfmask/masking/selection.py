@@ -1,8 +1,8 @@
 """Which weights are masked: first which parameters, then which weights in them (PAPER §5, Supp. F).
 
-A parameter is chosen by a preset's name, by patterns over its name, by the type of the module that owns it, or
-by a function. Within the chosen parameters all weights may be masked, or a random share, or the share with the
-largest magnitudes; the others stay on for good.
+A parameter is chosen by a preset's name, by patterns over its name or by the type of the module that owns it,
+by several of these together, or by a function. Within the chosen parameters all weights may be masked, or a
+random share, or the share with the largest magnitudes; the others stay on for good.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ from selfmask.errors import SelectionError, SettingsError
 from selfmask.masking.presets import FAMILIES, detect_family, preset
 
 Chooser = Callable[[str, nn.Parameter], bool]
-Select = str | Sequence[str] | type[nn.Module] | tuple[type[nn.Module], ...] | Chooser
+Entry = str | type[nn.Module]
+Select = Entry | Sequence[Entry] | Chooser
 
 _STAGE = re.compile(r"(?:^|\.)(?:layers?|blocks|stages|features|resblocks|encoder\.layer)\.?(\d+)\.")
+
+
+_ENDS = frozenset(("proj", "text_projection", "logit_scale", "logit_bias"))
+"""Parameters that CLIPs hold themselves, and so list before their blocks, though they stand behind them."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,10 @@ class RandomShare:
 
     def __post_init__(self) -> None:
         _check_share(self.share, "RandomShare")
+
+    def count(self, total: int) -> int:
+        """How many of a tensor's `total` weights may be masked."""
+        return _share_count(self.share, total)
 
     def __call__(self, theta: Tensor, generator: torch.Generator) -> Tensor:
         order = torch.rand(theta.shape, generator=generator, dtype=torch.float64)
@@ -52,6 +61,10 @@ class LargestShare:
     def __post_init__(self) -> None:
         _check_share(self.share, "LargestShare")
 
+    def count(self, total: int) -> int:
+        """How many of a tensor's `total` weights may be masked."""
+        return _share_count(self.share, total)
+
     def __call__(self, theta: Tensor, generator: torch.Generator) -> Tensor:
         return _top_share(theta.detach().abs(), self.share)
 
@@ -61,11 +74,14 @@ class Selection:
     """What `MaskSet(select=...)` understands, in full.
 
     Args:
-        select: "auto" (the preset of the model's family), a preset's name, one name pattern or several (shell
-            style, or a regular expression after "re:"), a module type or a tuple of them, or a function
+        select: "auto" (the preset of the model's family), a preset's name, a name pattern (shell style, or a
+            regular expression after "re:") or a module type; a list or tuple of such entries, which masks what
+            any of them chooses, so that ["auto", "*.bias"] adds the biases to the preset; or a function
             (name, parameter) -> bool.
         weights: `RandomShare`, `LargestShare`, or None for all weights.
         stages: only the first so many stages of the network ("L1", "L1 + L2", … of Supp. F), or None for all.
+            What stands before the first stage (a stem) belongs to the first, what stands behind it and has no
+            stage number (a last convolution, a last norm) to the last.
     """
 
     select: Select = "auto"
@@ -73,8 +89,12 @@ class Selection:
     stages: int | None = None
 
     def __post_init__(self) -> None:
-        if self.stages is not None and self.stages < 1:
-            raise SettingsError(f"Selection: stages counts from 1, got {self.stages}")
+        if self.weights is not None and not isinstance(self.weights, RandomShare | LargestShare):
+            raise SettingsError(
+                f"Selection: weights is RandomShare(0.5), LargestShare(0.5) or None, got {self.weights!r}"
+            )
+        if self.stages is not None and not (type(self.stages) is int and self.stages >= 1):
+            raise SettingsError(f"Selection: stages is a whole number from 1, got {self.stages!r}")
 
     def choose(self, model: nn.Module) -> tuple[dict[str, nn.Parameter], str]:
         """The chosen parameters by name, in the model's order, and one sentence on why these.
@@ -86,7 +106,7 @@ class Selection:
             raise SelectionError("the model has no parameters, so there is nothing to mask")
         names, why = _names(self.select, model, parameters)
         if self.stages is not None:
-            names = _first_stages(names, self.stages)
+            names = _first_stages(names, self.stages, list(parameters))
             why += f"; only the first {self.stages} stages"
         if not names:
             raise SelectionError(
@@ -109,51 +129,84 @@ class Selection:
 
 
 def _names(select: Select, model: nn.Module, parameters: dict[str, nn.Parameter]) -> tuple[list[str], str]:
-    if isinstance(select, str) and (select == "auto" or select in FAMILIES):
-        family = detect_family(model) if select == "auto" else select
-        chosen = preset(family, model)
-        owners = _owners(model)
-        names = [n for n, p in parameters.items() if chosen.chosen(n, p, owners[n])]
-        return names, f"preset {chosen.name!r}: {chosen.why}"
-    if isinstance(select, type) or (isinstance(select, tuple) and all(isinstance(t, type) for t in select)):
-        kinds = select if isinstance(select, tuple) else (select,)
-        owners = _owners(model)
-        names = [n for n in parameters if isinstance(owners[n], kinds)]  # pyright: ignore[reportArgumentType]
-        return names, f"every parameter of {_shown(select)}"
-    if isinstance(select, str):
-        return _matching([select], parameters), f"names matching {select!r}"
-    if isinstance(select, Iterable):
-        patterns = [str(s) for s in select]
-        return _matching(patterns, parameters), "names matching " + ", ".join(repr(s) for s in patterns)
+    if isinstance(select, str | type):
+        return _union([select], model, parameters)
+    if isinstance(select, Iterable) and not isinstance(select, nn.Module | Tensor):
+        return _union(list(select), model, parameters)
+    if not callable(select) or isinstance(select, nn.Module):
+        raise SelectionError(f"select is {_EXPECTED}, a list of such, or a function, got {_kind(select)}")
     return [n for n, p in parameters.items() if select(n, p)], f"chosen by {_shown(select)}"
 
 
-def _matching(patterns: Sequence[str], parameters: dict[str, nn.Parameter]) -> list[str]:
-    """The names that any pattern matches; a pattern without a match, or given twice, is an error."""
-    if not patterns:
+def _union(
+    entries: list[Entry], model: nn.Module, parameters: dict[str, nn.Parameter]
+) -> tuple[list[str], str]:
+    """The names that any entry chooses, and why.
+
+    An error: an entry of another kind, one given twice, one that chooses nothing (but for a type), and a
+    parameter that one entry names in full and another chooses too, in whatever order they come.
+    """
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, str | type):
+            raise SelectionError(f"select: an entry is {_EXPECTED}, got {_kind(entry)}")
+        if entry in entries[:i]:
+            what = "pattern" if isinstance(entry, str) else "type"
+            raise SelectionError(f"the {what} {_shown(entry)!r} is given twice; name it once")
+    if not entries:
         raise SelectionError("no pattern was given; name at least one, for example '*conv*.weight'")
-    found: set[str] = set()
-    for i, pattern in enumerate(patterns):
-        if pattern in patterns[:i]:
-            raise SelectionError(f"the pattern {pattern!r} is given twice; name it once")
-        hits = matches(pattern, parameters)
-        exact = [h for h in hits if h == pattern]
-        if exact and pattern in found:
+    chosen: dict[Entry, list[str]] = {}
+    reasons, patterns = [], []
+    for entry in entries:
+        if isinstance(entry, type):
+            owners = _owners(model)
+            chosen[entry] = [n for n in parameters if isinstance(owners[n], entry)]
+            reasons.append(f"every parameter of {entry.__name__}")
+        elif entry == "auto" or entry in FAMILIES:
+            rule = preset(detect_family(model) if entry == "auto" else entry, model)
+            owners = _owners(model)
+            chosen[entry] = [n for n, p in parameters.items() if rule.chosen(n, p, owners[n])]
+            reasons.append(f"preset {rule.name!r}: {rule.why}")
+            if not chosen[entry] and len(entries) > 1:
+                raise SelectionError(
+                    f"the preset {entry!r} chooses none of the model's {len(parameters)} parameters "
+                    f"({_sample(parameters)}); leave it out"
+                )
+        else:
+            chosen[entry] = _matching(entry, parameters)
+            patterns.append(repr(entry))
+    for entry, names in chosen.items():
+        others = {n for other, found in chosen.items() if other != entry for n in found}
+        if entry in names and entry in others:
             raise SelectionError(
-                f"the parameter {pattern!r} is named twice, by itself and by an earlier pattern"
+                f"the parameter {entry!r} is named twice, by itself and by another entry that chooses it too; "
+                "leave one of them out"
             )
-        if not hits:
-            near = difflib.get_close_matches(pattern, list(parameters), n=3, cutoff=0.5)
-            families = difflib.get_close_matches(pattern, FAMILIES, n=1, cutoff=0.6)
-            hint = (
-                f"; did you mean {' or '.join(repr(n) for n in families + near)}?" if families + near else ""
-            )
-            raise SelectionError(
-                f"the pattern {pattern!r} matches none of the {len(parameters)} parameters "
-                f"({_sample(parameters)}){hint} Presets are: auto, {', '.join(FAMILIES)}."
-            )
-        found.update(hits)
-    return [n for n in parameters if n in found]
+    if patterns:
+        reasons.append("names matching " + ", ".join(patterns))
+    found = {n for names in chosen.values() for n in names}
+    return [n for n in parameters if n in found], "; and ".join(reasons)
+
+
+_EXPECTED = "'auto', a preset's name, a name pattern or a module type (nn.Linear)"
+
+
+def _kind(thing: object) -> str:
+    """What was given instead, in a few words: a module's or a tensor's repr may fill pages."""
+    return f"{thing!r}" if isinstance(thing, int | float | None) else f"a {type(thing).__name__}"
+
+
+def _matching(pattern: str, parameters: dict[str, nn.Parameter]) -> list[str]:
+    """The names that the pattern matches, at least one."""
+    hits = matches(pattern, parameters)
+    if not hits:
+        near = difflib.get_close_matches(pattern, list(parameters), n=3, cutoff=0.5)
+        families = difflib.get_close_matches(pattern, ("auto", *FAMILIES), n=1, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(repr(n) for n in families + near)}?" if families + near else ""
+        raise SelectionError(
+            f"the pattern {pattern!r} matches none of the {len(parameters)} parameters "
+            f"({_sample(parameters)}){hint} Presets are: auto, {', '.join(FAMILIES)}."
+        )
+    return hits
 
 
 def matches(pattern: str, names: Iterable[str]) -> list[str]:
@@ -167,18 +220,26 @@ def matches(pattern: str, names: Iterable[str]) -> list[str]:
     return [n for n in names if fnmatch.fnmatchcase(n, pattern)]
 
 
-def _first_stages(names: list[str], stages: int) -> list[str]:
-    """Those of `names` in the first `stages` numbered stages; what stands before them (a stem) belongs to the first."""
-    number = {n: int(found.group(1)) if (found := _STAGE.search(n)) else None for n in names}
-    present = sorted({k for k in number.values() if k is not None})
+def _first_stages(names: list[str], stages: int, order: list[str]) -> list[str]:
+    """Those of `names` in the first `stages` of the numbered stages that they have; `order` is the model's.
+
+    A name without a number that the model lists before its first stage (a stem) belongs to the first; any other
+    (a last convolution, a last norm) belongs to the last, so it is kept only where all stages are.
+    """
+    number = {n: int(found.group(1)) if (found := _STAGE.search(n)) else None for n in order}
+    present = sorted({k for n in names if (k := number[n]) is not None})
     if not present:
         raise SelectionError(
             "stages: the model's parameter names show no stages (layer1, blocks.0, stages.0, …)"
         )
     if stages > len(present):
         raise SelectionError(f"stages: {stages} were asked for, the selection has {len(present)}")
+    if stages == len(present):
+        return names
+    first = next(i for i, n in enumerate(order) if number[n] is not None)
+    stem = {n for n in order[:first] if n.rpartition(".")[2] not in _ENDS}
     kept = set(present[:stages])
-    return [n for n in names if number[n] is None or number[n] in kept]
+    return [n for n in names if n in stem or number[n] in kept]
 
 
 def _owners(model: nn.Module) -> dict[str, nn.Module]:
@@ -193,16 +254,20 @@ def _owners(model: nn.Module) -> dict[str, nn.Module]:
 def _top_share(values: Tensor, share: float) -> Tensor:
     """The round(share · N) largest of `values`, at least one, as a bool mask; ties go to the earlier position."""
     total = values.numel()
-    count = min(total, max(1, round(share * total)))
+    count = _share_count(share, total)
     order = values.reshape(-1).sort(descending=True, stable=True).indices[:count]
     mask = torch.zeros(total, dtype=torch.bool, device=values.device)
     mask[order] = True
     return mask.view(values.shape)
 
 
+def _share_count(share: float, total: int) -> int:
+    return min(total, max(1, round(share * total)))
+
+
 def _check_share(share: float, what: str) -> None:
-    if not 0 < share <= 1:
-        raise SettingsError(f"{what}: a share is in (0, 1], got {share}; 50 % is 0.5")
+    if not (isinstance(share, int | float) and 0 < share <= 1):
+        raise SettingsError(f"{what}: a share is in (0, 1], got {share!r}; 50 % is 0.5")
 
 
 def _sample(parameters: dict[str, nn.Parameter]) -> str:
