@@ -70,6 +70,8 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
 def _adapt(settings: AdaptSettings, plan: Plan, accelerator: Accelerator, console: Console) -> Run:
     first = accelerator.is_main_process
     objective = plan.make_objective()
+    # Before the folder is opened: settings that cannot be would else lie in it, and block it for the right ones.
+    plan.check_masks()
     folder = settings.folder()
     by_the_first(accelerator, lambda: open_folder(folder, recorded(settings), resume=settings.resume))
     resume = settings.resume and (folder / CHECKPOINT).is_file()

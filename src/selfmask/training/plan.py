@@ -13,7 +13,17 @@ from selfmask.artifact import load
 from selfmask.backbones import Backbone, build
 from selfmask.data import UNLABELLED, ImageSet, Splits, label_budget, open_data, stratified
 from selfmask.errors import DataError, SettingsError
-from selfmask.masking import LargestShare, MaskSet, Progressive, RandomShare, Rule, Selection, Threshold, TopK
+from selfmask.masking import (
+    LargestShare,
+    MaskSet,
+    Progressive,
+    RandomShare,
+    Rule,
+    Selection,
+    Threshold,
+    TopK,
+    check_densities,
+)
 from selfmask.masking.maskset import NormStats
 from selfmask.objectives.base import Objective
 from selfmask.training.adapt_settings import AdaptSettings
@@ -56,6 +66,13 @@ class Plan:
             norm_stats=self.norm_stats,
             seed=self.settings.seed,
         )
+
+    def check_masks(self) -> None:
+        """Raise what `make_masks` would raise, at the cost of reading names and sizes: no weight is touched."""
+        selection = _selection(self.settings)
+        rule = _rule(self.settings, self.fit, self.objective)
+        chosen, _ = selection.choose(self.backbone.module)
+        check_densities(rule, chosen, selection.weights)
 
     def make_objective(self) -> Objective:
         """The objective, as it is before `prepare`."""
@@ -209,7 +226,12 @@ def _rule(settings: AdaptSettings, fit: FitSettings, objective: str) -> Rule:
 
 def _found(path: Path) -> dict[str, float]:
     """The densities of a mask file, tensor by tensor."""
-    found = load(path)
+    try:
+        found = load(path)
+    except OSError as error:
+        raise SettingsError(
+            f"--density-from names a mask file, and {path} cannot be read: {error.strerror}"
+        ) from None
     return {name: found.on[name] / max(found.numel(name), 1) for name in found.names}
 
 
