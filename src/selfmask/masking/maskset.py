@@ -310,7 +310,8 @@ class MaskSet:
 
         `head` holds the tensors of a classifier that belongs to the mask, if it is to be kept, and
         `head_dtype` rounds them: "float16" halves their bytes. `metadata` (JSON-able: `backbone=`, `preprocessing=`,
-        `training=` …) is kept as given. The file appears whole or not at all. Returns its path.
+        `training=` …) is kept as given. `coding` ("auto", "alone", "base", "packed") is explained at `save_mask`;
+        what "base" writes can be read only beside the base. The file appears whole or not at all. Returns its path.
         """
         self._check_live("save")
         # The one door that opens upward, and only when called: masking knows nothing of files.

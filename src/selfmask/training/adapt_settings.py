@@ -74,7 +74,7 @@ class AdaptSettings:
     """balanced: classes with few images count as much as those with many. Of supervised."""
 
     select: str | None = None
-    """Which parameters are masked: auto, a preset's name, or name patterns separated by commas."""
+    """Which parameters are masked: auto, presets' names and name patterns, separated by commas ("auto,*.bias")."""
     weights_share: str | None = None
     """Mask only a share of each tensor's weights: "largest:50" or "random:50" (percent)."""
     stages: int | None = None
