@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from selfmask.artifact import load, save_derived
 from selfmask.backbones import build
-from selfmask.cli import apply, combine, compact, compare, export, inspect
+from selfmask.cli import apply, combine, compact, compare, export, inspect, main
 from selfmask.data import open_data
 from selfmask.errors import BackboneError, SettingsError, WrongBaseError
 from selfmask.masking import MaskSet
@@ -109,6 +109,14 @@ def test_apply_and_export_make_the_adapted_network(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["baked.safetensors", "model.pt2"]
 
 
+def test_apply_with_its_options_first(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["apply", "--head", "--json", str(files[0]), "--out", str(tmp_path / "w")]) == 0
+    assert printed(capsys)["out"] == str(tmp_path / "w")
+    assert load_file(tmp_path / "w")["head.weight"].shape[0] == 2
+
+
 def test_a_mask_without_a_named_backbone_asks_for_it(files: list[Path], tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
     masks = MaskSet(model, select="0.weight")
@@ -128,6 +136,11 @@ def test_compact_settings_are_checked(files: list[Path], tmp_path: Path) -> None
         compact.CompactSettings(files[0], "digits", files[0])
     with pytest.raises(SettingsError, match="images"):
         compact.CompactSettings(files[0], "digits", tmp_path / "x", images=2)
+    for size in (0, -3):
+        with pytest.raises(SettingsError, match=f"size is the side of the images in pixels, .* got {size}"):
+            compact.CompactSettings(files[0], "digits", tmp_path / "x", size=size)
+        with pytest.raises(SettingsError, match=f"size is the side of the images in pixels, .* got {size}"):
+            export.ExportSettings(files[0], tmp_path / "x.onnx", size=size)
     found = compact.CompactSettings(tmp_path / "a.safetensors", "digits").written
     assert found == tmp_path / "a.small.safetensors"
     found.touch()

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfmask.artifact import load, save_baked
+from selfmask.cli.destination import check_out
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
+from selfmask.cli.recorded_base import check_recorded_base, recorded_weights
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,16 @@ class ApplySettings:
     json: bool = False
     """Print one JSON document instead of text."""
 
+    def __post_init__(self) -> None:
+        check_out(self.out, mask_file=self.mask, file_of_weights=self.weights)
+
 
 def run(settings: ApplySettings) -> int:
     """Build the backbone, check it, apply, write."""
     mask = load(settings.mask)
+    check_recorded_base(mask)
+    for path in recorded_weights(mask):
+        check_out(settings.out, file_of_weights=path)
     backbone = backbone_of(mask, settings.backbone, settings.weights)
     path = save_baked(settings.out, mask, backbone.module, head=settings.head)
     size = path.stat().st_size

@@ -8,9 +8,12 @@ from pathlib import Path
 from torch import nn
 
 from selfmask.artifact import Operation, combine, load
+from selfmask.cli.destination import check_out
 from selfmask.cli.inspect import describe
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
+from selfmask.cli.recorded_base import check_recorded_base, recorded_weights
+from selfmask.cli.whole_text import printable
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class CombineSettings:
     json: bool = False
     """Print one JSON document instead of text."""
 
+    def __post_init__(self) -> None:
+        for mask in self.masks:
+            check_out(self.out, mask_file=mask)
+        check_out(self.out, file_of_weights=self.weights)
+
 
 def run(settings: CombineSettings) -> int:
     """Decode, combine, write."""
@@ -37,11 +45,14 @@ def run(settings: CombineSettings) -> int:
     base: nn.Module | None = None
     needing = next((m for m in masks if m.needs_base), None)
     if needing is not None:
+        check_recorded_base(needing)
+        for path in recorded_weights(needing):
+            check_out(settings.out, file_of_weights=path)
         base = backbone_of(needing, settings.backbone, settings.weights).module
     path = combine(settings.out, settings.operation, masks, base=base)
     made = load(path, base=base)
     if settings.json:
-        print_json(describe(made))
+        print_json(printable(describe(made)))
     else:
         print(f"{path}: {100 * made.density():.2f} % on, {made.bytes()['file']:,} bytes")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from torch import Tensor
 from selfmask.artifact import Mask, head_as, load, save_derived
 from selfmask.artifact.classes import magnitudes
 from selfmask.artifact.compaction import Compaction, by_magnitude, compact, sensitivity, to_bits
+from selfmask.cli.destination import check_out
+from selfmask.cli.image_side import check_size
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.scoring import Judge, judge
@@ -68,8 +69,10 @@ class CompactSettings:
             )
         if self.images < 6:
             raise SettingsError(f"images is 6 or more, got {self.images}")
-        if self.out is not None and os.path.abspath(self.mask) == os.path.abspath(self.out):
-            raise SettingsError("out is the mask file itself: name another, so that the old one stays")
+        check_size(self.size)
+        if self.out is not None:
+            listed = Path(self.data.removeprefix("list:"))
+            check_out(self.out, mask_file=self.mask, file_of_weights=self.weights, list_of_images=listed)
         if self.out is None and self.written.exists():
             raise SettingsError(f"{self.written} is there already: name the new file with --out")
 

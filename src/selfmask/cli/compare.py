@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from selfmask.artifact import Comparison, compare, load
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
+from selfmask.cli.recorded_base import check_recorded_base
+from selfmask.cli.whole_text import print_rows, printable
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,20 @@ def run(settings: CompareSettings) -> int:
     a, b = load(settings.a), load(settings.b)
     base: nn.Module | None = None
     if a.needs_base or b.needs_base:
+        check_recorded_base(a)
         base = backbone_of(a, settings.backbone, settings.weights).module
     found = compare(a, b, base)
     if settings.json:
-        print_json({"a": str(settings.a), "b": str(settings.b), **found.describe()})
+        print_json(printable({"a": str(settings.a), "b": str(settings.b), **found.describe()}))
     else:
         _print(found, Console())
     return 0
 
 
 def _print(found: Comparison, console: Console) -> None:
-    table = Table(
-        "tensor", "weights", "off in a", "off in b", "off in both", "differ", "Jaccard", "by chance"
-    )
+    heads = ("tensor", "weights", "off in a", "off in b", "off in both", "differ", "Jaccard", "by chance")
+    rows: list[tuple[str, ...]] = []
     for name, o in [*found.tensors.items(), ("all", found.overall)]:
         counts = (f"{n:,}" for n in (o.total, o.off_a, o.off_b, o.off_both, o.hamming))
-        table.add_row(name, *counts, f"{o.jaccard:.3f}", f"{o.expected_jaccard:.3f}")
-    console.print(table)
+        rows.append((printable(name), *counts, f"{o.jaccard:.3f}", f"{o.expected_jaccard:.3f}"))
+    print_rows(console, heads, rows, folded=("tensor",))

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfmask.artifact import baked_module, export, load
+from selfmask.cli.destination import check_out
+from selfmask.cli.image_side import check_size
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
+from selfmask.cli.recorded_base import check_recorded_base, recorded_weights
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,17 @@ class ExportSettings:
     json: bool = False
     """Print one JSON document instead of text."""
 
+    def __post_init__(self) -> None:
+        check_size(self.size)
+        check_out(self.out, mask_file=self.mask, file_of_weights=self.weights)
+
 
 def run(settings: ExportSettings) -> int:
     """Build, check, apply, trace, write."""
     mask = load(settings.mask)
+    check_recorded_base(mask)
+    for path in recorded_weights(mask):
+        check_out(settings.out, file_of_weights=path)
     backbone = backbone_of(mask, settings.backbone, settings.weights)
     recipe = backbone.preprocessing
     size = settings.size or recipe.size

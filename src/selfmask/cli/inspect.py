@@ -13,6 +13,8 @@ from rich.table import Table
 from selfmask.artifact import Mask, load
 from selfmask.artifact.codec import GapModel, Golomb
 from selfmask.cli.output import print_json
+from selfmask.cli.recorded_words import in_words
+from selfmask.cli.whole_text import print_rows, printable
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def run(settings: InspectSettings) -> int:
     """Read, check, print. The bits themselves are not decoded."""
     mask = load(settings.mask)
     if settings.json:
-        print_json(describe(mask))
+        print_json(printable(describe(mask)))
     else:
         _print(mask, settings.tensors, Console())
     return 0
@@ -101,11 +103,11 @@ def _coding(mask: Mask, name: str) -> str:
 
 
 def _print(mask: Mask, tensors: bool, console: Console) -> None:
-    found = describe(mask)
+    found = printable(describe(mask))
     sizes = found["bytes"]
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
+    table.add_column(style="bold", overflow="fold")
+    table.add_column(overflow="fold")
 
     def row(name: str, text: str) -> None:
         table.add_row(name, escape(text))
@@ -117,25 +119,27 @@ def _print(mask: Mask, tensors: bool, console: Console) -> None:
     )
     if found["flipped"] is not None:
         row("flipped", f"{found['flipped']:,} bits since the start of the training")
-    row("file", f"{sizes['file']:,} bytes ({found['bits_per_weight']:.3f} bits a weight)")
+    total = 8 * sizes["file"] / found["weights"] if found["weights"] else 0.0
+    row("file", f"{sizes['file']:,} bytes ({total:.3f} bits a masked weight)")
     for part in ("masks", "statistics", "head", "metadata"):
-        dtypes = (
-            f" ({', '.join(sorted(set(found['head_dtype'].values())))})"
-            if part == "head" and mask.head
-            else ""
-        )
-        row(f"  {part}", f"{sizes[part]:,}{dtypes}")
+        note = ""
+        if part == "masks":
+            note = f" ({found['bits_per_weight']:.3f} bits a weight)"
+        elif part == "head" and mask.head:
+            note = f" ({', '.join(sorted(set(found['head_dtype'].values())))})"
+        row(f"  {part}", f"{sizes[part]:,} bytes{note}")
     if found["weights"] and sizes["file"]:
         row("  of fp32", f"1/{4 * found['weights'] / sizes['file']:.0f} of the masked weights as fp32")
     row("readable", "only beside its base" if mask.needs_base else "by itself")
     for key in ("rule", "selection", "training"):
         if found[key]:
-            row(key, ", ".join(f"{k} {v}" for k, v in found[key].items() if not isinstance(v, dict)))
-    console.print(table, soft_wrap=True)
+            row(key, in_words(found[key]))
+    console.print(table, crop=False)
     if tensors:
-        lines = Table("tensor", "shape", "on", "flipped", "coding")
+        rows: list[tuple[str, ...]] = []
         for name, one in found["tensors"].items():
             shape = " × ".join(map(str, one["shape"]))
             flipped = "–" if one["flipped"] is None else f"{one['flipped']:,}"
-            lines.add_row(escape(name), shape, f"{100 * one['density']:.2f} %", flipped, one["coding"])
-        console.print(lines)
+            rows.append((name, shape, f"{100 * one['density']:.2f} %", flipped, one["coding"]))
+        heads = ("tensor", "shape", "on", "flipped", "coding")
+        print_rows(console, heads, rows, folded=("tensor", "coding"))

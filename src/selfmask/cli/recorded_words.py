@@ -1,0 +1,30 @@
+"""What a mask file records of its rule, selection and training, in words; a record made by hand may be anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def in_words(record: Any) -> str:
+    """`record` on one line: "name topk, density 1.0 to 0.5 over 100 steps, init random"; what is None is left out."""
+    if not isinstance(record, dict):
+        return str(record)
+    return ", ".join(f"{key} {_value(key, value)}" for key, value in record.items() if value is not None)
+
+
+def _value(key: str, value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    if value.keys() == {"start", "end", "steps"}:
+        end = _share(value["end"])
+        return f"{value['start']} to {f'({end})' if ',' in end else end} over {value['steps']} steps"
+    if value.keys() == {"kind", "share"} and isinstance(value["share"], int | float):
+        return f"{value['kind']} {100 * value['share']:g} %"
+    if key == "density":
+        return _share(value)
+    return f"({in_words(value)})"
+
+
+def _share(density: Any) -> str:
+    """One share for all tensors, or that each has its own, which another mask found."""
+    return f"found, {len(density)} tensors" if isinstance(density, dict) else str(density)

@@ -1,0 +1,129 @@
+"""No command writes over what it reads, by whatever path or link, and none takes a folder for a file."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from selfmask.cli import main
+from selfmask.cli.destination import check_out
+from selfmask.cli.recorded_base import recorded_weights
+from selfmask.errors import SettingsError
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What is said, without the spaces and frames that depend on how long this folder's name is."""
+    try:
+        status = main([str(a) for a in arguments])
+    except SystemExit as ended:  # the parser's way, which also builds the settings
+        status = ended.code
+    assert status == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    return squeezed(err)
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"[\s│]", "", text)
+
+
+@pytest.mark.parametrize("link", [None, "symbolic", "hard", "roundabout"])
+@pytest.mark.parametrize("command", ["apply", "export", "combine", "compact"])
+def test_a_mask_is_not_written_over(
+    command: str, link: str | None, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask, other = pair
+    out = mask.with_name("link.onnx")
+    if link == "symbolic":
+        out.symlink_to(mask)
+    elif link == "hard":
+        os.link(mask, out)
+    else:
+        out = mask if link is None else mask.parent / ".." / mask.parent.name / mask.name
+    before = mask.read_bytes()
+    inputs = {"combine": [other, mask], "compact": [mask, "digits"]}.get(command, [mask])
+    line = refused(capsys, command, *inputs, "--out", out)
+    assert squeezed("out is the mask file itself: name another") in line
+    assert out.name in line
+    assert mask.read_bytes() == before
+    assert {p.name for p in mask.parent.iterdir()} <= {mask.name, other.name, "link.onnx"}
+
+
+@pytest.mark.parametrize("command", ["apply", "export", "combine", "compact"])
+def test_weights_are_not_written_over(
+    command: str, pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, link = tmp_path / "weights.pth", tmp_path / "link.pt2"
+    weights.write_bytes(b"years of work")
+    link.symlink_to(weights)
+    inputs = {"combine": list(pair), "compact": [pair[0], "digits"]}.get(command, [pair[0]])
+    line = refused(capsys, command, *inputs, "--weights", weights, "--out", link)
+    assert squeezed("out is the file of weights itself") in line
+    assert squeezed(str(weights)) in line
+    assert weights.read_bytes() == b"years of work"
+    assert link.is_symlink()
+
+
+@pytest.mark.parametrize("command", ["apply", "export", "combine", "compact"])
+def test_a_folder_is_no_file(
+    command: str,
+    pair: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    inputs = {"combine": list(pair), "compact": [pair[0], "digits"]}.get(command, [pair[0]])
+    for out in (str(folder), "."):
+        assert squeezed(f"{out}: out is a folder: name a file in it") in refused(
+            capsys, command, *inputs, "--out", out
+        )
+    assert list(folder.iterdir()) == []
+
+
+def test_a_list_of_images_is_not_written_over(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images.csv"
+    images.write_text("path,label\n")
+    for data in (str(images), f"list:{images}"):
+        assert squeezed("list of images itself") in refused(capsys, "compact", pair[0], data, "--out", images)
+
+
+def test_weights_that_are_found_unasked_are_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from selfmask.artifact import load
+    from selfmask.masking import MaskSet
+
+    weights = tmp_path / "weights.onnx"
+    weights.write_bytes(b"years of work")
+    monkeypatch.setenv("SELFMASK_WEIGHTS", os.pathsep.join(["", str(tmp_path / "none"), str(tmp_path)]))
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    path = MaskSet(model, select="0.weight").save(
+        tmp_path / "m.safetensors", backbone={"spec": "timm:resnet18", "weights": weights.name}
+    )
+    assert recorded_weights(load(path)) == [tmp_path / "none" / weights.name, weights]
+    for command in ("apply", "export"):
+        assert squeezed("out is the file of weights itself") in refused(
+            capsys, command, path, "--out", weights
+        )
+    assert weights.read_bytes() == b"years of work"
+
+
+def test_another_file_may_be_written_over(tmp_path: Path) -> None:
+    mask, old = tmp_path / "mask", tmp_path / "old"
+    mask.write_text("same")
+    old.write_text("same")
+    check_out(old, mask_file=mask, file_of_weights=None)
+    check_out(tmp_path / "new", mask_file=mask)
+    with pytest.raises(SettingsError, match="mask file itself"):  # neither is there yet
+        check_out(tmp_path / "none", mask_file=tmp_path / "x" / ".." / "none")
