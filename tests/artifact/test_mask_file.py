@@ -245,6 +245,7 @@ def test_what_cannot_be_saved_is_said(tmp_path: Path, model: nn.Module) -> None:
     for more, message in (
         ({"metadata": {"x": float("nan")}}, "metadata\\['x'\\] cannot be written as JSON"),
         ({"metadata": {"x": {1, 2}}}, "metadata\\['x'\\]"),
+        ({"metadata": {"x": "half a character: \ud800"}}, "metadata\\['x'\\] cannot be written as JSON"),
         ({"metadata": {"selfmask.format": 3}}, "belong to the format"),
         ({"coding": "zip"}, "coding is one of auto, alone"),
         ({"head": {"z": torch.zeros(2, dtype=torch.complex64)}}, "z: dtype torch.complex64"),

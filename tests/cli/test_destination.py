@@ -10,7 +10,7 @@ import pytest
 
 from selfmask.cli import main
 from selfmask.cli.destination import check_out
-from selfmask.cli.recorded_base import recorded_weights
+from selfmask.cli.recorded_weights import recorded_weights
 from selfmask.errors import SettingsError
 
 

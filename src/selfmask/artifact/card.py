@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfmask.artifact.mask import Mask
+from selfmask.artifact.words import in_words, made_by
 
 GENERATED = (
     "<!-- made by selfmask from the mask file; delete this line to keep your own changes at the next push -->"
@@ -135,15 +136,15 @@ def _facts(mask: Mask) -> list[tuple[str, str]]:
         ("backbone", mask.learnt_on or "a network of its author’s own"),
         ("its weights", backbone.get("weights")),
         ("its fingerprint", f"{mask.index.base.fingerprint} (XXH3-128)"),
-        ("made by", _derived(mask)),
+        ("made by", made_by(mask.metadata)),
         ("data", training.get("data")),
         ("images", training.get("images")),
         ("labels used", training.get("labels")),
         ("classes", _classes(training.get("classes"))),
         ("objective", training.get("objective")),
         ("image size", training.get("size")),
-        ("rule", _described(_part(mask, "rule"))),
-        ("selection", _described(_part(mask, "selection"))),
+        ("rule", in_words(_part(mask, "rule"))),
+        ("selection", in_words(_part(mask, "selection"))),
         ("optimizer", training.get("method")),
         ("peak rate", training.get("rate")),
         ("steps × batch", _times(training)),
@@ -201,24 +202,6 @@ def _compaction(mask: Mask) -> str:
 def _part(mask: Mask, key: str) -> Mapping[str, Any]:
     value = mask.metadata.get(key)
     return value if isinstance(value, Mapping) else {}
-
-
-def _derived(mask: Mask) -> str:
-    """Which masks it was made of, and what they were learnt on: their images are in it too."""
-    derived = _part(mask, "derived")
-    members = derived.get("from")
-    if not isinstance(members, list):
-        return ""
-    said = []
-    for one in members:
-        training = one.get("training") if isinstance(one, Mapping) else None
-        data = training.get("data") if isinstance(training, Mapping) else None
-        said.append(f"{one.get('file') if isinstance(one, Mapping) else one} ({data or 'data unknown'})")
-    return f"{derived.get('operation')} of {', '.join(said)}"
-
-
-def _described(part: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in part.items() if not isinstance(value, dict))
 
 
 def _classes(classes: Any) -> str:

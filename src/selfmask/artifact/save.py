@@ -176,6 +176,7 @@ def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
             )
         try:
             texts[key] = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+            texts[key].encode()
         except (TypeError, ValueError) as error:
             raise SettingsError(f"metadata[{key!r}] cannot be written as JSON: {error}") from None
     return texts

@@ -4,7 +4,7 @@ from selfmask.backbones.backbone import Backbone, TextTower
 from selfmask.backbones.catalogue import ALIASES, DEFAULT, PUBLISHED
 from selfmask.backbones.from_module import from_module
 from selfmask.backbones.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from selfmask.backbones.spec import KINDS, build, parse, rebuild
+from selfmask.backbones.spec import KINDS, build, check_description, parse, rebuild
 
 __all__ = [
     "ALIASES",
@@ -17,6 +17,7 @@ __all__ = [
     "Preprocessing",
     "TextTower",
     "build",
+    "check_description",
     "from_module",
     "parse",
     "rebuild",

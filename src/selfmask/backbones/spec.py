@@ -86,10 +86,8 @@ def rebuild(description: dict[str, Any], *, weights: str | Path | None = None) -
     rebuilt at all: a user's own module, or random weights. Neither is a network of torch.hub: a description
     comes from a file, and no file shall say whose code is run.
     """
-    spec, name, size = (description.get(key) for key in ("spec", "weights", "image_size"))
-    for key, value, kind in (("spec", spec, str), ("weights", name, str), ("image_size", size, int)):
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise BackboneError(f"the description of the backbone is damaged: its {key} is {value!r}")
+    check_description(description)
+    spec, name = description.get("spec"), description.get("weights")
     if not spec:
         raise BackboneError(
             "the backbone was a module of the user's own: build it and pass it as the base (base=MODULE)"
@@ -105,7 +103,15 @@ def rebuild(description: dict[str, Any], *, weights: str | Path | None = None) -
         )
     if weights is None and name is not None:
         weights = _find(name, spec)
-    return build(spec, weights=weights, image_size=size)
+    return build(spec, weights=weights, image_size=description.get("image_size"))
+
+
+def check_description(description: dict[str, Any]) -> None:
+    """Raise `BackboneError` where an entry is of another kind than `Backbone.describe` writes."""
+    for key, kind in (("spec", str), ("weights", str), ("image_size", int)):
+        value = description.get(key)
+        if value is not None and type(value) is not kind:
+            raise BackboneError(f"the description of the backbone is damaged: its {key} is {value!r}")
 
 
 def _find(name: str, spec: str) -> Path:

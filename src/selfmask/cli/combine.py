@@ -12,8 +12,7 @@ from selfmask.cli.destination import check_out
 from selfmask.cli.inspect import describe
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
-from selfmask.cli.recorded_base import check_recorded_base, recorded_weights
-from selfmask.cli.whole_text import printable
+from selfmask.cli.recorded_weights import recorded_weights
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,13 @@ def run(settings: CombineSettings) -> int:
     base: nn.Module | None = None
     needing = next((m for m in masks if m.needs_base), None)
     if needing is not None:
-        check_recorded_base(needing)
         for path in recorded_weights(needing):
             check_out(settings.out, file_of_weights=path)
         base = backbone_of(needing, settings.backbone, settings.weights).module
     path = combine(settings.out, settings.operation, masks, base=base)
     made = load(path, base=base)
     if settings.json:
-        print_json(printable(describe(made)))
+        print_json(describe(made))
     else:
         print(f"{path}: {100 * made.density():.2f} % on, {made.bytes()['file']:,} bytes")
     return 0

@@ -11,7 +11,6 @@ from torch import nn
 from selfmask.artifact import Comparison, compare, load
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
-from selfmask.cli.recorded_base import check_recorded_base
 from selfmask.cli.whole_text import print_rows, printable
 
 
@@ -36,11 +35,10 @@ def run(settings: CompareSettings) -> int:
     a, b = load(settings.a), load(settings.b)
     base: nn.Module | None = None
     if a.needs_base or b.needs_base:
-        check_recorded_base(a)
         base = backbone_of(a, settings.backbone, settings.weights).module
     found = compare(a, b, base)
     if settings.json:
-        print_json(printable({"a": str(settings.a), "b": str(settings.b), **found.describe()}))
+        print_json({"a": str(settings.a), "b": str(settings.b), **found.describe()})
     else:
         _print(found, Console())
     return 0

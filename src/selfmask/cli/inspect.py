@@ -12,8 +12,8 @@ from rich.table import Table
 
 from selfmask.artifact import Mask, load
 from selfmask.artifact.codec import GapModel, Golomb
+from selfmask.artifact.words import in_words, made_by
 from selfmask.cli.output import print_json
-from selfmask.cli.recorded_words import in_words
 from selfmask.cli.whole_text import print_rows, printable
 
 
@@ -33,7 +33,7 @@ def run(settings: InspectSettings) -> int:
     """Read, check, print. The bits themselves are not decoded."""
     mask = load(settings.mask)
     if settings.json:
-        print_json(printable(describe(mask)))
+        print_json(describe(mask))
     else:
         _print(mask, settings.tensors, Console())
     return 0
@@ -131,6 +131,8 @@ def _print(mask: Mask, tensors: bool, console: Console) -> None:
     if found["weights"] and sizes["file"]:
         row("  of fp32", f"1/{4 * found['weights'] / sizes['file']:.0f} of the masked weights as fp32")
     row("readable", "only beside its base" if mask.needs_base else "by itself")
+    if made := made_by(mask.metadata):
+        row("made by", str(printable(made)))
     for key in ("rule", "selection", "training"):
         if found[key]:
             row(key, in_words(found[key]))

@@ -6,8 +6,10 @@ import json
 import sys
 from typing import Any
 
+from selfmask.cli.whole_text import printable
+
 
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
-    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+    json.dump(printable(document), sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")

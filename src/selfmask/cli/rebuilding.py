@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from selfmask.artifact import Mask
-from selfmask.backbones import Backbone, Preprocessing, build, rebuild
+from selfmask.backbones import Backbone, Preprocessing, build, check_description, rebuild
 from selfmask.errors import BackboneError
 
 
@@ -21,6 +21,7 @@ def backbone_of(mask: Mask, spec: str | None = None, weights: Path | None = None
             f"{mask.path.name} does not say which backbone it was learnt on: name it with --backbone, and its file of "
             "weights, if any, with --weights"
         )
+    check_description(described)
     if spec is not None:
         backbone = build(spec, weights=weights, image_size=described.get("image_size"))
     else:

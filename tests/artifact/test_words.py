@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from selfmask.cli.recorded_words import in_words
+from selfmask.artifact.words import in_words, made_by
 from selfmask.masking import LargestShare, Progressive, RandomShare, Selection, Threshold, TopK
 
 
@@ -38,3 +38,10 @@ from selfmask.masking import LargestShare, Progressive, RandomShare, Selection, 
 )
 def test_words(record: Any, words: str) -> None:
     assert in_words(record) == words
+
+
+def test_what_a_combined_mask_is_made_of() -> None:
+    members = [{"file": "a", "training": {"data": "digits"}}, {"file": "b", "training": None}, 3]
+    derived = {"operation": "or", "from": members}
+    assert made_by({"derived": derived}) == "or of a (digits), b (data unknown), 3 (data unknown)"
+    assert made_by({}) == made_by({"derived": 3}) == made_by({"derived": {"from": "x"}}) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -28,3 +29,17 @@ def _value(key: str, value: Any) -> str:
 def _share(density: Any) -> str:
     """One share for all tensors, or that each has its own, which another mask found."""
     return f"found, {len(density)} tensors" if isinstance(density, dict) else str(density)
+
+
+def made_by(metadata: Mapping[str, Any]) -> str:
+    """Which masks a combined one was made of, and what they were learnt on: their images are in it too."""
+    derived = metadata.get("derived")
+    members = derived.get("from") if isinstance(derived, dict) else None
+    if not isinstance(members, list):
+        return ""
+    said = []
+    for one in members:
+        training = one.get("training") if isinstance(one, dict) else None
+        data = training.get("data") if isinstance(training, dict) else None
+        said.append(f"{one.get('file') if isinstance(one, dict) else one} ({data or 'data unknown'})")
+    return f"{derived.get('operation')} of {', '.join(said)}" if isinstance(derived, dict) else ""

@@ -15,10 +15,10 @@ from selfmask.masking import MaskSet
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        ({"image_size": "a"}, "image_size = 'a', expected a whole number"),
-        ({"image_size": True}, "image_size = True"),
-        ({"spec": 3}, "spec = 3, expected a text"),
-        ({"weights": ["w"]}, "weights = ['w']"),
+        ({"image_size": "a"}, "its image_size is 'a'"),
+        ({"image_size": True}, "its image_size is True"),
+        ({"spec": 3}, "its spec is 3"),
+        ({"weights": ["w"]}, "its weights is ['w']"),
     ],
 )
 @pytest.mark.parametrize("command", ["apply", "export"])
