@@ -60,6 +60,11 @@ def with_more(model: nn.Module) -> nn.Module:
     return model
 
 
+def larger(model: nn.Module) -> nn.Module:
+    other_weights(model).extra = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
+    return model
+
+
 def wrapped(model: nn.Module) -> nn.Module:
     outer = nn.Module()
     outer.module = model
@@ -97,6 +102,10 @@ def ran_in_training_mode(model: nn.Module) -> nn.Module:
             r"'conv1.weight': its shape is \(8, 1, 3, 3\), the base's \(8, 3, 3, 3\).* architecture",
         ),
         (with_more, r"has 2 tensors that the base has not, 'extra.weight' first; .*num_classes=0"),
+        (
+            larger,
+            r"'conv2.weight': its values .* also has 6 tensors .* 'extra.0.weight' first: .* larger architecture",
+        ),
         (wrapped, r"'conv2.weight': .* as 'module.conv2.weight': .* apply the mask to the model's .module"),
         (masked_already, r"exactly 0: the model seems to carry a mask already"),
         (ran_in_training_mode, r"'norm1.running_mean': .* the model ran in training mode"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from selfmask.artifact.fingerprint import SHORT_BYTES, Signature
 from selfmask.artifact.record import FREE, Base
 
+_HEAD = 4  # tensors that a classifier left on the network has at most: two layers
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.")
 
 
@@ -69,7 +70,15 @@ def difference(
     else:
         first = f"the first tensor that differs is {name!r}: its values are not the base's"
         odd = [n for n in different if n not in found or found[n].shape != base.tensors[n].shape]
-        cause = _architecture(odd, base) if odd else _values(different, base, masked, tensors)
+        if odd:
+            cause = _architecture(odd, base)
+        elif len(extra) > _HEAD and len(different) > len(base.tensors) / 2:
+            cause = (
+                f"it also has {len(extra)} tensors that the base has not, {next(iter(extra))!r} first: this is another, "
+                "larger architecture"
+            )
+        else:
+            cause = _values(different, base, masked, tensors)
     return f"{first}. {_origin(learnt_on, model_name(model))}{cause[0].upper()}{cause[1:]}"
 
 
