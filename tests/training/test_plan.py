@@ -1,6 +1,7 @@
 """What a plan works out beside the settings."""
 
 import pytest
+import torch
 
 from selfmask.errors import SettingsError
 from selfmask.training import AdaptSettings, make_plan
@@ -20,6 +21,23 @@ def test_the_size_of_the_targets_reaches_the_objective(objective: ObjectiveName)
     plan = make_plan(AdaptSettings("digits", objective=objective, target_size=80, crop=0.5, steps=2))
     settings = plan.make_objective().settings
     assert (settings.target_size, settings.crop) == (80, 0.5)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_size_that_the_network_does_not_take_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = make_plan(AdaptSettings("digits", objective="distil", target_size=80, steps=2))
+    taken = plan.backbone.module.forward
+
+    def fixed(x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[-1] == plan.size, "another size"
+        return taken(x)
+
+    monkeypatch.setattr(plan.backbone.module, "forward", fixed)
+    with pytest.raises(
+        SettingsError, match=r"target_size 80: package:efficientnet_lite0 does not take images"
+    ):
+        plan.make_objective()
 
 
 def test_objectives_without_targets_refuse_their_size() -> None:

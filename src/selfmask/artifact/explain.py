@@ -74,8 +74,8 @@ def difference(
             cause = _architecture(odd, base)
         elif len(extra) > _HEAD and len(different) > len(base.tensors) / 2:
             cause = (
-                f"it also has {len(extra)} tensors that the base has not, {next(iter(extra))!r} first: this is another, "
-                "larger architecture"
+                f"it also has {len(extra)} tensors that the base has not, {next(iter(extra))!r} first: this is "
+                "another, larger architecture"
             )
         else:
             cause = _values(different, base, masked, tensors)

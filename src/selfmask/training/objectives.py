@@ -14,6 +14,7 @@ from selfmask.objectives.distil import Distil, DistilSettings
 from selfmask.objectives.selflabel import SelfLabel, SelfLabelSettings
 from selfmask.objectives.supervised import Supervised, SupervisedSettings
 from selfmask.objectives.swav import PAPER, Swav, SwavSettings
+from selfmask.objectives.targets import target_size
 from selfmask.objectives.text import Text, TextSettings
 from selfmask.training.defaults import short_side
 
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
 
 def make_objective(name: str, plan: Plan) -> Objective:
     """The objective called `name`, before `prepare`. Raises where the plan's data cannot serve it."""
-    if plan.settings.target_size is not None and name not in _WITH_TARGETS:
-        raise SettingsError(
-            f"--target-size goes with the objectives {' and '.join(_WITH_TARGETS)}, not with {name}"
-        )
+    asked = plan.settings.target_size
+    if asked is not None:
+        if name not in _WITH_TARGETS:
+            raise SettingsError(
+                f"--target-size goes with the objectives {' and '.join(_WITH_TARGETS)}, not with {name}"
+            )
+        # Here, and not only when the targets are made: by then a folder is open and the base is measured.
+        target_size(asked, plan.size, plan.native, plan.backbone)
     return _MAKERS[name](plan)
 
 
