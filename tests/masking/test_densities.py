@@ -59,7 +59,7 @@ def test_topk_under_a_share_counts_all_weights_and_exactly(
     always = {t.name: ~t.maskable for t in masks.tensors() if t.maskable is not None}
     assert {n: int(m.sum()) for n, m in always.items()} == pinned
     for step in range(steps + 2):
-        at = 1 + (density - 1) * min(step / steps, 1.0) if progressive else density
+        at = 1 + (density - 1) * (step / steps) if progressive and step < steps else density
         for name, mask in masks.masks().items():
             assert int(mask.sum()) == max(1, round(at * sizes[name])), (name, step)
             assert bool(mask[always[name]].all())

@@ -105,7 +105,8 @@ class Progressive:
     def at(self, step: int, name: str = "") -> float:
         """The density of tensor `name` after `step` steps, in (0, 1]."""
         end = _found(self.end, name) if isinstance(self.end, Mapping) else self.end
-        return self.start + (end - self.start) * min(step / self.steps, 1.0)
+        # Not by the formula at the end: what rounding leaves of start there could be one weight more than `end` says.
+        return end if step >= self.steps else self.start + (end - self.start) * (step / self.steps)
 
 
 @dataclass(frozen=True)
