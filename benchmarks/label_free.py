@@ -123,8 +123,9 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     recipes = list(RECIPES) if "all" in asked.recipes else asked.recipes
+    cells = _cells(asked.data, asked.backbones, recipes)
     for seed in asked.seeds:
-        for cell in _cells(asked.data, asked.backbones, recipes):
+        for cell in cells:
             place = cell.folder(asked.out, seed)
             if asked.table or (place / "result.json").is_file():
                 continue
@@ -136,13 +137,7 @@ def main() -> None:
                 )
             )  # fmt: skip
     everything = _cells(list(DATA), list(BACKBONES), list(RECIPES))
-    print(
-        table(
-            asked.out,
-            everything if asked.table else _cells(asked.data, asked.backbones, recipes),
-            asked.seeds,
-        )
-    )
+    print(table(asked.out, everything if asked.table else cells, asked.seeds))
 
 
 def _cells(data: list[str], backbones: list[str], recipes: list[str]) -> list[Cell]:

@@ -19,7 +19,7 @@ from selfmask.cascade import CascadeRun, CascadeSettings, learn_cascade, load_ca
 from selfmask.cascade import experts as experts_module
 from selfmask.cli.cascade import run
 from selfmask.data import open_data
-from selfmask.errors import RunError
+from selfmask.errors import RunError, SelfmaskError
 from selfmask.training.loop import fit
 from selfmask.training.provenance import command_of
 
@@ -33,6 +33,15 @@ def tiny(folder: Path, **changed: Any) -> CascadeSettings:
         "lr": 0.6, "warmup": 0.0, "experts": 2, "width": 20, "evaluate": False, "pictures": False, "threads": 1,
     }  # fmt: skip
     return CascadeSettings(**(values | changed))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"select": "resnt"}, {"rule": "topk", "density": 1.5}, {"target_size": 80}]
+)
+def test_a_setting_that_cannot_be_blocks_no_folder(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(SelfmaskError):
+        learn_cascade(tiny(tmp_path / "c", **wrong), console=QUIET)
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.slow

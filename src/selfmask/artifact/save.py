@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from selfmask.version import VERSION
 FORMAT = "1"
 WORTH_A_BASE = 0.5
 """A file that is read by itself, several times as fast, is given up for a saving of so much of the masks' bytes."""
-CODINGS = ("auto", "alone", "base", "packed")
+CODINGS = get_args(Coding)
 
 
 def save_mask(

@@ -33,13 +33,16 @@ def _share(density: Any) -> str:
 
 def made_by(metadata: Mapping[str, Any]) -> str:
     """Which masks a combined one was made of, and what they were learnt on: their images are in it too."""
-    derived = metadata.get("derived")
-    members = derived.get("from") if isinstance(derived, dict) else None
+    derived = _mapping(metadata.get("derived"))
+    members = derived.get("from")
     if not isinstance(members, list):
         return ""
     said = []
     for one in members:
-        training = one.get("training") if isinstance(one, dict) else None
-        data = training.get("data") if isinstance(training, dict) else None
-        said.append(f"{one.get('file') if isinstance(one, dict) else one} ({data or 'data unknown'})")
-    return f"{derived.get('operation')} of {', '.join(said)}" if isinstance(derived, dict) else ""
+        file = one.get("file") if isinstance(one, dict) else one
+        said.append(f"{file} ({_mapping(_mapping(one).get('training')).get('data') or 'data unknown'})")
+    return f"{derived.get('operation')} of {', '.join(said)}"
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -4,7 +4,7 @@ from selfmask.backbones.backbone import Backbone, TextTower
 from selfmask.backbones.catalogue import ALIASES, DEFAULT, PUBLISHED
 from selfmask.backbones.from_module import from_module
 from selfmask.backbones.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from selfmask.backbones.spec import KINDS, build, check_description, parse, rebuild
+from selfmask.backbones.spec import KINDS, build, check_description, parse, rebuild, weight_places
 
 __all__ = [
     "ALIASES",
@@ -21,4 +21,5 @@ __all__ = [
     "from_module",
     "parse",
     "rebuild",
+    "weight_places",
 ]

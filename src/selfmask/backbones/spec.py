@@ -114,9 +114,14 @@ def check_description(description: dict[str, Any]) -> None:
             raise BackboneError(f"the description of the backbone is damaged: its {key} is {value!r}")
 
 
+def weight_places(name: str) -> list[Path]:
+    """Where a file of weights is looked for: its name in each folder of SELFMASK_WEIGHTS."""
+    folders = os.environ.get("SELFMASK_WEIGHTS", "").split(os.pathsep)
+    return [Path(folder) / name for folder in folders if folder]
+
+
 def _find(name: str, spec: str) -> Path:
-    folders = [Path(one) for one in os.environ.get("SELFMASK_WEIGHTS", "").split(os.pathsep) if one]
-    found = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    found = next((path for path in weight_places(name) if path.is_file()), None)
     if found is None:
         raise BackboneError(
             f"{spec} had its weights from a file {name!r}: say where it is (weights=FILE, --weights FILE), or name its "

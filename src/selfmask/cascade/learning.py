@@ -28,7 +28,7 @@ from selfmask.evaluation.passes import showing
 from selfmask.training import AdaptSettings, Plan, adapt, make_plan
 from selfmask.training.adaptation import recorded
 from selfmask.training.checkpoint import read_checkpoint, write_checkpoint
-from selfmask.training.distribution import accelerator_for, by_the_first
+from selfmask.training.distribution import accelerator_for, by_the_first, console_for
 from selfmask.training.folder import MASK, RESULT, SETTINGS, open_folder, write_json
 from selfmask.training.loop import CHECKPOINT
 from selfmask.training.provenance import record
@@ -69,18 +69,17 @@ def learn_cascade(settings: CascadeSettings, *, console: Console | None = None) 
     """
     plan = make_plan(settings)
     accelerator = accelerator_for(plan.backbone.module)
-    if not accelerator.is_main_process:
-        console = Console(quiet=True)
-    elif console is None:
-        console = Console(stderr=True)
+    console = console_for(accelerator, console)
     with showing(console):
         return _learn(settings, plan, accelerator, console)
 
 
 def _learn(settings: CascadeSettings, plan: Plan, accelerator: Accelerator, console: Console) -> CascadeRun:
     folder = settings.folder()
-    # Before the dispatcher's training, not after it.
+    # Before the folder is opened and the dispatcher trained, not after it.
     check_support(len(plan.train), settings.experts)
+    plan.make_objective()
+    plan.check_masks()
     described = {name: value for name, value in recorded(settings).items() if name not in _FREE}
     by_the_first(accelerator, lambda: open_folder(folder, described, resume=settings.resume))
     began = time.perf_counter()

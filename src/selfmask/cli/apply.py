@@ -9,7 +9,7 @@ from selfmask.artifact import load, save_baked
 from selfmask.cli.destination import check_out
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
-from selfmask.cli.recorded_weights import recorded_weights
+from selfmask.cli.recorded_weights import check_recorded_weights
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class ApplySettings:
 def run(settings: ApplySettings) -> int:
     """Build the backbone, check it, apply, write."""
     mask = load(settings.mask)
-    for path in recorded_weights(mask):
-        check_out(settings.out, file_of_weights=path)
+    check_recorded_weights(settings.out, mask)
     backbone = backbone_of(mask, settings.backbone, settings.weights)
     path = save_baked(settings.out, mask, backbone.module, head=settings.head)
     size = path.stat().st_size

@@ -12,7 +12,7 @@ from selfmask.cli.destination import check_out
 from selfmask.cli.inspect import describe
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
-from selfmask.cli.recorded_weights import recorded_weights
+from selfmask.cli.recorded_weights import check_recorded_weights
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ def run(settings: CombineSettings) -> int:
     base: nn.Module | None = None
     needing = next((m for m in masks if m.needs_base), None)
     if needing is not None:
-        for path in recorded_weights(needing):
-            check_out(settings.out, file_of_weights=path)
+        check_recorded_weights(settings.out, needing)
         base = backbone_of(needing, settings.backbone, settings.weights).module
     path = combine(settings.out, settings.operation, masks, base=base)
     made = load(path, base=base)

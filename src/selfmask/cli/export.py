@@ -10,7 +10,7 @@ from selfmask.cli.destination import check_out
 from selfmask.cli.image_side import check_size
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
-from selfmask.cli.recorded_weights import recorded_weights
+from selfmask.cli.recorded_weights import check_recorded_weights
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class ExportSettings:
 def run(settings: ExportSettings) -> int:
     """Build, check, apply, trace, write."""
     mask = load(settings.mask)
-    for path in recorded_weights(mask):
-        check_out(settings.out, file_of_weights=path)
+    check_recorded_weights(settings.out, mask)
     backbone = backbone_of(mask, settings.backbone, settings.weights)
     recipe = backbone.preprocessing
     size = settings.size or recipe.size

@@ -21,8 +21,8 @@ def backbone_of(mask: Mask, spec: str | None = None, weights: Path | None = None
             f"{mask.path.name} does not say which backbone it was learnt on: name it with --backbone, and its file of "
             "weights, if any, with --weights"
         )
-    check_description(described)
     if spec is not None:
+        check_description(described)
         backbone = build(spec, weights=weights, image_size=described.get("image_size"))
     else:
         backbone = rebuild(described, weights=weights)

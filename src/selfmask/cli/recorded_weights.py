@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from selfmask.artifact import Mask
+from selfmask.backbones import weight_places
+from selfmask.cli.destination import check_out
 
 
 def recorded_weights(mask: Mask) -> list[Path]:
     """The files that the backbone's weights may be read from unasked: their name in each folder of SELFMASK_WEIGHTS."""
     described = mask.metadata.get("backbone")
     name = described.get("weights") if isinstance(described, dict) else None
-    folders = [one for one in os.environ.get("SELFMASK_WEIGHTS", "").split(os.pathsep) if one]
-    return [Path(folder) / name for folder in folders] if isinstance(name, str) else []
+    return weight_places(name) if isinstance(name, str) else []
+
+
+def check_recorded_weights(out: Path, mask: Mask) -> None:
+    """Raise `SettingsError` where `out` is one of `recorded_weights`."""
+    for path in recorded_weights(mask):
+        check_out(out, file_of_weights=path)

@@ -36,22 +36,28 @@ def showing(console: Console) -> Iterator[None]:
         _console.reset(token)
 
 
+def progress_line(console: Console, figures: ProgressColumn, *, transient: bool = False) -> Progress:
+    """What it is, the bar, how much is done, `figures`, the time that is left. Where there is no terminal, nothing."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn("{task.completed}/{task.total}"),
+        figures,
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=transient,
+        disable=not console.is_terminal,
+        refresh_per_second=4,
+    )
+
+
 def passing(batches: Iterable[Tensor], images: int, what: str) -> Iterator[Tensor]:
     """`batches`, of `images` images in all, and the line of progress while they are asked for; it leaves no trace."""
     console = _console.get()
     if console is None or not console.is_terminal:
         yield from batches
         return
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TaskProgressColumn("{task.completed}/{task.total}"),
-        _Rate(),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        transient=True,
-        refresh_per_second=4,
-    ) as progress:
+    with progress_line(console, _Rate(), transient=True) as progress:
         task = progress.add_task(what, total=images)
         for batch in batches:
             yield batch

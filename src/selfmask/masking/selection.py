@@ -154,16 +154,15 @@ def _union(
             raise SelectionError(f"the {what} {_shown(entry)!r} is given twice; name it once")
     if not entries:
         raise SelectionError("no pattern was given; name at least one, for example '*conv*.weight'")
+    owners = _owners(model)
     chosen: dict[Entry, list[str]] = {}
     reasons, patterns = [], []
     for entry in entries:
         if isinstance(entry, type):
-            owners = _owners(model)
             chosen[entry] = [n for n in parameters if isinstance(owners[n], entry)]
             reasons.append(f"every parameter of {entry.__name__}")
         elif entry == "auto" or entry in FAMILIES:
             rule = preset(detect_family(model) if entry == "auto" else entry, model)
-            owners = _owners(model)
             chosen[entry] = [n for n, p in parameters.items() if rule.chosen(n, p, owners[n])]
             reasons.append(f"preset {rule.name!r}: {rule.why}")
             if not chosen[entry] and len(entries) > 1:
@@ -175,8 +174,7 @@ def _union(
             chosen[entry] = _matching(entry, parameters)
             patterns.append(repr(entry))
     for entry, names in chosen.items():
-        others = {n for other, found in chosen.items() if other != entry for n in found}
-        if entry in names and entry in others:
+        if entry in names and sum(entry in others for others in chosen.values()) > 1:
             raise SelectionError(
                 f"the parameter {entry!r} is named twice, by itself and by another entry that chooses it too; "
                 "leave one of them out"

@@ -23,7 +23,7 @@ from selfmask.masking.status import Status
 from selfmask.objectives.base import Objective
 from selfmask.training.adapt_settings import AdaptSettings
 from selfmask.training.curves import draw_curves
-from selfmask.training.distribution import accelerator_for, by_the_first
+from selfmask.training.distribution import accelerator_for, by_the_first, console_for
 from selfmask.training.folder import CURVES, MASK, RESULT, open_folder, write_json
 from selfmask.training.loop import CHECKPOINT, LOG, fit
 from selfmask.training.plan import Plan, make_plan
@@ -59,10 +59,7 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
     """
     plan = make_plan(settings)
     accelerator = accelerator_for(plan.backbone.module)
-    if not accelerator.is_main_process:
-        console = Console(quiet=True)
-    elif console is None:
-        console = Console(stderr=True)
+    console = console_for(accelerator, console)
     with showing(console):
         return _adapt(settings, plan, accelerator, console)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from rich.console import Console
 from torch import Tensor, nn
 
 from selfmask.errors import RunError, SelfmaskError
@@ -20,6 +21,13 @@ from selfmask.masking.norm import running_statistics
 def accelerator_for(module: nn.Module) -> Accelerator:
     """The processes that there are, on the kind of device where `module` is."""
     return Accelerator(cpu=all(p.device.type == "cpu" for p in module.parameters()))
+
+
+def console_for(accelerator: Accelerator, console: Console | None) -> Console:
+    """Where a process speaks: `console` or standard error for the first one, nowhere for the others."""
+    if not accelerator.is_main_process:
+        return Console(quiet=True)
+    return console or Console(stderr=True)
 
 
 def average_gradients(accelerator: Accelerator, parameters: Sequence[Tensor]) -> None:

@@ -10,9 +10,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
 from selfmask.errors import RunError
+from selfmask.evaluation.passes import progress_line
 
 
 class Journal:
@@ -31,16 +32,7 @@ class Journal:
             raise RunError(f"the log {path} cannot be written: {error.strerror}") from error
         self._batch = batch
         self._then, self._last = time.perf_counter(), start
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[shown]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            disable=not console.is_terminal,
-            refresh_per_second=4,
-        )
+        self._progress = progress_line(console, TextColumn("{task.fields[shown]}"))
         self._task = self._progress.add_task(title, total=steps, completed=start, shown="")
 
     def write(self, step: int, figures: dict[str, float]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selfmask.data import UNLABELLED
 from selfmask.errors import DataError, SettingsError
@@ -62,10 +61,14 @@ def least_crop(plan: Plan) -> float:
     return 0.35 if plan.train.flips else 0.7
 
 
+def _of_targets(plan: Plan) -> dict[str, Any]:
+    """What was given of the settings that selflabel and distil share; the rest is theirs to choose."""
+    asked = {"target_size": plan.settings.target_size, "crop": plan.settings.crop}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
 def _selflabel(plan: Plan) -> Objective:
-    chosen = SelfLabelSettings(target_size=plan.settings.target_size)
-    if plan.settings.crop is not None:
-        chosen = replace(chosen, crop=plan.settings.crop)
+    chosen = SelfLabelSettings(**_of_targets(plan))
     return SelfLabel(
         plan.backbone.width, len(plan.train), plan.size, chosen, native=plan.native, flips=plan.train.flips,
         interpolation=plan.backbone.preprocessing.interpolation, seed=plan.settings.seed,
@@ -73,9 +76,7 @@ def _selflabel(plan: Plan) -> Objective:
 
 
 def _distil(plan: Plan) -> Objective:
-    chosen = DistilSettings(target_size=plan.settings.target_size)
-    if plan.settings.crop is not None:
-        chosen = replace(chosen, crop=plan.settings.crop)
+    chosen = DistilSettings(**_of_targets(plan))
     return Distil(
         plan.backbone.width, len(plan.train), plan.size, chosen, native=plan.native, flips=plan.train.flips,
         interpolation=plan.backbone.preprocessing.interpolation,
