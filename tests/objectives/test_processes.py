@@ -70,6 +70,7 @@ def one_of_two(rank: int, folder: str) -> None:
     torch.manual_seed(0)
     logits = torch.randn(BATCH, 5) / 4
     torch.save(sinkhorn(logits[rank * 6 : 6 + rank * 10]), f"{folder}/codes{rank}.pt")  # 6 and 10 samples
+    dist.barrier()  # neither may leave while the other still hears from it: gloo aborts
     dist.destroy_process_group()
 
 
