@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from selfmask.backbones import Backbone, build
-from selfmask.evaluation import accuracy_interval, knn
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.spec import build
+from selfmask.features.intervals import accuracy_interval
+from selfmask.features.knn import knn
 
 CASES = (
     ("package:efficientnet_lite0", None, 128),

@@ -24,10 +24,10 @@ import torch
 import zstandard
 from torch import Tensor
 
-from selfmask.artifact.classes import magnitudes
-from selfmask.artifact.coding import Coded, decode, plan, rows_of
-from selfmask.artifact.record import model_bytes
-from selfmask.artifact.streams import Reader, Writer
+from selfmask.maskfile.classes import magnitudes
+from selfmask.maskfile.coding import Coded, decode, plan, rows_of
+from selfmask.maskfile.index import model_bytes
+from selfmask.maskfile.streams import Reader, Writer
 
 # ResNet-50: stem, then for each stage its blocks' three convolutions and the downsampling.
 STAGES = ((64, 64, 256, 3), (256, 128, 512, 4), (512, 256, 1024, 6), (1024, 512, 2048, 3))

@@ -24,7 +24,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from selfmask.data import augment, decode, multi_crop
+from selfmask.images.augment import augment
+from selfmask.images.decode import decode
+from selfmask.images.views import multi_crop
 
 HEIGHT, WIDTH = 375, 500
 

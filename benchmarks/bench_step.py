@@ -20,8 +20,8 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from selfmask.masking import MaskSet
-from selfmask.training.memory import keep_freed_memory
+from selfmask.masking.maskset import MaskSet
+from selfmask.run.memory import keep_freed_memory
 
 CASES = {"resnet18 at 64 px": ("resnet18", 64, 64), "resnet50 at 96 px": ("resnet50", 96, 64)}
 METHODS = ("sgd", "adam")

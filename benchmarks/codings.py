@@ -29,17 +29,20 @@ import torch
 import zstandard
 from torch import Tensor
 
-from selfmask.artifact import load
-from selfmask.artifact.classes import magnitudes
-from selfmask.artifact.coding import plan, rows_of
-from selfmask.artifact.record import model_bytes
-from selfmask.artifact.streams import Writer
 from selfmask.cli.rebuilding import backbone_of
-from selfmask.data import Batches
-from selfmask.evaluation import features, knn
+from selfmask.features.features import features
+from selfmask.features.knn import knn
+from selfmask.images.batches import Batches
+from selfmask.maskfile.classes import magnitudes
+from selfmask.maskfile.coding import plan, rows_of
+from selfmask.maskfile.index import model_bytes
+from selfmask.maskfile.loading import load
+from selfmask.maskfile.streams import Writer
 from selfmask.objectives.base import Batch
-from selfmask.training import AdaptSettings, Plan, adapt, make_plan
-from selfmask.training.settings import path_length
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.adaptation import adapt
+from selfmask.run.plan import Plan, make_plan
+from selfmask.run.settings import path_length
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CROSSING = 0.02

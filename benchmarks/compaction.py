@@ -27,18 +27,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfmask.artifact import Mask, load, save_derived
-from selfmask.artifact.compaction import (
+from selfmask.features.features import features
+from selfmask.features.intervals import paired_interval
+from selfmask.features.knn import knn
+from selfmask.features.probe import fit_probe
+from selfmask.images.image_set import ImageSet
+from selfmask.maskfile.compaction import (
     Masks,
     at_bits,
     by_magnitude,
     per_bit,
     sensitivity,
 )
-from selfmask.data import ImageSet
-from selfmask.evaluation import features, fit_probe, knn, paired_interval
-from selfmask.masking import masked_weight
-from selfmask.training import AdaptSettings, Plan, make_plan
+from selfmask.maskfile.derive import save_derived
+from selfmask.maskfile.loading import load
+from selfmask.maskfile.mask import Mask
+from selfmask.masking.weight import masked_weight
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.plan import Plan, make_plan
 
 ORDERS = ("magnitude", "sensitivity")
 

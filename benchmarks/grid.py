@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from selfmask.training import AdaptSettings, adapt
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.adaptation import adapt
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

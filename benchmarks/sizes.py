@@ -23,9 +23,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from selfmask.artifact import HeadDtype, Mask, baked_state, head_as, load, save_derived
 from selfmask.cli.rebuilding import backbone_of
 from selfmask.errors import SettingsError
+from selfmask.maskfile.baking import baked_state
+from selfmask.maskfile.derive import save_derived
+from selfmask.maskfile.heads import HeadDtype, head_as
+from selfmask.maskfile.loading import load
+from selfmask.maskfile.mask import Mask
 
 RANK = 8
 DTYPES: dict[HeadDtype, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}

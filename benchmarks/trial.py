@@ -18,10 +18,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from selfmask.evaluation import features
+from selfmask.features.features import features
 from selfmask.masking import norm
 from selfmask.objectives.supervised import Supervised
-from selfmask.training import AdaptSettings, Plan, fit, make_plan
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.loop import fit
+from selfmask.run.plan import Plan, make_plan
 
 
 def top1(plan: Plan, objective: Supervised) -> float:

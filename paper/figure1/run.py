@@ -21,16 +21,17 @@ import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from selfmask.artifact import load
-from selfmask.evaluation import features
-from selfmask.masking import MaskSet, Threshold
-from selfmask.masking.maskset import NormStats
+from selfmask.features.features import features
+from selfmask.maskfile.loading import load
+from selfmask.masking.maskset import MaskSet, NormStats
+from selfmask.masking.rules import Threshold
 from selfmask.objectives.supervised import Supervised
-from selfmask.training import AdaptSettings, Plan, fit, make_plan
-from selfmask.training.folder import MASK, read_json, write_json
-from selfmask.training.journal import read_log
-from selfmask.training.loop import LOG
-from selfmask.training.provenance import machine, versions
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.folder import MASK, read_json, write_json
+from selfmask.run.journal import read_log
+from selfmask.run.loop import LOG, fit
+from selfmask.run.plan import Plan, make_plan
+from selfmask.run.provenance import machine, versions
 
 HERE = Path(__file__).resolve().parent
 DONE = "run.json"

@@ -24,18 +24,20 @@ import torch
 import tyro
 from rich.console import Console
 
-from selfmask.artifact import load
-from selfmask.data import ImageSet
 from selfmask.errors import SettingsError
-from selfmask.evaluation import measure
-from selfmask.masking import MaskSet, Progressive, Rule, Threshold, TopK
-from selfmask.masking.maskset import NormStats
+from selfmask.features.measure import measure
+from selfmask.images.image_set import ImageSet
+from selfmask.maskfile.loading import load
+from selfmask.masking.maskset import MaskSet, NormStats
+from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.objectives.distil import Distil
-from selfmask.training import AdaptSettings, Plan, fit, make_plan
-from selfmask.training.defaults import score_recipe
-from selfmask.training.folder import MASK, read_json, write_json
-from selfmask.training.provenance import machine, versions
-from selfmask.training.settings import Method
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.defaults import score_recipe
+from selfmask.run.folder import MASK, read_json, write_json
+from selfmask.run.loop import fit
+from selfmask.run.plan import Plan, make_plan
+from selfmask.run.provenance import machine, versions
+from selfmask.run.settings import Method
 
 OBJECTIVE = "distil"
 HERE = Path(__file__).resolve().parent

@@ -18,11 +18,14 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from selfmask.cascade import CascadeSettings, learn_cascade, load_cascade, measure_cascade
+from selfmask.cascade.cascade_file import load_cascade
+from selfmask.cascade.evaluation import measure_cascade
+from selfmask.cascade.learning import learn_cascade
+from selfmask.cascade.settings import CascadeSettings
 from selfmask.cli.cascade import draw
 from selfmask.errors import DataError, RunError
-from selfmask.training import make_plan
-from selfmask.training.folder import read_json, write_json
+from selfmask.run.folder import read_json, write_json
+from selfmask.run.plan import make_plan
 
 
 @dataclass(frozen=True)

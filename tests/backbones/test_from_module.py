@@ -11,7 +11,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from selfmask.backbones import DEFAULT, Preprocessing, build, from_module, rebuild
+from selfmask.backbones.catalogue import DEFAULT
+from selfmask.backbones.from_module import from_module
+from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.backbones.spec import build, rebuild
 from selfmask.errors import BackboneError, SelectionError
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from selfmask.backbones import build, hub
+from selfmask.backbones import hub
+from selfmask.backbones.spec import build
 from selfmask.errors import BackboneError
 
 

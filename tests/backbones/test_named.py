@@ -11,9 +11,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from selfmask.backbones import ALIASES, PUBLISHED, Backbone, build
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.catalogue import ALIASES, PUBLISHED
+from selfmask.backbones.spec import build
 from selfmask.errors import BackboneError
-from selfmask.masking import Selection, detect_family
+from selfmask.masking.presets import detect_family
+from selfmask.masking.selection import Selection
 
 RESNET50 = (23_454_912, 7_680)
 VIT_S, VIT_B = ((12 * 12 * c * c, 12 * 9 * c) for c in (384, 768))

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from selfmask.backbones import build
 from selfmask.backbones.from_openclip import resampled
+from selfmask.backbones.spec import build
 from selfmask.errors import BackboneError
 
 open_clip = pytest.importorskip("open_clip")

@@ -7,7 +7,10 @@ import sys
 import pytest
 import torch
 
-from selfmask.backbones import DEFAULT, Backbone, build, from_package
+from selfmask.backbones import from_package
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.catalogue import DEFAULT
+from selfmask.backbones.spec import build
 from selfmask.errors import BackboneError
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.transforms.functional import normalize
 
-from selfmask.backbones import Preprocessing
+from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.errors import SettingsError
 
 

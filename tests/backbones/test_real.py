@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from selfmask.backbones import Backbone, build
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.spec import build
 
 CASES = {
     "package:efficientnet_lite0": (None, 96),

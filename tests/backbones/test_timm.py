@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from selfmask.backbones import build
+from selfmask.backbones.spec import build
 from selfmask.errors import BackboneError
 
 TINY_VIT = "vit_tiny_patch16_224"

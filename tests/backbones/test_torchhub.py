@@ -9,10 +9,11 @@ import torch
 import torchvision
 from torch import nn
 
-from selfmask.artifact import load, save_mask
-from selfmask.backbones import build, rebuild
+from selfmask.backbones.spec import build, rebuild
 from selfmask.cli.rebuilding import backbone_of
 from selfmask.errors import BackboneError, WrongBaseError
+from selfmask.maskfile.loading import load
+from selfmask.maskfile.saving import save_mask
 
 HUBCONF = '''
 import torch

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from selfmask.backbones import build
+from selfmask.backbones.spec import build
 from selfmask.errors import BackboneError
 
 transformers = pytest.importorskip("transformers")

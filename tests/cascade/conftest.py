@@ -9,23 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfmask.artifact import Mask, load
-from selfmask.backbones import Backbone, Preprocessing, from_module
-from selfmask.cascade import (
-    MODES,
-    Cascade,
-    Fusion,
-    Mode,
-    Router,
-    fit_fusion,
-    fit_router,
-    joined,
-    load_cascade,
-    write_cascade,
-)
-from selfmask.data import ImageSet
-from selfmask.evaluation import features
-from selfmask.masking import MaskSet
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.from_module import from_module
+from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.cascade.cascade_file import load_cascade, write_cascade
+from selfmask.cascade.fusion import MODES, Fusion, Mode, fit_fusion, joined
+from selfmask.cascade.network import Cascade
+from selfmask.cascade.router import Router, fit_router
+from selfmask.features.features import features
+from selfmask.images.image_set import ImageSet
+from selfmask.maskfile.loading import load
+from selfmask.maskfile.mask import Mask
+from selfmask.masking.maskset import MaskSet
 
 EXPERTS = 3
 

@@ -10,15 +10,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from selfmask.artifact import load
-from selfmask.artifact.container import Array, parse, serialise
-from selfmask.artifact.fingerprint import signature
-from selfmask.artifact.reading import parse_mask
-from selfmask.artifact.record import Base
-from selfmask.artifact.save import pack
-from selfmask.cascade import load_cascade, storage, write_cascade
+from selfmask.cascade.cascade_file import load_cascade, write_cascade
+from selfmask.cascade.evaluation import storage
 from selfmask.cascade.member import RELATIVE, pack_member, unpack_member
 from selfmask.errors import MaskFileError, RunError, SettingsError, WrongBaseError
+from selfmask.maskfile.container import Array, parse, serialise
+from selfmask.maskfile.fingerprint import signature
+from selfmask.maskfile.index import Base
+from selfmask.maskfile.loading import load, parse_mask
+from selfmask.maskfile.saving import pack
 
 from .conftest import EXPERTS, Made
 

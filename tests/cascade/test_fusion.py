@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from selfmask.cascade import Fusion, Mode, fit_fusion, joined
+from selfmask.cascade.fusion import Fusion, Mode, fit_fusion, joined
 from selfmask.errors import DataError, MaskFileError, SettingsError
 
 

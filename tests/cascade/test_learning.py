@@ -14,14 +14,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from selfmask.artifact import load
-from selfmask.cascade import CascadeRun, CascadeSettings, learn_cascade, load_cascade
 from selfmask.cascade import experts as experts_module
+from selfmask.cascade.cascade_file import load_cascade
+from selfmask.cascade.learning import CascadeRun, learn_cascade
+from selfmask.cascade.settings import CascadeSettings
 from selfmask.cli.cascade import run
-from selfmask.data import open_data
 from selfmask.errors import RunError, SelfmaskError
-from selfmask.training.loop import fit
-from selfmask.training.provenance import command_of
+from selfmask.images.opening import open_data
+from selfmask.maskfile.loading import load
+from selfmask.run.loop import fit
+from selfmask.run.provenance import command_of
 
 QUIET = Console(quiet=True)
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfmask.cascade import make_up
+from selfmask.cascade.makeup import make_up
 from selfmask.errors import DataError
 
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from selfmask.backbones import Backbone, Preprocessing, from_module
-from selfmask.cascade import Mode, joined
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.from_module import from_module
+from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.cascade import network as network_module
+from selfmask.cascade.fusion import Mode, joined
 from selfmask.errors import BackboneError, MaskFileError, SettingsError
-from selfmask.evaluation import features
+from selfmask.features.features import features
 
 from .conftest import EXPERTS, Made, pictures
 

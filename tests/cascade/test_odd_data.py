@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from selfmask.cascade import CascadeSettings, learn_cascade, load_cascade
-from selfmask.data import open_data
+from selfmask.cascade.cascade_file import load_cascade
+from selfmask.cascade.learning import learn_cascade
+from selfmask.cascade.settings import CascadeSettings
 from selfmask.errors import DataError
+from selfmask.images.opening import open_data
 
 RED, GREEN = (0, 1)
 

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from selfmask.cascade import Router, fit_router
+from selfmask.cascade.router import Router, fit_router
 from selfmask.errors import DataError, MaskFileError, SettingsError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from selfmask.cascade import CascadeSettings
+from selfmask.cascade.settings import CascadeSettings
 from selfmask.errors import SettingsError
 
 

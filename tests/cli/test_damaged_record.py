@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from selfmask.cli import main
-from selfmask.masking import MaskSet
+from selfmask.masking.maskset import MaskSet
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,8 @@ def test_weights_that_are_found_unasked_are_not_written_over(
 ) -> None:
     import torch
 
-    from selfmask.artifact import load
-    from selfmask.masking import MaskSet
+    from selfmask.maskfile.loading import load
+    from selfmask.masking.maskset import MaskSet
 
     weights = tmp_path / "weights.onnx"
     weights.write_bytes(b"years of work")

@@ -12,11 +12,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from selfmask.artifact import compare, load
 from selfmask.cli import compare as comparing
 from selfmask.cli import inspect, main
 from selfmask.cli.whole_text import printable
-from selfmask.masking import MaskSet, Progressive, TopK
+from selfmask.maskfile.comparison import compare
+from selfmask.maskfile.loading import load
+from selfmask.masking.maskset import MaskSet
+from selfmask.masking.rules import Progressive, TopK
 
 LONG = "the_second_stage_of_the_network.downsample"
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from selfmask.artifact import load, save_derived
-from selfmask.backbones import build
+from selfmask.backbones.spec import build
 from selfmask.cli import apply, combine, compact, compare, export, inspect, main
-from selfmask.data import open_data
 from selfmask.errors import BackboneError, SettingsError, WrongBaseError
-from selfmask.masking import MaskSet
+from selfmask.images.opening import open_data
+from selfmask.maskfile.derive import save_derived
+from selfmask.maskfile.loading import load
+from selfmask.masking.maskset import MaskSet
 
 SPEC = "package:efficientnet_lite0"
 SIZE = 32

@@ -65,9 +65,9 @@ def test_resume_where_there_is_nothing(capsys: pytest.CaptureFixture[str], tmp_p
 
 
 def test_resume_with_other_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from selfmask.training import AdaptSettings
-    from selfmask.training.adaptation import recorded
-    from selfmask.training.folder import open_folder
+    from selfmask.run.adapt_settings import AdaptSettings
+    from selfmask.run.adaptation import recorded
+    from selfmask.run.folder import open_folder
 
     open_folder(tmp_path / "run", recorded(AdaptSettings("digits", steps=5)), resume=False)
     line = said(capsys, "adapt", "digits", "--steps", "6", "--out", str(tmp_path / "run"), "--resume")

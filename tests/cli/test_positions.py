@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from selfmask.artifact import load
 from selfmask.cli import main
 from selfmask.cli.positions import placed
+from selfmask.maskfile.loading import load
 
 
 @dataclass(frozen=True)

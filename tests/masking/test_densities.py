@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from selfmask.errors import SettingsError
-from selfmask.masking import LargestShare, MaskSet, Progressive, RandomShare, Selection, Threshold, TopK
+from selfmask.masking.maskset import MaskSet
+from selfmask.masking.rules import Progressive, Threshold, TopK
+from selfmask.masking.selection import LargestShare, RandomShare, Selection
 
 NAMES = ["0.weight", "0.bias", "2.weight", "2.bias"]
 

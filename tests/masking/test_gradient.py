@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selfmask.masking import Threshold, TopK, alpha, masked_weight, scale, score_gradient
+from selfmask.masking.gradient import score_gradient
+from selfmask.masking.rules import Threshold, TopK
+from selfmask.masking.weight import alpha, masked_weight, scale
 
 
 def literal(theta: Tensor, mask: Tensor, upstream: Tensor) -> Tensor:

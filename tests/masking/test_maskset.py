@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 import selfmask
 from selfmask.errors import SelectionError, SettingsError, WrongBaseError
-from selfmask.masking import MaskSet, Selection, Threshold, TopK
-from selfmask.masking.maskset import NormStats
+from selfmask.masking.maskset import MaskSet, NormStats
+from selfmask.masking.rules import Threshold, TopK
+from selfmask.masking.selection import Selection
 
 
 class Small(nn.Module):

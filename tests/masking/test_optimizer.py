@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfmask.errors import SettingsError
-from selfmask.masking import MaskSet, Progressive, RandomShare, Selection, TensorAdam, Threshold, TopK
+from selfmask.masking.maskset import MaskSet
+from selfmask.masking.rules import Progressive, Threshold, TopK
+from selfmask.masking.selection import RandomShare, Selection
+from selfmask.masking.tensor_adam import TensorAdam
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:

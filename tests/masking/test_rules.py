@@ -14,22 +14,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from selfmask.artifact import combine, load
 from selfmask.cli import inspect
 from selfmask.errors import SelectionError, SettingsError
-from selfmask.masking import (
-    LargestShare,
-    MaskSet,
-    Progressive,
-    RandomShare,
-    Rule,
-    Selection,
-    Threshold,
-    TopK,
-    masked_weight,
-    scale,
-    score_gradient,
-)
+from selfmask.maskfile.derive import combine
+from selfmask.maskfile.loading import load
+from selfmask.masking.gradient import score_gradient
+from selfmask.masking.maskset import MaskSet
+from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
+from selfmask.masking.selection import LargestShare, RandomShare, Selection
+from selfmask.masking.weight import masked_weight, scale
 
 SHAPES = [(1,), (11,), (6, 5), (4, 3, 3, 3)]
 NAMES = ["0.weight", "2.weight", "2.bias"]

@@ -9,9 +9,12 @@ import timm
 import torch
 from torch import nn
 
-from selfmask.backbones import build
+from selfmask.backbones.spec import build
 from selfmask.errors import SelectionError, SettingsError
-from selfmask.masking import LargestShare, MaskSet, Selection, TopK, detect_family
+from selfmask.masking.maskset import MaskSet
+from selfmask.masking.presets import detect_family
+from selfmask.masking.rules import TopK
+from selfmask.masking.selection import LargestShare, Selection
 
 
 def timm_model(name: str) -> nn.Module:

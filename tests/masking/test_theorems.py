@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfmask.masking import MaskSet, Threshold
+from selfmask.masking.maskset import MaskSet
+from selfmask.masking.rules import Threshold
 
 STEPS = 60
 

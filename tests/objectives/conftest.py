@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfmask.backbones import Backbone, Preprocessing
-from selfmask.data import ImageSet
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.images.image_set import ImageSet
 from selfmask.objectives.base import Batch, Objective
 
 WIDTH = 16

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfmask.backbones import Backbone, Preprocessing, from_module
-from selfmask.data import ImageSet
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.from_module import from_module
+from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.errors import SettingsError
-from selfmask.masking import MaskSet
+from selfmask.images.image_set import ImageSet
+from selfmask.masking.maskset import MaskSet
 from selfmask.objectives.base import Batch, Objective
 from selfmask.objectives.distil import Distil, DistilSettings
 from selfmask.objectives.targets import clean_features, target_size, target_size_for

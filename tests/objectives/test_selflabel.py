@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from selfmask.backbones import Backbone
-from selfmask.data import ImageSet
+from selfmask.backbones.backbone import Backbone
 from selfmask.errors import SettingsError
+from selfmask.images.image_set import ImageSet
 from selfmask.objectives.base import Batch, Objective
 from selfmask.objectives.selflabel import SelfLabel, SelfLabelSettings
 

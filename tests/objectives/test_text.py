@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfmask.backbones import Backbone, Preprocessing, build
-from selfmask.data import ImageSet
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.backbones.spec import build
 from selfmask.errors import BackboneError, DataError, SettingsError
+from selfmask.images.image_set import ImageSet
 from selfmask.objectives.base import Batch
 from selfmask.objectives.text import Text, TextSettings, class_embeddings, cosine_logits, spoken
 

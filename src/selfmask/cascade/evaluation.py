@@ -11,9 +11,10 @@ from torch import Tensor
 
 from selfmask.cascade.fusion import MODES, fit_fusion
 from selfmask.cascade.network import DISPATCHER, Cascade
-from selfmask.evaluation import Outcome, Rows, measure_features
-from selfmask.training import Plan
-from selfmask.training.adaptation import measure_base
+from selfmask.features.measure import measure_features
+from selfmask.features.rows import Outcome, Rows
+from selfmask.run.adaptation import measure_base
+from selfmask.run.plan import Plan
 
 SELF_MASKED = "self-masked"
 WHITENED = "self-masked, whitened"

@@ -12,15 +12,16 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
-from selfmask.artifact import load
-from selfmask.artifact.container import write_atomically
-from selfmask.data import ImageSet
-from selfmask.masking import MaskSet
+from selfmask.images.image_set import ImageSet
+from selfmask.maskfile.container import write_atomically
+from selfmask.maskfile.loading import load
+from selfmask.masking.maskset import MaskSet
 from selfmask.objectives.base import Objective
-from selfmask.training import FitSettings, Plan, fit
-from selfmask.training.checkpoint import read_checkpoint
-from selfmask.training.folder import MASK
-from selfmask.training.loop import CHECKPOINT
+from selfmask.run.checkpoint import read_checkpoint
+from selfmask.run.folder import MASK
+from selfmask.run.loop import CHECKPOINT, fit
+from selfmask.run.plan import Plan
+from selfmask.run.settings import FitSettings
 
 # The objective whose trained head means the same on every image: an expert's starts as the dispatcher's. The others
 # take targets, prototypes or texts from the base, as for the dispatcher, but for the expert's images alone.

@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
-from selfmask.artifact import load
 from selfmask.cascade.cascade_file import load_cascade, write_cascade
 from selfmask.cascade.evaluation import measure_cascade, storage
 from selfmask.cascade.experts import Start, train_expert
@@ -23,15 +22,18 @@ from selfmask.cascade.network import Cascade
 from selfmask.cascade.router import Router, check_support, fit_router
 from selfmask.cascade.settings import CascadeSettings
 from selfmask.errors import RunError
-from selfmask.evaluation import Rows, features
-from selfmask.evaluation.passes import showing
-from selfmask.training import AdaptSettings, Plan, adapt, make_plan
-from selfmask.training.adaptation import recorded
-from selfmask.training.checkpoint import read_checkpoint, write_checkpoint
-from selfmask.training.distribution import accelerator_for, by_the_first, console_for
-from selfmask.training.folder import MASK, RESULT, SETTINGS, open_folder, write_json
-from selfmask.training.loop import CHECKPOINT
-from selfmask.training.provenance import record
+from selfmask.features.features import features
+from selfmask.features.passes import showing
+from selfmask.features.rows import Rows
+from selfmask.maskfile.loading import load
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.adaptation import adapt, recorded
+from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
+from selfmask.run.distribution import accelerator_for, by_the_first, console_for
+from selfmask.run.folder import MASK, RESULT, SETTINGS, open_folder, write_json
+from selfmask.run.loop import CHECKPOINT
+from selfmask.run.plan import Plan, make_plan
+from selfmask.run.provenance import record
 
 CASCADE, ROUTER, DISPATCHER_FOLDER = "cascade.safetensors", "router.safetensors", "dispatcher"
 

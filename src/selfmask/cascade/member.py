@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from selfmask.artifact.mask import Mask
-from selfmask.artifact.reading import parse_mask
-from selfmask.artifact.record import Base
-from selfmask.artifact.save import pack
 from selfmask.errors import MaskFileError
+from selfmask.maskfile.index import Base
+from selfmask.maskfile.loading import parse_mask
+from selfmask.maskfile.mask import Mask
+from selfmask.maskfile.saving import pack
 
 RELATIVE = "relative"
 """Key of the metadata that names the tensors stored as differences."""

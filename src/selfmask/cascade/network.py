@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfmask.artifact.mask import Mask
-from selfmask.backbones import Backbone, Preprocessing, rebuild
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.backbones.spec import rebuild
 from selfmask.cascade.fusion import Fusion, Mode, joined
 from selfmask.cascade.router import Router
-from selfmask.data import ImageSet
 from selfmask.errors import MaskFileError, SettingsError
-from selfmask.evaluation import features
+from selfmask.features.features import features
+from selfmask.images.image_set import ImageSet
+from selfmask.maskfile.mask import Mask
 
 # Images whose features by all members are held at one time; the masks are changed once a chunk and member.
 CHUNK = 4096

@@ -10,8 +10,7 @@ from typing import Literal
 from selfmask.cascade.fusion import MODES, Mode
 from selfmask.cascade.router import Kind
 from selfmask.errors import SettingsError
-from selfmask.training import AdaptSettings
-from selfmask.training.adapt_settings import ObjectiveName
+from selfmask.run.adapt_settings import AdaptSettings, ObjectiveName
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Any
 from rich.console import Console
 
 from selfmask.cli.output import print_json
-from selfmask.training import AdaptSettings, Run, adapt
-from selfmask.training.distribution import leave_processes
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.adaptation import Run, adapt
+from selfmask.run.distribution import leave_processes
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C ended."""

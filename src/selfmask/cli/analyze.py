@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from selfmask.analysis import Study, base_of, study
-from selfmask.analysis.wording import percent, size
-from selfmask.artifact import Mask
 from selfmask.cli.output import print_json
+from selfmask.maskfile.mask import Mask
+from selfmask.report.before_after import base_of
+from selfmask.report.study import Study, study
+from selfmask.report.wording import percent, size
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfmask.artifact import load, save_baked
 from selfmask.cli.destination import check_out
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.recorded_weights import check_recorded_weights
+from selfmask.maskfile.baking import save_baked
+from selfmask.maskfile.loading import load
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from selfmask.analysis import aligned, embed
-from selfmask.analysis.charts.cascade import clusters_chart
-from selfmask.analysis.charts.embedding import embedding_chart
-from selfmask.cascade import MODES, CascadeRun, CascadeSettings, learn_cascade, load_cascade
+from selfmask.cascade.cascade_file import load_cascade
 from selfmask.cascade.evaluation import SELF_MASKED
+from selfmask.cascade.fusion import MODES
+from selfmask.cascade.learning import CascadeRun, learn_cascade
 from selfmask.cascade.network import DISPATCHER
+from selfmask.cascade.settings import CascadeSettings
 from selfmask.cli.output import print_json
-from selfmask.training import make_plan
-from selfmask.training.distribution import leave_processes
+from selfmask.report.charts.cascade import clusters_chart
+from selfmask.report.charts.embedding import embedding_chart
+from selfmask.report.embedding import aligned, embed
+from selfmask.run.distribution import leave_processes
+from selfmask.run.plan import make_plan
 
 __all__ = ["CascadeSettings", "run"]
 

@@ -10,17 +10,22 @@ from typing import Any, Literal
 from rich.console import Console
 from torch import Tensor
 
-from selfmask.artifact import Mask, head_as, load, save_derived
-from selfmask.artifact.classes import magnitudes
-from selfmask.artifact.compaction import Compaction, by_magnitude, compact, sensitivity, to_bits
 from selfmask.cli.destination import check_out
 from selfmask.cli.image_side import check_size
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.scoring import Judge, judge
-from selfmask.data import ImageSet, open_data
 from selfmask.errors import SettingsError
-from selfmask.evaluation import HeadCost, head_cost, paired_interval
+from selfmask.features.intervals import paired_interval
+from selfmask.features.rounding import HeadCost, head_cost
+from selfmask.images.image_set import ImageSet
+from selfmask.images.opening import open_data
+from selfmask.maskfile.classes import magnitudes
+from selfmask.maskfile.compaction import Compaction, by_magnitude, compact, sensitivity, to_bits
+from selfmask.maskfile.derive import save_derived
+from selfmask.maskfile.heads import head_as
+from selfmask.maskfile.loading import load
+from selfmask.maskfile.mask import Mask
 
 
 @dataclass(frozen=True)

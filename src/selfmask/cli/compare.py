@@ -8,10 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
-from selfmask.artifact import Comparison, compare, load
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.whole_text import print_rows, printable
+from selfmask.maskfile.comparison import Comparison, compare
+from selfmask.maskfile.loading import load
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from selfmask.cli.output import print_json
-from selfmask.data import data_root, get_named, overview
 from selfmask.errors import SettingsError
+from selfmask.images.named import data_root, get_named, overview
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from selfmask.cli.adapt import INTERRUPTED, document, report
 from selfmask.cli.output import print_json
-from selfmask.evaluation.rows import MASKED
-from selfmask.training import AdaptSettings, adapt
+from selfmask.features.rows import MASKED
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.adaptation import adapt
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,19 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from selfmask.artifact import Mask, load
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
-from selfmask.data import Splits, label_budget, open_data
 from selfmask.errors import DataError
-from selfmask.evaluation import Rows, measure, moved_statistics
-from selfmask.evaluation.passes import showing
-from selfmask.evaluation.rows import MASKED, PRETRAINED, STATISTICS_ONLY
-from selfmask.training.defaults import prefers_channels_last
-from selfmask.training.folder import MASK
+from selfmask.features.measure import measure
+from selfmask.features.passes import showing
+from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Rows
+from selfmask.features.statistics import moved_statistics
+from selfmask.images.opening import open_data
+from selfmask.images.splits import Splits, label_budget
+from selfmask.maskfile.loading import load
+from selfmask.maskfile.mask import Mask
+from selfmask.run.defaults import prefers_channels_last
+from selfmask.run.folder import MASK
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfmask.artifact import baked_module, export, load
 from selfmask.cli.destination import check_out
 from selfmask.cli.image_side import check_size
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.recorded_weights import check_recorded_weights
+from selfmask.maskfile.baking import baked_module, export
+from selfmask.maskfile.loading import load
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from selfmask.artifact import Mask, load
-from selfmask.artifact.codec import GapModel, Golomb
-from selfmask.artifact.words import in_words, made_by
 from selfmask.cli.output import print_json
 from selfmask.cli.whole_text import print_rows, printable
+from selfmask.maskfile.codec import GapModel, Golomb
+from selfmask.maskfile.loading import load
+from selfmask.maskfile.mask import Mask
+from selfmask.maskfile.words import in_words, made_by
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfmask.artifact import commit_of, save_from_hub
-from selfmask.artifact.hub import FILENAME
 from selfmask.cli.inspect import describe
 from selfmask.cli.output import print_json
+from selfmask.maskfile.hub import FILENAME, commit_of, save_from_hub
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from selfmask.artifact import Mask, load, push_to_hub
-from selfmask.artifact.card import model_card
-from selfmask.artifact.hub import FILENAME
 from selfmask.cli.output import print_json
-from selfmask.training.folder import MASK, RESULT, read_json
+from selfmask.maskfile.card import model_card
+from selfmask.maskfile.hub import FILENAME, push_to_hub
+from selfmask.maskfile.loading import load
+from selfmask.maskfile.mask import Mask
+from selfmask.run.folder import MASK, RESULT, read_json
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selfmask.artifact import Mask
-from selfmask.backbones import Backbone, Preprocessing, build, check_description, rebuild
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.backbones.spec import build, check_description, rebuild
 from selfmask.errors import BackboneError
+from selfmask.maskfile.mask import Mask
 
 
 def backbone_of(mask: Mask, spec: str | None = None, weights: Path | None = None) -> Backbone:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selfmask.artifact import Mask
-from selfmask.backbones import weight_places
+from selfmask.backbones.spec import weight_places
 from selfmask.cli.destination import check_out
+from selfmask.maskfile.mask import Mask
 
 
 def recorded_weights(mask: Mask) -> list[Path]:

@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from selfmask.analysis import build_report, gather, read_run
-from selfmask.cascade import CascadeSettings
+from selfmask.cascade.settings import CascadeSettings
 from selfmask.cli.output import print_json
 from selfmask.errors import SettingsError
-from selfmask.training import AdaptSettings
-from selfmask.training.provenance import command_words
+from selfmask.report.gather import gather
+from selfmask.report.page.page import build_report
+from selfmask.report.run_folder import read_run
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.provenance import command_words
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfmask.artifact import Mask
-from selfmask.backbones import Backbone
-from selfmask.data import ImageSet, stratified
+from selfmask.backbones.backbone import Backbone
 from selfmask.errors import DataError
-from selfmask.evaluation import features, knn
-from selfmask.masking import masked_weight
+from selfmask.features.features import features
+from selfmask.features.knn import knn
+from selfmask.images.image_set import ImageSet
+from selfmask.images.splits import stratified
+from selfmask.maskfile.mask import Mask
+from selfmask.masking.weight import masked_weight
 
 Masks = dict[str, Tensor]
 

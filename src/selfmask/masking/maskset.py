@@ -315,7 +315,7 @@ class MaskSet:
         """
         self._check_live("save")
         # The one door that opens upward, and only when called: masking knows nothing of files.
-        from selfmask.artifact import save_mask
+        from selfmask.maskfile.saving import save_mask
 
         # A top-k mask starts with weights off, so the masks alone cannot tell what the training moved.
         flipped = [t.flipped for t in self.status().tensors]

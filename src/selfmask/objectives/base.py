@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from selfmask.backbones import Backbone
-    from selfmask.data import Augment, ImageSet
+    from selfmask.backbones.backbone import Backbone
+    from selfmask.images.image_set import ImageSet
+    from selfmask.images.views import Augment
 
 Figures = dict[str, float]
 

@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfmask.data import Augment, light
 from selfmask.errors import SettingsError
+from selfmask.images.views import Augment, light
 from selfmask.objectives.base import Batch, Figures, Objective
 from selfmask.objectives.targets import clean_features, target_size
 from selfmask.objectives.watch import RunWatch, spread_of
 
 if TYPE_CHECKING:
-    from selfmask.backbones import Backbone
-    from selfmask.data import ImageSet
+    from selfmask.backbones.backbone import Backbone
+    from selfmask.images.image_set import ImageSet
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfmask.data import Augment, light
 from selfmask.errors import SettingsError
+from selfmask.images.views import Augment, light
 from selfmask.objectives.base import Batch, Figures, Objective
 from selfmask.objectives.clustering import kmeans
 from selfmask.objectives.defaults import prototypes_for
@@ -27,8 +27,8 @@ from selfmask.objectives.targets import clean_features, target_size
 from selfmask.objectives.watch import RunWatch, spread_of
 
 if TYPE_CHECKING:
-    from selfmask.backbones import Backbone
-    from selfmask.data import ImageSet
+    from selfmask.backbones.backbone import Backbone
+    from selfmask.images.image_set import ImageSet
 
 _BALANCING = 50  # Sinkhorn iterations over the whole set, once a round: to convergence
 

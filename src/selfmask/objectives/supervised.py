@@ -13,14 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfmask.data import UNLABELLED, Augment, light
 from selfmask.errors import DataError, SettingsError
-from selfmask.evaluation import features, fit_probe, ridge_head
+from selfmask.features.features import features
+from selfmask.features.probe import fit_probe
+from selfmask.features.ridge import ridge_head
+from selfmask.images.image_set import UNLABELLED
+from selfmask.images.views import Augment, light
 from selfmask.objectives.base import Batch, Figures, Objective
 
 if TYPE_CHECKING:
-    from selfmask.backbones import Backbone
-    from selfmask.data import ImageSet
+    from selfmask.backbones.backbone import Backbone
+    from selfmask.images.image_set import ImageSet
 
 
 @dataclass(frozen=True)

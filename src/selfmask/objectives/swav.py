@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfmask.data import Augment, multi_crop
 from selfmask.errors import SettingsError
-from selfmask.evaluation import features
+from selfmask.features.features import features
+from selfmask.images.views import Augment, multi_crop
 from selfmask.objectives.base import Batch, Figures, Objective
 from selfmask.objectives.clustering import kmeans, principal_axes
 from selfmask.objectives.defaults import crops_for, prototypes_for, queue_for
@@ -23,8 +23,8 @@ from selfmask.objectives.sinkhorn import sinkhorn
 from selfmask.objectives.watch import RunWatch, spread_of
 
 if TYPE_CHECKING:
-    from selfmask.backbones import Backbone
-    from selfmask.data import ImageSet
+    from selfmask.backbones.backbone import Backbone
+    from selfmask.images.image_set import ImageSet
 
 
 @dataclass(frozen=True)

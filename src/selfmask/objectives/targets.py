@@ -13,12 +13,12 @@ from torch import Tensor
 
 from selfmask.backbones.backbone import measured_width
 from selfmask.errors import BackboneError, SettingsError
-from selfmask.evaluation.features import eval_mode, module_device, view_batches
+from selfmask.features.features import eval_mode, module_device, view_batches
 from selfmask.objectives.defaults import Choice
 
 if TYPE_CHECKING:
-    from selfmask.backbones import Backbone
-    from selfmask.data import ImageSet
+    from selfmask.backbones.backbone import Backbone
+    from selfmask.images.image_set import ImageSet
 
 _BATCH = 64
 _TRANSFORMERS = ("vit", "clip", "swin")

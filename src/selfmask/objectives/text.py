@@ -15,17 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfmask.backbones import TextTower
-from selfmask.data import UNLABELLED, Augment, light
+from selfmask.backbones.backbone import TextTower
 from selfmask.errors import BackboneError, DataError, SettingsError
-from selfmask.evaluation import features
+from selfmask.features.features import features
+from selfmask.images.image_set import UNLABELLED
+from selfmask.images.views import Augment, light
 from selfmask.objectives.base import Batch, Figures, Objective
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from selfmask.backbones import Backbone
-    from selfmask.data import ImageSet
+    from selfmask.backbones.backbone import Backbone
+    from selfmask.images.image_set import ImageSet
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,51 @@
+"""k nearest neighbours on L2-normalised features (PAPER section 7), the measure that needs no training."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfmask.errors import SettingsError
+from selfmask.features.labels import check_features, check_labels
+
+# Similarities held at one time: 2**24 float32 are 64 MiB, whatever the size of the two sets.
+_SIMILARITIES = 2**24
+
+
+@torch.no_grad()
+def knn(train_x: Tensor, train_y: Tensor, test_x: Tensor, k: int = 200, temperature: float = 0.1) -> Tensor:
+    """Predicted classes, int64 (M,), of `test_x` (M, width) by the votes of its k nearest of `train_x` (N, width).
+
+    Nearness is the cosine; a neighbour's vote weighs exp(cos / temperature). `k` is capped to N. `train_y` int64
+    (N,), values ≥ 0. A tie goes to the lower class. Work is done in chunks on the features' own device.
+
+    Raises `DataError` for features that are not finite or of unequal width, or for missing labels;
+    `SettingsError` for k < 1 or temperature ≤ 0.
+    """
+    if k < 1 or temperature <= 0:
+        raise SettingsError(f"k-NN needs k ≥ 1 and temperature > 0, got k={k}, temperature={temperature}")
+    check_features(train_x, "k-NN, training set")
+    check_features(test_x, "k-NN, test set")
+    check_labels(train_x, train_y, "k-NN, training set")
+    if train_x.shape[1] != test_x.shape[1]:
+        raise SettingsError(
+            f"k-NN: training features have width {train_x.shape[1]}, test features {test_x.shape[1]}: "
+            "take both from one backbone"
+        )
+    k = min(k, len(train_x))
+    known = F.normalize(train_x.float(), dim=1)
+    queries = F.normalize(test_x.float(), dim=1)
+    train_y = train_y.to(known.device, torch.int64)
+    classes = int(train_y.max()) + 1
+
+    predicted = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
+    chunk = max(1, _SIMILARITIES // len(known))
+    for start in range(0, len(queries), chunk):
+        cosine, nearest = (queries[start : start + chunk] @ known.T).topk(k, dim=1)
+        # The largest cosine is taken off first: it scales all votes of a query alike and nothing overflows.
+        votes = ((cosine - cosine[:, :1]) / temperature).exp()
+        scores = torch.zeros(len(cosine), classes, device=votes.device)
+        scores.scatter_add_(1, train_y[nearest], votes)
+        predicted[start : start + chunk] = scores.argmax(dim=1)
+    return predicted

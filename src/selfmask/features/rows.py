@@ -1,0 +1,153 @@
+"""The table that every adaptation is judged by, as numbers, JSON and a table to print.
+
+Rows: pretrained, statistics only, masked, full fine-tuning (if asked). Each accuracy carries its 95 % interval,
+each row after the first its paired difference to the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+from torch import Tensor
+
+from selfmask.errors import DataError
+from selfmask.features.intervals import accuracy_interval, paired_interval
+
+PRETRAINED = "pretrained"
+STATISTICS_ONLY = "statistics only"
+MASKED = "masked"
+FULL_FINE_TUNING = "full fine-tuning"
+
+_MEASURES = {"knn": "k-NN", "probe": "linear probe", "head": "head"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Which test images a network got right, bool (M,) each, in the test set's order; None: not measured."""
+
+    name: str
+    knn: Tensor | None = None
+    probe: Tensor | None = None
+    head: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An accuracy in [0, 1] or a difference of two in [-1, 1], with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network: accuracies, and their differences from the first row (None in the first row itself).
+
+    The trained head is compared with the first row's probe: the pretrained network has no head of its own,
+    and its probe is the best linear head on it.
+    """
+
+    name: str
+    knn: Estimate | None = None
+    probe: Estimate | None = None
+    head: Estimate | None = None
+    knn_gain: Estimate | None = None
+    probe_gain: Estimate | None = None
+    head_gain: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one comparison on `images` test images."""
+
+    rows: tuple[Row, ...]
+    images: int
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> Rows:
+        """Intervals and paired differences of `outcomes`; the first is what the others are compared with."""
+        if not outcomes:
+            raise DataError("a table of results needs at least one row, got none")
+        counts = {len(right) for outcome in outcomes for right in _measured(outcome).values()}
+        if len(counts) != 1:
+            raise DataError(
+                f"all rows must be measured on the same test images, got {sorted(counts)} of them"
+                if counts
+                else "nothing was measured: give each row a k-NN, probe or head result"
+            )
+        first = _measured(outcomes[0])
+        reference = ({"head": first["probe"]} if "probe" in first else {}) | first
+        rows = [_row(outcome, reference if index else {}) for index, outcome in enumerate(outcomes)]
+        return cls(tuple(rows), counts.pop())
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of that name; `KeyError` names those that exist."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(f"no row {name!r}; the table has {', '.join(row.name for row in self.rows)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"images": M, "rows": [{"name", "knn": {"value", "low", "high"}, …}]}`; what was not measured is None."""
+        return {"images": self.images, "rows": [asdict(row) for row in self.rows]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Rows:
+        """The inverse of `to_json`."""
+        rows: list[Row] = []
+        for row in data["rows"]:
+            estimates = {
+                key: Estimate(**value) for key, value in row.items() if key != "name" and value is not None
+            }
+            rows.append(Row(str(row["name"]), **estimates))
+        return cls(tuple(rows), int(data["images"]))
+
+    def table(self) -> Table:
+        """A table for a terminal of 80 columns; measures that no row has are left out.
+
+        Each cell: the accuracy, its interval, and below them the difference from the first row with its interval.
+        """
+        title = f"top-1 on {self.images} test images; below, Δ to {self.rows[0].name}; 95 % intervals"
+        table = Table(title=title, title_justify="left", show_lines=True)
+        table.add_column("network", no_wrap=True)
+        shown = [key for key in _MEASURES if any(getattr(row, key) is not None for row in self.rows)]
+        for key in shown:
+            table.add_column(_MEASURES[key], no_wrap=True)
+        for row in self.rows:
+            cells: list[str] = []
+            for key in shown:
+                accuracy, gain = getattr(row, key), getattr(row, f"{key}_gain")
+                lines = ["–"] if accuracy is None else str(accuracy).replace("[", r"\[").split(" ", 1)
+                if gain is not None:
+                    lines += _signed(gain)
+                cells.append("\n".join(lines))
+            table.add_row(row.name, *cells)
+        return table
+
+
+def _measured(outcome: Outcome) -> dict[str, Tensor]:
+    found = {key: getattr(outcome, key) for key in _MEASURES}
+    return {key: right for key, right in found.items() if right is not None}
+
+
+def _row(outcome: Outcome, reference: dict[str, Tensor]) -> Row:
+    estimates: dict[str, Estimate] = {}
+    for key, right in _measured(outcome).items():
+        estimates[key] = Estimate(*accuracy_interval(right))
+        if key in reference:
+            estimates[f"{key}_gain"] = Estimate(*paired_interval(right, reference[key]))
+    return Row(outcome.name, **estimates)
+
+
+def _signed(gain: Estimate) -> list[str]:
+    """Bold where the interval leaves out zero, which is what "better by more than the interval" means."""
+    texts = [f"{gain.value:+.3f}", rf"\[{gain.low:+.3f}, {gain.high:+.3f}]"]
+    texts = [text.replace("-", "−") for text in texts]
+    return [f"[bold]{text}[/bold]" for text in texts] if gain.low > 0 or gain.high < 0 else texts

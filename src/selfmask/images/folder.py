@@ -1,0 +1,144 @@
+"""A folder of images: class sub-folders, or flat; with train/ validation/ test/ above them, or without."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from selfmask.errors import DataError
+from selfmask.images.decode import EXTENSIONS
+from selfmask.images.listing import Entry, Listing, split_name
+from selfmask.images.splits import near_misses
+
+
+def folder_listing(folder: Path) -> Listing:
+    """Read the layout of a folder.
+
+    - Sub-folders called train, validation (or val), test: those are the splits. (A "train" among other folders
+      with images, and no test or validation, is a class: vehicles, say.)
+    - Sub-folders with images: each is a class; images lie in it at any depth. Images directly in the folder,
+      beside class folders, are unlabelled.
+    - No sub-folders with images: all images are unlabelled.
+    """
+    check_folder(folder)
+    splits = _split_folders(folder)
+    others: list[Path] = []
+    if "train" in splits:
+        others = [
+            child for child in _subfolders(folder) if child not in splits.values() and image_files(child)
+        ]
+    if "train" not in splits or (len(splits) == 1 and others):
+        return Listing(folder.name, tuple(_class_folders(folder, folder, None)))
+    entries: list[Entry] = []
+    for split, child in splits.items():
+        entries += _class_folders(child, folder, split if len(splits) > 1 else None)
+    ignored = ", ".join(f"{child.name}/" for child in others)
+    notes = (f"Beside the splits, {ignored} is left out.",) if others else ()
+    return Listing(folder.name, tuple(entries), notes=notes)
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    splits: dict[str, Path] = {}
+    for child in _subfolders(folder):
+        split = split_name(child.name)
+        if split is not None and splits.setdefault(split, child) != child:
+            raise DataError(f"{folder} has both {splits[split].name}/ and {child.name}/: keep one of them")
+    return splits
+
+
+def flat_listing(folder: Path) -> Listing:
+    """All images of a folder, at any depth, without labels."""
+    check_folder(folder)
+    entries = [Entry(path.relative_to(folder).as_posix(), path) for path in image_files(folder)]
+    if not entries:
+        raise DataError(_no_images(folder))
+    return Listing(folder.name, tuple(entries))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files below a folder (by their endings), sorted by relative path; hidden ones left out.
+
+    Symbolic links are followed, each folder once.
+    """
+    return sorted(_walk(folder, set()), key=lambda path: path.relative_to(folder).as_posix())
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `DataError` with near misses where `folder` is not a folder."""
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise DataError(f"{folder} is a file, not a folder of images")
+    parent = folder.parent
+    while not parent.is_dir() and parent != parent.parent:
+        parent = parent.parent
+    missing = folder.relative_to(parent).parts[0]
+    siblings = sorted(child.name for child in parent.iterdir()) if os.access(parent, os.R_OK) else []
+    raise DataError(f"there is no {folder}: {parent} has no {missing!r}{near_misses(missing, siblings)}")
+
+
+def _class_folders(folder: Path, root: Path, split: str | None) -> list[Entry]:
+    direct = [
+        Entry(path.relative_to(root).as_posix(), path, None, split)
+        for path in sorted(folder.iterdir())
+        if _is_image(path)
+    ]
+    entries: list[Entry] = []
+    empty: list[Path] = []
+    for child in _subfolders(folder):
+        found = image_files(child)
+        if not found:
+            empty.append(child)
+        entries += [Entry(path.relative_to(root).as_posix(), path, child.name, split) for path in found]
+    if not entries and not direct:
+        raise DataError(_no_images(folder))
+    if empty and entries:
+        raise DataError(
+            f"the class folder {empty[0].relative_to(root).as_posix()!r} in {root} holds no images: "
+            f"fill it or remove it{_other_files(empty[0])}"
+        )
+    return direct + entries
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(
+        (child for child in folder.iterdir() if child.is_dir() and not _is_hidden(child.name)),
+        key=lambda child: child.name,
+    )
+
+
+def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    for child in folder.iterdir():
+        if _is_hidden(child.name):
+            continue
+        if child.is_dir():
+            yield from _walk(child, seen)
+        elif _is_image(child):
+            yield child
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not _is_hidden(path.name) and path.is_file()
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _no_images(folder: Path) -> str:
+    return f"{folder} holds no images{_other_files(folder)}"
+
+
+def _other_files(folder: Path) -> str:
+    others = [
+        child.name for child in sorted(folder.iterdir()) if child.is_file() and not _is_hidden(child.name)
+    ]
+    known = "image files end in .jpg, .png, .webp, .tif, .gif, .bmp …"
+    if not others:
+        return " (it is empty)" if not any(folder.iterdir()) else ""
+    return f" (it has {len(others)} other files, such as {others[0]!r}; {known})"

@@ -1,0 +1,72 @@
+"""Hugging Face data sets, through the `datasets` package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from selfmask.errors import DataError, MissingExtraError
+from selfmask.images.listing import Entry, Listing, split_name
+
+
+def hf_listing(spec: str) -> Listing:
+    """ "NAME" or "NAME@CONFIGURATION", a name on the hub or a local folder: its image and its class column.
+
+    The first column of images is used and the first of class labels (else a column called label, class or
+    fine_label, else none). Code from the hub is never run.
+    """
+    try:
+        datasets: Any = import_module("datasets")
+    except ImportError as error:
+        raise MissingExtraError("hf: needs the package datasets: pip install 'selfmask[datasets]'") from error
+    name, _, configuration = spec.partition("@")
+    try:
+        found: Any = datasets.load_dataset(name, configuration or None)
+    except (
+        Exception
+    ) as error:  # the package raises many kinds: no network, no such name, no such configuration
+        raise DataError(
+            f"hf:{spec} cannot be opened: {' '.join(str(error).split())[:300]} (a data set that is in a folder of "
+            "class folders, a list or tar shards can be opened without the hub)"
+        ) from error
+    entries: list[Entry] = []
+    classes: tuple[str, ...] | None = None
+    for key, part in found.items():
+        image, label = _columns(part.features, datasets, spec)
+        part = part.cast_column(image, datasets.Image(decode=False))
+        names = getattr(part.features[label], "names", None) if label is not None else None
+        classes = tuple(names) if names else classes
+        values = part[label] if label is not None else [None] * len(part)
+        split = split_name(str(key)) if len(found) > 1 else None
+        if len(found) > 1 and split is None:
+            continue  # "unsupervised", "extra" and the like
+        entries += [
+            Entry(f"{key}/{row:06d}", _reader(part, image, row), _class(value, names), split)
+            for row, value in enumerate(values)
+        ]
+    return Listing(Path(name).name, tuple(entries), classes)
+
+
+def _columns(features: Any, datasets: Any, spec: str) -> tuple[str, str | None]:
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    if not images:
+        raise DataError(f"hf:{spec} has no column of images: its columns are {', '.join(features)}")
+    labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    named = [name for name in ("label", "class", "fine_label") if name in features]
+    return images[0], next(iter([*(name for name in named if name in labels), *labels, *named]), None)
+
+
+def _class(value: Any, names: list[str] | None) -> str | None:
+    if value is None or value == -1:
+        return None
+    return names[value] if names else str(value)
+
+
+def _reader(part: Any, column: str, row: int) -> Callable[[], bytes]:
+    def read() -> bytes:
+        cell = part[row][column]
+        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+
+    return read

@@ -1,0 +1,91 @@
+"""`open_data`: from a few words or a path to train, validation and test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selfmask.errors import DataError, SettingsError
+from selfmask.images.catalogue import CATALOGUE
+from selfmask.images.digits import digits
+from selfmask.images.download import Say, to_stderr
+from selfmask.images.folder import flat_listing, folder_listing
+from selfmask.images.hub_datasets import hf_listing
+from selfmask.images.listing import Listing, assemble
+from selfmask.images.named import data_root, named_listing
+from selfmask.images.shards import shard_listing
+from selfmask.images.sources import Reading
+from selfmask.images.splits import Splits, near_misses
+from selfmask.images.tables import LIST_SUFFIXES, list_listing, read_labels, read_splits
+
+
+def open_data(
+    spec: str | Path,
+    *,
+    split_file: str | Path | None = None,
+    labels: str | Path | None = None,
+    seed: int = 0,
+    test_share: float = 0.2,
+    reading: Reading | None = None,
+    root: str | Path | None = None,
+    download: bool = True,
+    say: Say = to_stderr,
+) -> Splits:
+    """Open images by name or by place.
+
+    spec: the name of a data set ("digits", or one of `CATALOGUE`); a folder (see `folder_listing`); a list file
+        (.csv, .tsv, .jsonl); or, with what it is said in front: "imagefolder:DIR", "flat:DIR" (all images below
+        it, no labels), "list:FILE", "webdataset:SHARDS", "hf:NAME". A folder that has a data set's name is
+        written "./NAME".
+    split_file: which image is in which split (see `read_splits`), such as a split_zhou_*.json of CoOp.
+    labels: a list with the only labels that training may use; all other training images become unlabelled.
+    seed, test_share: where the data has labels but no splits, this share is held out for test, stratified.
+    root: the folder of the named data sets (None: $SELFMASK_DATA, or ~/.cache/selfmask/data).
+    download: whether a named data set of less than 1 GB may be downloaded; `say` is told before it starts.
+    Raises `DataError` where there is nothing to open, or where too much of it cannot be read.
+    """
+    if not 0 <= test_share < 1:
+        raise SettingsError(f"test_share is a share in [0, 1), got {test_share}")
+    if spec == "digits":
+        if labels is not None or split_file is not None:
+            raise SettingsError("digits has its own labels and splits: leave labels and split_file out")
+        return digits(seed)
+    try:
+        if isinstance(spec, str) and spec in CATALOGUE:
+            listing = named_listing(
+                spec, data_root(root), download=download, say=say, coop=split_file is None
+            )
+        else:
+            listing = find_listing(spec)
+    except PermissionError as error:
+        raise DataError(f"{error.filename} may not be read: {error.strerror}") from error
+    if split_file is not None:
+        listing = listing.resplit(read_splits(Path(split_file)))
+    few = read_labels(Path(labels)) if labels is not None else None
+    return assemble(listing, reading or Reading(), seed=seed, test_share=test_share, few=few, say=say)
+
+
+def find_listing(spec: str | Path) -> Listing:
+    """What a specification names, before any pixel is read."""
+    kind, _, rest = str(spec).partition(":")
+    if isinstance(spec, str) and kind == "imagefolder" and rest:
+        return folder_listing(Path(rest).expanduser())
+    if isinstance(spec, str) and kind == "flat" and rest:
+        return flat_listing(Path(rest).expanduser())
+    if isinstance(spec, str) and kind == "list" and rest:
+        return list_listing(Path(rest).expanduser())
+    if isinstance(spec, str) and kind == "webdataset" and rest:
+        return shard_listing(rest)
+    if isinstance(spec, str) and kind == "hf" and rest:
+        return hf_listing(rest)
+    path = Path(spec).expanduser()
+    if not str(spec):
+        raise DataError(
+            "no data was given: name a folder of images, a list file, or a data set such as 'digits'"
+        )
+    if path.suffix.lower() in LIST_SUFFIXES and not path.is_dir():
+        return list_listing(path)
+    if isinstance(spec, str) and not path.exists() and path.name == spec:
+        meant = near_misses(spec, ["digits", *CATALOGUE])
+        if meant:
+            raise DataError(f"there is neither a folder nor a data set called {spec!r}{meant}")
+    return folder_listing(path)

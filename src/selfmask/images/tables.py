@@ -1,0 +1,214 @@
+"""Lists of images (CSV, TSV, JSONL), files of labels, and split files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from selfmask.errors import DataError
+from selfmask.images.folder import check_folder
+from selfmask.images.listing import Entry, Listing, split_name
+from selfmask.images.splits import near_misses
+
+_FILE_COLUMNS = ("file", "path", "filename", "filepath", "file_name", "image", "name", "impath")
+_LABEL_COLUMNS = ("label", "class", "classname", "class_name", "target", "category")
+_SPLIT_COLUMNS = ("split", "subset", "partition", "set")
+LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a list: `line` counts from 1, for messages."""
+
+    file: str
+    label: str | None
+    split: str | None
+    line: int
+
+
+def list_listing(path: Path) -> Listing:
+    """Images from a list: a column for the file, and optional ones for the class and the split.
+
+    CSV and TSV with a header line (file, label, split; `_FILE_COLUMNS` and so on are the accepted names), or
+    without one: file, label, split in this order. JSONL: an object a line with the same keys. Files are
+    relative to the list's own folder, or absolute.
+    """
+    rows = read_rows(path)
+    missing = [row for row in rows if not _place(path, row).is_file()]
+    if missing:
+        first = missing[0]
+        where = _place(path, first).parent
+        siblings = sorted(child.name for child in where.iterdir()) if where.is_dir() else []
+        more = f" (and {len(missing) - 1} more of its {len(rows)} files)" if len(missing) > 1 else ""
+        raise DataError(
+            f"{path}, line {first.line}: there is no file {first.file!r}{more}"
+            f"{near_misses(Path(first.file).name, siblings)}. Files are relative to {path.parent}."
+        )
+    return Listing(path.stem, tuple(Entry(row.file, _place(path, row), row.label, row.split) for row in rows))
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """Labels by image name, from a list as above. Raises `DataError` where an image has two labels or
+    none."""
+    labels: dict[str, str] = {}
+    for row in read_rows(path):
+        if row.label is None:
+            raise DataError(f"{path}, line {row.line}: {row.file!r} has no label")
+        if labels.setdefault(row.file, row.label) != row.label:
+            raise DataError(
+                f"{path}, line {row.line}: {row.file!r} is {row.label!r}, but was {labels[row.file]!r}"
+            )
+    return labels
+
+
+def read_splits(path: Path) -> dict[str, tuple[str, str | None]]:
+    """(split, class or None) by image name, from a split file.
+
+    JSON as CoOp's split_zhou_*.json, {"train": [[file, label number, class name], …], "val": …, "test": …};
+    or with plain file names in place of the triples; or a list as above with a split column.
+    """
+    _check_file(path)
+    if path.suffix.lower() in LIST_SUFFIXES:
+        splits = {}
+        for row in read_rows(path):
+            if row.split is None:
+                raise DataError(
+                    f"{path}, line {row.line}: {row.file!r} has no split (train, validation or test)"
+                )
+            splits[row.file] = (row.split, row.label)
+        return splits
+    document = _json(read_text(path), f"{path}")
+    if not isinstance(document, dict):
+        raise DataError(f"{path} must hold an object with the keys train, val and test")
+    result: dict[str, tuple[str, str | None]] = {}
+    for key, members in document.items():
+        split = split_name(key)
+        if split is None or not isinstance(members, list):
+            raise DataError(
+                f"{path}: {key!r} is not a split: the keys are train, val and test, each with a list"
+            )
+        for member in members:
+            name, label = _member(path, member)
+            if name in result:
+                raise DataError(f"{path} names {name!r} twice")
+            result[name] = (split, label)
+    return result
+
+
+def _member(path: Path, member: Any) -> tuple[str, str | None]:
+    if isinstance(member, str):
+        return member, None
+    if (
+        isinstance(member, list)
+        and len(member) == 3
+        and isinstance(member[0], str)
+        and isinstance(member[2], str)
+    ):
+        return member[0], member[2]
+    raise DataError(
+        f"{path}: an image must be a file name or [file, label number, class name], got {member!r}"
+    )
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The lines of a CSV, TSV or JSONL list. Raises `DataError` with the line at fault."""
+    _check_file(path)
+    text = read_text(path)
+    rows = _jsonl_rows(path, text) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(path, text)
+    if not rows:
+        raise DataError(f"{path} lists no images")
+    return rows
+
+
+def _csv_rows(path: Path, text: str) -> list[Row]:
+    lines = text.splitlines()
+    first = lines[0] if lines else ""
+    delimiter = max(",;\t", key=first.count)
+    try:
+        table = [
+            (number, row) for number, row in enumerate(csv.reader(lines, delimiter=delimiter), 1) if any(row)
+        ]
+    except csv.Error as error:
+        raise DataError(f"{path} is not a table: {error}") from None
+    if not table:
+        return []
+    header = [cell.strip().lower() for cell in table[0][1]]
+    columns = [
+        next((header.index(n) for n in names if n in header), None)
+        for names in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
+    ]
+    if columns[0] is None:
+        if not (path.parent / table[0][1][0]).suffix:
+            raise DataError(
+                f"{path}: the header {', '.join(table[0][1])} names no column for the file: call it 'file' "
+                "(and 'label', 'split')"
+            )
+        columns = [0, 1 if len(header) > 1 else None, 2 if len(header) > 2 else None]
+    else:
+        table = table[1:]
+
+    def cell(row: list[str], column: int | None) -> str | None:
+        return (row[column].strip() or None) if column is not None and column < len(row) else None
+
+    return [
+        _row(path, number, cell(row, columns[0]), cell(row, columns[1]), cell(row, columns[2]))
+        for number, row in table
+    ]
+
+
+def _jsonl_rows(path: Path, text: str) -> list[Row]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        record = _json(line, f"{path}, line {number}")
+        if not isinstance(record, dict):
+            raise DataError(f'{path}, line {number}: expected an object such as {{"file": …, "label": …}}')
+        lowered = {key.lower(): value for key, value in record.items()}
+        found = [
+            next((lowered[n] for n in names if lowered.get(n) is not None), None)
+            for names in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
+        ]
+        rows.append(_row(path, number, *(None if value is None else str(value) for value in found)))
+    return rows
+
+
+def _row(path: Path, number: int, file: str | None, label: str | None, split: str | None) -> Row:
+    if file is None:
+        raise DataError(f"{path}, line {number}: no file is named")
+    known = split_name(split) if split is not None else None
+    if split is not None and known is None:
+        raise DataError(f"{path}, line {number}: the split is train, validation or test, got {split!r}")
+    return Row(
+        PurePosixPath(file.replace("\\", "/")).as_posix(), label, known, number
+    )  # "./a.png" is "a.png"
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not valid JSON: {error}") from None
+
+
+def _place(path: Path, row: Row) -> Path:
+    return path.parent / row.file
+
+
+def read_text(path: Path) -> str:
+    """A text file, UTF-8 with or without a byte order mark. Raises `DataError` where it is something else."""
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+
+
+def _check_file(path: Path) -> None:
+    if path.is_file():
+        return
+    check_folder(path.parent)
+    siblings = sorted(child.name for child in path.parent.iterdir())
+    raise DataError(f"there is no file {path}{near_misses(path.name, siblings)}")

@@ -1,0 +1,175 @@
+"""New mask files from old ones: the same base and companions with other bits, and set algebra on the off-weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from selfmask.errors import SettingsError, WrongBaseError
+from selfmask.maskfile.coding import Coding
+from selfmask.maskfile.container import write_atomically
+from selfmask.maskfile.mask import Mask
+from selfmask.maskfile.saving import pack
+
+Operation = Literal["and", "or", "majority"]
+
+
+def save_derived(
+    path: str | os.PathLike[str],
+    mask: Mask,
+    masks: Mapping[str, Tensor],
+    *,
+    note: Mapping[str, Any],
+    base: nn.Module | None = None,
+    statistics: Mapping[str, Tensor] | None = None,
+    trained: Mapping[str, Tensor] | None = None,
+    head: Mapping[str, Tensor] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    coding: Coding = "auto",
+) -> Path:
+    """Write a mask of `mask`'s base with other bits, whole or not at all. Returns the path.
+
+    Args:
+        path: where to.
+        mask: what the base, the metadata and (unless given) the companions are taken from.
+        masks: bool by parameter name, for exactly `mask`'s names and shapes.
+        note: JSON-able entries that are added to the metadata.
+        base: the base model, for coding in classes of |θ|. It is checked, and not changed.
+        statistics: running statistics in place of `mask`'s; likewise `trained`, `head` and `metadata`.
+        coding: as for `save_mask`. Without `base`, "auto" is "alone".
+
+    Raises:
+        SettingsError: the bits do not fit, or "base" coding is asked for without a base.
+        WrongBaseError: `base` is not the mask's.
+    """
+    if list(masks) != list(mask.names):
+        raise SettingsError("the new bits must be for the mask's own tensors, in its order")
+    for name, bits in masks.items():
+        if bits.dtype != torch.bool or tuple(bits.shape) != mask.shape(name):
+            raise SettingsError(
+                f"{name}: the mask must be bool of shape {mask.shape(name)}, got {tuple(bits.shape)}"
+            )
+    if coding == "base" and base is None:
+        raise SettingsError("coding='base' needs the base model: pass base=model")
+    tensors = None if base is None else mask.check(base)
+    path = Path(path)
+    # How many bits a training flipped is no longer true of other bits.
+    told = mask.metadata if metadata is None else metadata
+    kept = {key: value for key, value in told.items() if key != "flipped"}
+    content = pack(
+        mask.index.base,
+        masks,
+        tensors,
+        mask.statistics if statistics is None else statistics,
+        mask.trained if trained is None else trained,
+        mask.head if head is None else head,
+        {**kept, **note},
+        coding,
+    )
+    write_atomically(path, content)
+    return path
+
+
+def combine(
+    path: str | os.PathLike[str],
+    operation: Operation,
+    masks: Sequence[Mask],
+    *,
+    base: nn.Module | None = None,
+    coding: Coding = "auto",
+) -> Path:
+    """Write the mask that `operation` makes of several masks of one base. Returns the path.
+
+    "and": a weight is on where all have it on. "or": where any has. "majority": where at least half have. Running
+    statistics, trained parameters and heads are kept where all masks have the same ones and dropped elsewhere, since
+    there is no meaning in mixing them; so is what the metadata says. What was measured on one mask is true of
+    it alone and dropped; `derived` names the masks, and what each was learnt on.
+
+    Raises:
+        SettingsError: fewer than two masks, an unknown operation, or a tensor would have no weight on.
+        WrongBaseError: the masks belong to different bases, or mask different tensors.
+    """
+    if operation not in get_args(Operation):
+        raise SettingsError(f"the operation is one of {', '.join(get_args(Operation))}, got {operation!r}")
+    if len(masks) < 2:
+        raise SettingsError(f"{operation!r} needs at least two masks, got {len(masks)}")
+    first = masks[0]
+    for other in masks[1:]:
+        same_base(first, other)
+    bits = [mask.masks(base) for mask in masks]
+    combined: dict[str, Tensor] = {}
+    for name in first.names:
+        stack = torch.stack([b[name] for b in bits])
+        if operation == "and":
+            combined[name] = stack.all(0)
+        elif operation == "or":
+            combined[name] = stack.any(0)
+        else:
+            combined[name] = 2 * stack.sum(0) >= len(masks)
+        if combined[name].numel() and not bool(combined[name].any()):
+            raise SettingsError(f"{operation!r} of these masks turns every weight of {name!r} off")
+    kept = [_common([getattr(m, kind) for m in masks]) for kind in ("statistics", "trained", "head")]
+    note = {"derived": {"operation": operation, "from": [_described(m) for m in masks]}}
+    return save_derived(
+        path,
+        first,
+        combined,
+        note=note,
+        base=base,
+        statistics=kept[0],
+        trained=kept[1],
+        head=kept[2],
+        metadata=_agreed(masks),
+        coding=coding,
+    )
+
+
+def same_base(a: Mask, b: Mask) -> None:
+    """Raises `WrongBaseError` unless both mask the same tensors of the same base."""
+    if a.index.base.fingerprint != b.index.base.fingerprint:
+        raise WrongBaseError(
+            f"{a.path.name} and {b.path.name} were learnt on different bases "
+            f"({a.learnt_on or 'unnamed'}, {b.learnt_on or 'unnamed'}): their bits cannot be combined"
+        )
+    if a.names != b.names:
+        odd = sorted(set(a.names) ^ set(b.names)) or ["their order"]
+        raise WrongBaseError(
+            f"{a.path.name} and {b.path.name} mask different tensors of their base: {odd[0]!r}"
+        )
+
+
+def _common(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    first = members[0]
+    for other in members[1:]:
+        if first.keys() != other.keys() or not all(torch.equal(first[n], other[n]) for n in first):
+            return {}
+    return dict(first)
+
+
+_OF_ONE = ("rows", "compaction", "derived")  # measured on one mask, so true of it alone
+_IN_PARTS = ("training", "rule", "selection")
+
+
+def _agreed(masks: Sequence[Mask]) -> dict[str, Any]:
+    """The metadata that all masks have alike; of the training, the rule and the selection the parts that are."""
+    first, others = masks[0].metadata, [mask.metadata for mask in masks[1:]]
+    found: dict[str, Any] = {}
+    for key, value in first.items():
+        values = [other.get(key) for other in others]
+        # It is one base, by its fingerprint, however it was built: the size of its images may differ.
+        if key == "backbone" or (key not in _OF_ONE and all(one == value for one in values)):
+            found[key] = value
+        elif key in _IN_PARTS and isinstance(value, Mapping):
+            parts = [one for one in values if isinstance(one, Mapping)]
+            if len(parts) == len(values):
+                found[key] = {k: v for k, v in value.items() if all(k in p and p[k] == v for p in parts)}
+    return found
+
+
+def _described(mask: Mask) -> dict[str, Any]:
+    return {"file": mask.path.name, "digest": mask.index.digest, "training": mask.metadata.get("training")}

@@ -1,0 +1,158 @@
+"""Reading a mask file: what a stranger wrote is checked here, part against part, before a `Mask` is made of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from selfmask.errors import MaskFileError
+from selfmask.maskfile import index as record
+from selfmask.maskfile.container import TENSORS, Array, count, parse, parse_json
+from selfmask.maskfile.fingerprint import DTYPES
+from selfmask.maskfile.index import Companion, Index
+from selfmask.maskfile.mask import Mask
+from selfmask.maskfile.saving import FORMAT
+from selfmask.masking.weight import alpha
+
+MAX_WEIGHTS = 1 << 31
+_KINDS = ("statistics", "trained")
+
+
+def load(
+    path: str | os.PathLike[str], base: nn.Module | None = None, *, max_weights: int = MAX_WEIGHTS
+) -> Mask:
+    """Read a mask file and check it, without decoding its bits.
+
+    Args:
+        path: the file.
+        base: the base model, where the bits need it and it cannot be rebuilt from the metadata.
+        max_weights: a file that claims more masked weights than this is refused: each takes a byte when decoded,
+            and a file of a few hundred bytes can claim any number.
+
+    Raises:
+        MaskFileError: the file is damaged, of a later format, or not a mask file.
+        FileNotFoundError: there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise MaskFileError(f"{path}: a folder, expected a mask file (*.safetensors)")
+    return parse_mask(path.read_bytes(), path, base, max_weights)
+
+
+def parse_mask(
+    content: bytes, path: Path, base: nn.Module | None = None, max_weights: int = MAX_WEIGHTS
+) -> Mask:
+    """The same from the file's bytes; `path` is for the messages."""
+    texts, arrays = parse(content, path.name)
+    version = texts.pop("selfmask.format", None)
+    if version != FORMAT:
+        raise MaskFileError(
+            f"{path.name}: mask file format {version!r}; this version of selfmask reads {FORMAT!r}. Update selfmask"
+        )
+    metadata = {
+        key: parse_json(text.encode(), f"{path.name}: metadata {key!r}") for key, text in texts.items()
+    }
+    for name, dtype in TENSORS.items():
+        if name in arrays and arrays[name].dtype != dtype:
+            raise MaskFileError(
+                f"{path.name}: tensor {name!r} has dtype {arrays[name].dtype}, expected {dtype}"
+            )
+    if "index" not in arrays or arrays["index"].dtype != "U8":
+        raise MaskFileError(f"{path.name}: the tensor 'index' is missing; the file is damaged")
+
+    def get(name: str, empty: tuple[int, ...]) -> np.ndarray:
+        return arrays[name].numpy(TENSORS[name]) if name in arrays else np.zeros(empty, np.uint8)
+
+    index = record.unpack(
+        arrays["index"].data,
+        get("fingerprints", (0, record.SHORT_BYTES)),
+        get("thresholds", (0,)).reshape(-1),
+        get("models", (0,)).reshape(-1),
+    )
+    if index.weights > max_weights:
+        raise MaskFileError(
+            f"{path.name}: claims {index.weights} masked weights, more than the {max_weights} that are read without "
+            "being asked to; if that is right, pass max_weights"
+        )
+    companions = {kind: _companions(index.companions.get(kind, ()), kind, arrays, path) for kind in _KINDS}
+    head = {
+        name.removeprefix("head/"): _tensor(array.data, array.dtype, array.shape)
+        for name, array in arrays.items()
+        if name.startswith("head/")
+    }
+    known = {*TENSORS, "index", *(f"{k}/{c.dtype}" for k in _KINDS for c in index.companions.get(k, ()))}
+    for name in arrays:
+        if name not in known and not name.startswith("head/"):
+            raise MaskFileError(f"{path.name}: a tensor {name!r} that format {FORMAT} does not have")
+    _check_alpha(index, get("alpha", (0,)).reshape(-1), path)
+    return Mask(
+        path,
+        metadata,
+        index,
+        **companions,
+        head=head,
+        sizes=_sizes(content, arrays),
+        _arrays=arrays,
+        _base=base,
+    )
+
+
+def _companions(
+    members: tuple[Companion, ...], kind: str, arrays: dict[str, Array], path: Path
+) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    used: dict[str, int] = {}
+    for member in members:
+        array = arrays.get(f"{kind}/{member.dtype}")
+        begin = used.get(member.dtype, 0)
+        end = begin + member.nbytes
+        if end > (0 if array is None else array.data.nbytes):
+            raise MaskFileError(f"{path.name}: {kind} {member.name!r} is missing; the file is damaged")
+        data = np.zeros(0, np.uint8) if array is None else array.data[begin:end]
+        tensors[member.name] = _tensor(data, member.dtype, member.shape)
+        used[member.dtype] = end
+    for dtype, end in used.items():
+        array = arrays.get(f"{kind}/{dtype}")
+        if array is not None and end != array.data.nbytes:
+            raise MaskFileError(f"{path.name}: more {kind} than its index names; the file is damaged")
+    return tensors
+
+
+def _tensor(data: np.ndarray, dtype: str, shape: tuple[int, ...]) -> Tensor:
+    if dtype not in DTYPES:
+        raise MaskFileError(f"a tensor of the mask file has dtype {dtype}, which is not read here")
+    if data.size == 0:
+        return torch.empty(shape, dtype=DTYPES[dtype])
+    if dtype == "BOOL" and data.max() > 1:
+        raise MaskFileError(
+            "a tensor of booleans of the mask file holds other values than 0 and 1: it is damaged"
+        )
+    return torch.from_numpy(data.copy()).view(DTYPES[dtype]).reshape(shape)
+
+
+def _check_alpha(index: Index, stated: np.ndarray, path: Path) -> None:
+    if len(stated) != len(index.masks):
+        raise MaskFileError(
+            f"{path.name}: {len(stated)} values of α for {len(index.masks)} masks; the file is damaged"
+        )
+    for (name, coded), value in zip(index.masks.items(), stated, strict=True):
+        total = count(index.base.tensors[name].shape)
+        on = total - sum(coded.off)
+        if np.float32(alpha(on, total) if on else float(total == 0)) != value:
+            raise MaskFileError(
+                f"{path.name}: α of {name!r} is not that of {on} of {total} weights on; it is damaged"
+            )
+
+
+def _sizes(content: bytes, arrays: dict[str, Array]) -> dict[str, int]:
+    def total(*prefixes: str) -> int:
+        return sum(a.data.nbytes for name, a in arrays.items() if name.startswith(prefixes))
+
+    masks = total("masks.", "thresholds", "models")
+    statistics, head = total("statistics/"), total("head/", "trained/")
+    rest = len(content) - masks - statistics - head
+    return {"masks": masks, "statistics": statistics, "head": head, "metadata": rest, "file": len(content)}

@@ -1,0 +1,249 @@
+"""Reading a mask file and applying it: `load(path).apply(model)`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor, nn
+
+from selfmask.errors import MaskFileError, SelfmaskError, WrongBaseError
+from selfmask.maskfile import explain
+from selfmask.maskfile.classes import magnitudes
+from selfmask.maskfile.coding import decode, rows_of
+from selfmask.maskfile.container import TENSORS, Array, count
+from selfmask.maskfile.fingerprint import (
+    Signature,
+    all_tensors,
+    base_tensors,
+    combined,
+    signature,
+)
+from selfmask.maskfile.index import FREE, Index
+from selfmask.maskfile.streams import Reader
+from selfmask.masking import occupancy
+from selfmask.masking.weight import masked_weight, scale
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask file in memory. Made by `load`; the bits are decoded when they are asked for.
+
+    Attributes:
+        path: where it was read from.
+        metadata: the JSON data that was saved with it, by key; `metadata["selfmask"]` is the writer's version.
+        index: the base that it belongs to and the layout of the masks.
+        statistics: running statistics by buffer name, set by `apply`.
+        trained: ordinary parameters by name that were trained beside the masks, set by `apply`.
+        head: tensors of a head that was saved with it; not applied.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    index: Index
+    statistics: dict[str, Tensor]
+    trained: dict[str, Tensor]
+    head: dict[str, Tensor]
+    sizes: dict[str, int]
+    _arrays: dict[str, Array]
+    _base: nn.Module | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The masked parameters' names."""
+        return tuple(self.index.masks)
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the bits can be read only beside the base (they are coded in classes of |θ|)."""
+        return any(coded.needs_base for coded in self.index.masks.values())
+
+    @property
+    def learnt_on(self) -> str | None:
+        """What the file says of its base's origin, or None."""
+        backbone = self.metadata.get("backbone")
+        name = self.metadata.get("base")
+        if isinstance(name, str):
+            return name
+        spec = backbone.get("spec") if isinstance(backbone, dict) else None
+        return spec.replace("timm:", "timm ", 1) if isinstance(spec, str) else None
+
+    @cached_property
+    def on(self) -> dict[str, int]:
+        """The number of weights that are on, by tensor."""
+        return {name: self.numel(name) - sum(coded.off) for name, coded in self.index.masks.items()}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one masked tensor."""
+        return self.index.base.tensors[name].shape
+
+    def numel(self, name: str) -> int:
+        """The number of weights of one masked tensor."""
+        return count(self.shape(name))
+
+    def density(self) -> float:
+        """The share of the masked weights that is on, in [0, 1]."""
+        return sum(self.on.values()) / max(self.index.weights, 1)
+
+    def bytes(self) -> dict[str, int]:
+        """The file's bytes by part: "masks", "statistics", "head" (with `trained`), "metadata", and all: "file"."""
+        return dict(self.sizes)
+
+    def masks(self, base: nn.Module | None = None) -> dict[str, Tensor]:
+        """The masks by parameter name: bool, of the parameters' shapes, True where a weight is on.
+
+        Args:
+            base: the base model; only needed where `needs_base` and the backbone's specification in the metadata
+                cannot be rebuilt here. It is checked first, and not changed.
+
+        Raises:
+            WrongBaseError: `base` is not the base, or none is at hand and the bits cannot be read without it.
+            MaskFileError: the file's coded bits are damaged.
+        """
+        if not self.needs_base:
+            return self._decode(None)
+        base = base or self._base or self._rebuild()
+        return self._decode(self.check(base))
+
+    def check(self, model: nn.Module) -> dict[str, Tensor]:
+        """The model's tensors by name, after checking that each is the base's; changes nothing.
+
+        Raises `WrongBaseError` naming the first tensor that differs and the likely cause.
+        """
+        holder = occupancy.occupant(model)
+        if holder is not None:
+            raise WrongBaseError(
+                f"{self.path.name}: the model's weights are held by {holder}, so they are not the base's; call "
+                ".remove() on that first"
+            )
+        base = self.index.base
+        tensors = all_tensors(model)
+        found: dict[str, Signature] = {
+            name: signature(tensors[name]) for name in base.tensors if name in tensors
+        }
+        extra = {name: signature(t) for name, t in base_tensors(model).items() if name not in base.tensors}
+        why = explain.difference(base, found, extra, self.index.masks, tensors, self.learnt_on, model)
+        fixed = {n: found[n].digest for n, s in base.tensors.items() if n in found and s.digest != FREE}
+        if why is None and combined(fixed) != base.fingerprint:
+            why = "the fingerprint of the whole base differs, though that of no single tensor does"
+        if why is not None:
+            raise WrongBaseError(
+                f"{self.path.name}: this model is not the base that the mask was learnt on: {why}."
+            )
+        return tensors
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> Handle:
+        """Make `model` the adapted network: w = θ·M/α, the running statistics and what was trained, in place.
+
+        Everything is checked before anything is written, so the model is either adapted or untouched. The outputs
+        are those of the training-time network bit for bit (on the same device kind).
+
+        Raises:
+            WrongBaseError: `model` is not the base, or is masked already.
+            MaskFileError: the file's coded bits are damaged.
+        """
+        tensors = self.check(model)
+        masks = self._decode(tensors)
+        for kind, members in (("statistics", self.statistics), ("trained", self.trained)):
+            for name, value in members.items():
+                if name not in tensors or tensors[name].shape != value.shape:
+                    raise MaskFileError(f"{self.path.name}: {kind} {name!r} is not a tensor of the base")
+        for name, on in self.on.items():
+            if on == 0 and self.numel(name):
+                raise MaskFileError(
+                    f"{self.path.name}: every weight of {name!r} is off, so α = 0 and w is undefined"
+                )
+        new = {
+            name: masked_weight(
+                tensors[name].detach(), mask.to(tensors[name].device), scale(self.on[name], mask.numel())
+            )
+            for name, mask in masks.items()
+        }
+        new |= self.statistics | self.trained
+        occupancy.occupy(model, f"the applied mask {self.path.name}")
+        before = {name: tensors[name].detach().clone() for name in new}
+        for name, value in new.items():
+            tensors[name].detach().copy_(value)
+        return Handle(self, model, before)
+
+    def _decode(self, theta: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        reader = Reader(self._words("masks.coded", np.uint32), self._words("masks.plain", np.uint8))
+        digest = xxhash.xxh3_128()
+        masks: dict[str, Tensor] = {}
+        for name, coded in self.index.masks.items():
+            levels = magnitudes(theta[name]) if theta is not None and coded.needs_base else None
+            bits = decode(reader, coded, rows_of(self.shape(name)), levels)
+            digest.update(np.packbits(bits, bitorder="little").data)
+            masks[name] = torch.from_numpy(bits).reshape(self.shape(name))
+        reader.finish()
+        if digest.hexdigest() != self.index.digest:
+            raise MaskFileError(
+                f"{self.path.name}: the decoded masks do not have the digest that the file states"
+            )
+        return masks
+
+    def _words(self, name: str, dtype: type[np.generic]) -> np.ndarray:
+        array = self._arrays.get(name)
+        return np.zeros(0, dtype) if array is None else array.numpy(TENSORS[name]).reshape(-1)
+
+    def _rebuild(self) -> nn.Module:
+        backbone = self.metadata.get("backbone")
+        spec = backbone.get("spec") if isinstance(backbone, dict) else None
+        advice = f"pass the base model: load({str(self.path)!r}).masks(base=model), or load(path, base=model)"
+        if not isinstance(spec, str):
+            raise WrongBaseError(f"{self.path.name}: its bits can be read only beside the base; {advice}")
+        assert isinstance(backbone, dict)
+        try:
+            # The one door that opens upward, and only when called: this room knows nothing of backbones.
+            from selfmask.backbones.spec import rebuild
+
+            return rebuild(backbone).module
+        except (SelfmaskError, ImportError, OSError) as error:
+            raise WrongBaseError(
+                f"{self.path.name}: its bits can be read only beside the base, and {spec!r} could not be built here "
+                f"({error}); {advice}"
+            ) from error
+
+
+class Handle:
+    """An applied mask. `remove()`, or leaving the `with` block, makes the model the base again, bit for bit."""
+
+    def __init__(self, mask: Mask, model: nn.Module, before: dict[str, Tensor]) -> None:
+        self.mask = mask
+        self.model = model
+        self._before: dict[str, Tensor] | None = before
+
+    @property
+    def applied(self) -> bool:
+        """Whether the mask is still on the model."""
+        return self._before is not None
+
+    @torch.no_grad()
+    def remove(self) -> None:
+        """Restore every tensor that `apply` has written. A second call does nothing."""
+        if self._before is None:
+            return
+        tensors = all_tensors(self.model)
+        for name, value in self._before.items():
+            tensors[name].detach().copy_(value)
+        self._before = None
+        occupancy.vacate(self.model)
+
+    def __enter__(self) -> nn.Module:
+        return self.model
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        return f"Handle({self.mask.path.name}, {'applied' if self.applied else 'removed'})"

@@ -1,0 +1,1 @@
+"""See what was learnt: densities, magnitudes, similarities, embeddings, and one report page."""

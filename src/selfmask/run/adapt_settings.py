@@ -1,0 +1,152 @@
+"""What a user can say about an adaptation. Every field is a flag of `selfmask adapt`; None means "choose for me"."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from selfmask.backbones.catalogue import DEFAULT
+from selfmask.errors import SettingsError
+from selfmask.masking.maskset import NormStats
+from selfmask.run.settings import Method, Precision
+
+ObjectiveName = Literal["auto", "supervised", "selflabel", "distil", "swav", "text"]
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """Learn a mask for a backbone on your images."""
+
+    data: str
+    """Images: a folder (class sub-folders, train/ and test/ of such, or no structure at all), a .csv or .jsonl
+    list, or the name of a data set (see `selfmask data list`)."""
+    out: Path | None = None
+    """Folder for everything that the run writes. Default: runs/NAME-OF-THE-DATA."""
+    backbone: str = DEFAULT
+    """The pretrained network: package:efficientnet_lite0 (comes with selfmask), timm:NAME, openclip:NAME, …"""
+    weights: Path | None = None
+    """A file of weights for the backbone (.safetensors, .pth), instead of the hub's."""
+    objective: ObjectiveName = "auto"
+    """How to learn: supervised (labels), distil, selflabel or swav (no labels), text (class names, CLIP). auto
+    takes supervised where most training images have labels, else distil."""
+    preset: Literal["default", "paper"] = "default"
+    """paper sets every constant that you do not give as the paper does (SGD on the scores, 150 epochs, …)."""
+
+    labels: Path | None = None
+    """A CSV of file,label: the only labels to use."""
+    budget: str | None = None
+    """Use only so many of the labels: "5 per class", "1 %"."""
+    split_file: Path | None = None
+    """Which image is for training, validation or test."""
+    test_share: float = 0.2
+    """Share of labelled images held out for the test where the data has no test part of its own."""
+    images: int | None = None
+    """Train on so many images only, drawn in proportion to the classes."""
+
+    size: int | None = None
+    """Side of the training and evaluation views, in pixels. Default: from the images' own size."""
+    crop: float | None = None
+    """Least share of an image's area in a training view, in (0, 1]. Default: 0.35 (0.7 for what must not be
+    mirrored); distil, selflabel 0.6; swav has crops of its own."""
+    target_size: int | None = None
+    """Side of the whole images that the targets of distil and selflabel are taken from, in pixels. Default: 2.5
+    times the views', within what the network was trained at."""
+    epochs: float | None = None
+    """Passes over the training images."""
+    steps: int | None = None
+    """Optimizer steps, instead of epochs."""
+    batch: int = 64
+    """Images a step."""
+    optimizer: Method | None = None
+    """What moves the scores: adam (the default but for swav), tensor-adam (swav's default), or sgd (the paper's)."""
+    spread: float | None = None
+    """Scores start between 1 - spread and 1 + spread, in [0, 1). Default with adam: 0.5, for distil and
+    selflabel 0.95; else, and with --preset paper, 0."""
+    lr: float | None = None
+    """Peak learning rate of the scores. Default: from the number of steps (sgd has none)."""
+    warmup: float | None = None
+    """Share of the steps over which the rate rises, in [0, 1)."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes, in [0, 1). Of supervised and text."""
+    class_weights: Literal["balanced"] | None = None
+    """balanced: classes with few images count as much as those with many. Of supervised."""
+
+    select: str | None = None
+    """Which parameters are masked: auto, presets' names and name patterns, separated by commas ("auto,*.bias")."""
+    weights_share: str | None = None
+    """Mask only a share of each tensor's weights: "largest:50" or "random:50" (percent)."""
+    stages: int | None = None
+    """Mask only the first so many stages of the network."""
+    rule: Literal["threshold", "topk", "progressive"] = "threshold"
+    """How scores become a mask."""
+    density: float | None = None
+    """Share of weights that topk and progressive leave on, in (0, 1]."""
+    density_from: Path | None = None
+    """A mask file whose densities, tensor by tensor, topk is to use and progressive to end at ("found")."""
+    scores: Literal["random", "magnitude"] = "random"
+    """Where the scores of topk and progressive start: at random, or in proportion to |weight|."""
+    norm_stats: NormStats | None = None
+    """Batch norms: frozen (nothing to store) or adapt (their running statistics move and are stored)."""
+
+    head_dtype: Literal["float32", "float16"] = "float32"
+    """How the mask file stores the classifier. float16 takes half the bytes; what it costs is measured and said."""
+
+    evaluate: bool = True
+    """Measure k-NN, linear probe and head on the test images, before and after."""
+    finetune: bool = False
+    """Also train all weights the ordinary way with the same budget, as a row to compare with."""
+    finetune_lr: float | None = None
+    """Peak learning rate of that row."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    threads: int | None = None
+    """CPU threads for the network. Default: all cores."""
+    device: str = "auto"
+    """auto (cuda if there is one, else cpu), cpu, cuda, mps. Another GPU: by CUDA_VISIBLE_DEVICES."""
+    precision: Precision = "fp32"
+    """bf16 runs the network in mixed precision."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints."""
+    resume: bool = False
+    """Go on with the run in `out` where it was stopped."""
+    json: bool = False
+    """Print one JSON document instead of text."""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise SettingsError("no data was given: name a folder of images, a list file, or 'digits'")
+        if self.epochs is not None and self.steps is not None:
+            raise SettingsError("give epochs or steps, not both")
+        for name in ("epochs", "steps", "images", "size", "target_size", "stages", "lr", "finetune_lr"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise SettingsError(f"--{name.replace('_', '-')} must be positive, got {value}")
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise SettingsError(f"--crop is a share of the area in (0, 1], got {self.crop}")
+        if self.batch < 2:
+            raise SettingsError(f"--batch must be at least 2, got {self.batch}")
+        if not 0 <= self.test_share < 1:
+            raise SettingsError(f"--test-share is a share in [0, 1), got {self.test_share}")
+        if self.rule == "progressive" and self.density is None and self.density_from is None:
+            raise SettingsError(
+                "--rule progressive needs the density to end at: --density 0.9 say, or --density-from MASK"
+            )
+        if self.rule == "threshold" and (self.density is not None or self.density_from is not None):
+            raise SettingsError(
+                "the threshold rule finds its density itself; --density goes with --rule topk"
+            )
+        if self.rule == "threshold" and self.scores != "random":
+            raise SettingsError(
+                "the threshold rule starts all scores alike; --scores magnitude goes with --rule topk"
+            )
+        if self.density is not None and self.density_from is not None:
+            raise SettingsError("give --density or --density-from, not both")
+
+    def folder(self) -> Path:
+        """Where the run is written."""
+        if self.out is not None:
+            return self.out
+        name = Path(self.data.rpartition(":")[2]).name or "run"
+        return Path("runs") / name

@@ -1,0 +1,338 @@
+"""Folders, lists, labels and split files: the layouts that people have, and their mistakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfmask.errors import DataError, SettingsError
+from selfmask.images.opening import open_data
+from selfmask.images.sources import Reading
+
+Folder = Callable[..., Path]
+
+
+def test_class_folders(class_folder: Folder) -> None:
+    root = class_folder({"dog": 10, "cat": 10})
+    (root / "cat" / "more").mkdir()
+    (root / "cat" / "000.png").rename(root / "cat" / "more" / "A.PNG")
+    (root / "cat" / "notes.txt").write_text("not an image")
+    (root / ".cache").mkdir()
+    (root / "cat" / "._000.png").write_text("left by another system")
+    splits = open_data(root)
+    assert splits.train.classes == ("cat", "dog")
+    assert splits.test is not None
+    assert (len(splits.train), len(splits.test)) == (16, 4)
+    whole = open_data(root, test_share=0)
+    assert whole.test is None
+    assert whole.train.names[-1] == "dog/009.png"
+    assert "cat/more/A.PNG" in whole.train.names
+    assert whole.train.labels.tolist() == [0] * 10 + [1] * 10
+    assert open_data(f"imagefolder:{root}").train.fingerprint() == splits.train.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("validation", "test"), [("val", "test"), ("valid", "Test"), ("validation", "testing")]
+)
+def test_split_folders(class_folder: Folder, validation: str, test: str) -> None:
+    for split, count in (("train", 3), (validation, 2), (test, 1)):
+        root = class_folder({"cat": count, "dog": count}, split=split)
+    splits = open_data(root)
+    assert [len(part) for part in splits.parts().values()] == [6, 4, 2]
+    assert splits.train.names[0] == "train/cat/000.png"
+
+
+def test_a_class_may_be_called_train(class_folder: Folder) -> None:
+    splits = open_data(class_folder({"bus": 3, "car": 3, "train": 3}), test_share=0)
+    assert splits.train.classes == ("bus", "car", "train")
+
+
+def test_only_a_train_folder_is_split_like_any_other(class_folder: Folder) -> None:
+    splits = open_data(class_folder({"cat": 10, "dog": 10}, split="train"))
+    assert {split: len(part) for split, part in splits.parts().items()} == {"train": 16, "test": 4}
+    assert splits.train.classes == ("cat", "dog")
+
+
+def test_folders_beside_the_splits_are_mentioned(class_folder: Folder) -> None:
+    class_folder({"cat": 2, "dog": 2}, split="train")
+    class_folder({"cat": 2, "dog": 2}, split="extra")
+    root = class_folder({"cat": 1, "dog": 1}, split="test")
+    splits = open_data(root)
+    assert len(splits.train) == 4
+    assert any("extra/" in note for note in splits.notes)
+    class_folder({"cat": 1}, split="testing")
+    with pytest.raises(DataError, match=r"both test/ and testing/"):
+        open_data(root)
+
+
+def test_validation_stands_in_for_a_missing_test_set(class_folder: Folder) -> None:
+    class_folder({"cat": 3, "dog": 3}, split="train")
+    splits = open_data(class_folder({"cat": 2, "dog": 2}, split="val"))
+    assert splits.validation is None
+    assert splits.test is not None
+    assert len(splits.test) == 4
+    assert any("used as one" in note for note in splits.notes)
+
+
+def test_flat_folders_have_no_labels(paint: Any, tmp_path: Path, class_folder: Folder) -> None:
+    for k in range(3):
+        paint(k).save(tmp_path / f"{k}.jpg")
+    splits = open_data(tmp_path)
+    assert splits.train.labels.tolist() == [-1] * 3
+    assert splits.train.classes == ()
+    assert splits.test is None
+    root = class_folder({"only": 4})
+    assert open_data(f"flat:{root}").train.names == tuple(f"only/{k:03d}.png" for k in range(4))
+
+
+def test_unlabelled_training_images_and_a_labelled_test_set(paint: Any, class_folder: Folder) -> None:
+    root = class_folder({"cat": 2, "dog": 2}, split="test")
+    (root / "train").mkdir()
+    paint().save(root / "train" / "x.png")
+    splits = open_data(root)
+    assert splits.train.labels.tolist() == [-1]
+    assert splits.test is not None
+    assert splits.test.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_images_beside_class_folders_are_unlabelled(paint: Any, class_folder: Folder) -> None:
+    root = class_folder({"cat": 2, "dog": 2})
+    paint().save(root / "x.png")
+    assert open_data(root, test_share=0).train.labels.tolist() == [-1, 0, 0, 1, 1]
+
+
+def test_linked_folders_are_read_once(class_folder: Folder) -> None:
+    root = class_folder({"cat": 2, "dog": 2})
+    (root / "cat" / "loop").symlink_to(root / "cat", target_is_directory=True)
+    assert len(open_data(root, test_share=0).train) == 4
+
+
+def test_some_unreadable_images_are_skipped_and_listed(class_folder: Folder) -> None:
+    root = class_folder({"cat": 30, "dog": 30})
+    (root / "cat" / "005.png").write_bytes(b"")
+    (root / "dog" / "007.png").write_text("hello")
+    splits = open_data(root, test_share=0)
+    assert len(splits.train) == 58
+    assert [skipped.name for skipped in splits.train.skipped] == ["cat/005.png", "dog/007.png"]
+    assert splits.train.skipped[0].reason == "the file is empty"
+    assert "2 of 60 images were skipped" in splits.notes[0]
+    assert splits.train.names[5] == "cat/006.png"
+    assert open_data(root, test_share=0, reading=Reading(cache_bytes=0)).train.skipped == splits.train.skipped
+    with pytest.raises(DataError, match=r"2 of the 60 .*cat/005\.png.*skip_limit"):
+        open_data(root, reading=Reading(skip_limit=0.03))
+
+
+def test_a_folder_of_nothing_but_damage(class_folder: Folder) -> None:
+    root = class_folder({"cat": 1, "dog": 1})
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be read"):
+        open_data(root, reading=Reading(skip_limit=1))
+
+
+def test_mistakes_are_named(class_folder: Folder, tmp_path: Path) -> None:
+    root = class_folder({"cat": 2, "dog": 2})
+    with pytest.raises(DataError, match="did you mean 'photos'"):
+        open_data(tmp_path / "fotos")
+    with pytest.raises(DataError, match="has no 'there'"):
+        open_data(tmp_path / "there" / "is" / "nothing")
+    with pytest.raises(DataError, match="is a file"):
+        open_data(root / "cat" / "000.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="it is empty"):
+        open_data(tmp_path / "empty")
+    (tmp_path / "empty" / "a.txt").write_text("a")
+    with pytest.raises(DataError, match=r"1 other files, such as 'a\.txt'"):
+        open_data(tmp_path / "empty")
+    with pytest.raises(DataError, match=r"only one class, 'only'.*flat:"):
+        open_data(class_folder({"only": 3}, root="single"))
+    (root / "bird").mkdir()
+    with pytest.raises(DataError, match="class folder 'bird'"):
+        open_data(root)
+    with pytest.raises(DataError, match="no data was given"):
+        open_data("")
+    with pytest.raises(SettingsError, match="test_share"):
+        open_data(root, test_share=1.0)
+
+
+def test_a_class_that_training_lacks(class_folder: Folder) -> None:
+    class_folder({"cat": 2, "dog": 2}, split="train")
+    root = class_folder({"cat": 1, "dgo": 1}, split="test")
+    with pytest.raises(DataError, match=r"'dgo'.*did you mean 'dog'"):
+        open_data(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "list.csv",
+            "file,label,split\n./cat/000.png,cat,train\ndog/000.png,dog,train\ndog/001.png,dog,test\n",
+        ),
+        ("list.csv", "cat/000.png,cat,train\ndog/000.png,dog,train\ndog/001.png,dog,test\n"),
+        (
+            "list.csv",
+            "\ufeffLabel;Split;Path\ncat;train;cat/000.png\ndog;train;dog/000.png\ndog;test;dog/001.png",
+        ),
+        (
+            "list.tsv",
+            "image\tclass\tsubset\ncat/000.png\tcat\ttrain\ndog/000.png\tdog\ttrain\ndog/001.png\tdog\ttest",
+        ),
+        (
+            "list.jsonl",
+            '{"file": "cat/000.png", "label": "cat"}\n\n{"file": "dog/000.png", "label": "dog", "split": "train"}\n'
+            '{"file": "dog/001.png", "label": "dog", "split": "test"}',
+        ),
+    ],
+)
+def test_lists(class_folder: Folder, name: str, text: str) -> None:
+    path = class_folder({"cat": 2, "dog": 2}) / name
+    path.write_text(text, "utf-8")
+    for spec in (path, f"list:{path}"):
+        splits = open_data(spec)
+        assert splits.train.names == ("cat/000.png", "dog/000.png")
+        assert splits.train.labels.tolist() == [0, 1]
+        assert splits.test is not None
+        assert splits.test.names == ("dog/001.png",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\ncat/00.png,cat\n", r"line 2: there is no file 'cat/00.png'.*did you mean"),
+        ("label,split\ncat,train\n", "names no column for the file"),
+        ("file,label\n", "lists no images"),
+        ("", "lists no images"),
+        ("file,label,split\ncat/000.png,cat,tain\n", "'tain'"),
+        ("file,label\n,cat\n", "line 2: no file"),
+        ("file,label\ncat/000.png,cat\ncat/000.png,cat\n", "twice"),
+    ],
+)
+def test_mistakes_in_lists(class_folder: Folder, text: str, message: str) -> None:
+    path = class_folder({"cat": 2, "dog": 2}) / "list.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        open_data(path)
+
+
+def test_lists_that_are_no_text(class_folder: Folder) -> None:
+    path = class_folder({"cat": 2, "dog": 2}) / "list.csv"
+    path.write_bytes(b"file,label\ncat/000.png,\xe9\n")
+    with pytest.raises(DataError, match="not UTF-8"):
+        open_data(path)
+    path.write_text('file,label\n"' + "a" * 200_000 + '",cat\n')
+    with pytest.raises(DataError, match="not a table"):
+        open_data(path)
+
+
+def test_mistakes_in_jsonl(class_folder: Folder) -> None:
+    path = class_folder({"cat": 2, "dog": 2}) / "list.jsonl"
+    for text, message in (("{", "line 1 is not valid JSON"), ("[1]", "expected an object")):
+        path.write_text(text)
+        with pytest.raises(DataError, match=message):
+            open_data(path)
+
+
+def test_few_labels(class_folder: Folder) -> None:
+    root = class_folder({"cat": 5, "dog": 5})
+    labels = root / "few.csv"
+    labels.write_text("file,label\ncat/001.png,cat\ndog/002.png,dog\ndog/003.png,dog\n")
+    train = open_data(root, labels=labels, test_share=0).train
+    assert len(train) == 10
+    assert len(train.labelled()) == 3
+    assert train.classes == ("cat", "dog")
+    labels.write_text("file,label\ncat/001.pmg,cat\n")
+    with pytest.raises(DataError, match=r"'cat/001.pmg'.*did you mean 'cat/001.png'"):
+        open_data(root, labels=labels)
+    labels.write_text("file,label\ncat/001.png,cat\ncat/001.png,dog\n")
+    with pytest.raises(DataError, match="was 'cat'"):
+        open_data(root, labels=labels)
+    labels.write_text("file\ncat/001.png\n")
+    with pytest.raises(DataError, match="no label"):
+        open_data(root, labels=labels)
+    with pytest.raises(DataError, match="there is no file"):
+        open_data(root, labels=root / "fewer.csv")
+
+
+def test_few_labels_are_for_training_and_the_test_set_has_its_own(class_folder: Folder) -> None:
+    root = class_folder({"cat": 10, "dog": 10})
+    labels = root / "few.csv"
+    labels.write_text("file,label\ncat/001.png,cat\ndog/002.png,dog\n")
+    splits = open_data(root, labels=labels)
+    assert splits.test is not None
+    assert len(splits.test) == 4
+    assert (splits.test.labels >= 0).all()
+    assert len(splits.train) == 16
+    assert splits.train.labelled().names == ("cat/001.png", "dog/002.png")
+    labels.write_text("file,label\ncat/001.png,bird\n")
+    with pytest.raises(DataError, match="the class 'bird'"):
+        open_data(root, labels=labels)
+
+
+def test_few_labels_for_a_flat_folder(paint: Any, tmp_path: Path) -> None:
+    for k in range(10):
+        paint(k).save(tmp_path / f"{k}.png")
+    (tmp_path / "few.csv").write_text("".join(f"{k}.png,{'ab'[k % 2]}\n" for k in range(4)))
+    splits = open_data(tmp_path, labels=tmp_path / "few.csv", test_share=0.5)
+    assert {split: len(part) for split, part in splits.parts().items()} == {"train": 8, "test": 2}
+    assert splits.train.classes == ("a", "b")
+    assert len(splits.train.labelled()) == 2
+
+
+def test_few_labels_leave_the_test_set_its_own(class_folder: Folder) -> None:
+    class_folder({"cat": 3, "dog": 3}, split="train")
+    root = class_folder({"cat": 2, "dog": 2}, split="test")
+    labels = root / "few.csv"
+    labels.write_text("cat/001.png,cat\ndog/002.png,dog\n")
+    splits = open_data(root, labels=labels)
+    assert splits.train.labels.tolist() == [-1, 0, -1, -1, -1, 1]
+    assert splits.test is not None
+    assert splits.test.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_split_files(class_folder: Folder) -> None:
+    root = class_folder({"cat": 3, "dog": 3})
+    coop = {
+        "train": [["cat/000.png", 0, "cat"], ["dog/000.png", 1, "dog"]],
+        "val": [["cat/001.png", 0, "cat"]],
+        "test": [["dog/001.png", 1, "dog"]],
+    }
+    plain = {split: [member[0] for member in members] for split, members in coop.items()}
+    table = "file,split\n" + "".join(f"{m[0]},{split}\n" for split, members in coop.items() for m in members)
+    for name, text in (("a.json", json.dumps(coop)), ("b.json", json.dumps(plain)), ("c.csv", table)):
+        (root / name).write_text(text)
+        splits = open_data(root, split_file=root / name)
+        assert [part.names for part in splits.parts().values()] == [
+            ("cat/000.png", "dog/000.png"),
+            ("cat/001.png",),
+            ("dog/001.png",),
+        ]
+        assert "2 images that the split file does not name are left out" in splits.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "keys train, val and test"),
+        ('{"trian": []}', "'trian' is not a split"),
+        ('{"train": [["cat/000.png", 0]]}', "an image must be"),
+        ('{"train": ["cat/000.png"], "test": ["cat/000.png"]}', "twice"),
+        ('{"train": ["cat/000.pgn"]}', "did you mean 'cat/000.png'"),
+        ('{"test": ["cat/000.png", "dog/000.png"]}', "no training images"),
+    ],
+)
+def test_mistakes_in_split_files(class_folder: Folder, document: str, message: str) -> None:
+    root = class_folder({"cat": 2, "dog": 2})
+    (root / "split.json").write_text(document)
+    with pytest.raises(DataError, match=message):
+        open_data(root, split_file=root / "split.json")
+
+
+def test_digits_take_no_files(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="own labels"):
+        open_data("digits", labels=tmp_path / "few.csv")

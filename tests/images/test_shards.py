@@ -1,0 +1,109 @@
+"""WebDataset shards, and Hugging Face data sets where the package is there."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfmask.errors import DataError, MissingExtraError
+from selfmask.images.decode import decode
+from selfmask.images.opening import open_data
+
+
+def write_shard(path: Path, members: dict[str, bytes], mode: str = "w") -> None:
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, body in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(body)
+            tar.addfile(info, io.BytesIO(body))
+
+
+@pytest.fixture
+def jpegs(paint: Any) -> list[bytes]:
+    made = []
+    for k in range(12):
+        stream = io.BytesIO()
+        paint(k).save(stream, "JPEG")
+        made.append(stream.getvalue())
+    return made
+
+
+def test_shards_with_classes(tmp_path: Path, jpegs: list[bytes]) -> None:
+    for split, first, count in (("train", 0, 8), ("test", 8, 4)):
+        for shard in range(2):
+            members = {}
+            for k in range(first + shard * count // 2, first + (shard + 1) * count // 2):
+                members[f"{k:04d}.jpg"] = jpegs[k]
+                members[f"{k:04d}.cls"] = str((9, 10)[k % 2]).encode()
+            write_shard(tmp_path / f"{split}-{shard:03d}.tar", members)
+    for pattern in (tmp_path, tmp_path / "*.tar"):
+        splits = open_data(f"webdataset:{pattern}")
+        assert {split: len(part) for split, part in splits.parts().items()} == {"train": 8, "test": 4}
+        assert splits.train.classes == ("9", "10")
+        assert splits.train.labels.tolist() == [0, 1] * 4
+        assert splits.train.names[0] == "train-000.tar/0000"
+        assert splits.train.image(3).equal(decode(jpegs[3]))
+    some = open_data(f"webdataset:{tmp_path}/train-{{000..001}}.tar", test_share=0.25)
+    assert {split: len(part) for split, part in some.parts().items()} == {"train": 8}
+    one = open_data(f"webdataset:{tmp_path}/train-000.tar")
+    assert len(one.train) == 4
+
+
+def test_labels_in_json_and_none_at_all(tmp_path: Path, jpegs: list[bytes]) -> None:
+    members: dict[str, bytes] = {}
+    for k in range(4):
+        members[f"some/folder/{k}.jpg"] = jpegs[k]
+        members[f"some/folder/{k}.json"] = json.dumps({"label": ["cat", "dog"][k % 2]}).encode()
+    members["5.png"] = b"damaged"
+    members["readme"] = b""
+    write_shard(tmp_path / "a.tar", members)
+    with pytest.raises(DataError, match=r"a\.tar/5: not an image"):
+        open_data(f"webdataset:{tmp_path}")
+    del members["5.png"]
+    write_shard(tmp_path / "a.tar", members)
+    splits = open_data(f"webdataset:{tmp_path}", test_share=0.5)
+    assert splits.train.classes == ("cat", "dog")
+    write_shard(tmp_path / "a.tar", {f"{k}.jpg": jpegs[k] for k in range(3)})
+    assert open_data(f"webdataset:{tmp_path}").train.labels.tolist() == [-1] * 3
+
+
+def test_mistakes_with_shards(tmp_path: Path, jpegs: list[bytes]) -> None:
+    with pytest.raises(DataError, match=r"no \.tar files"):
+        open_data(f"webdataset:{tmp_path}")
+    with pytest.raises(DataError, match="there is no shard"):
+        open_data(f"webdataset:{tmp_path}/a-{{00..02}}.tar")
+    write_shard(tmp_path / "a.tar", {"1.txt": b"words"})
+    with pytest.raises(DataError, match="no images"):
+        open_data(f"webdataset:{tmp_path}")
+    write_shard(tmp_path / "a.tar", {"1.jpg": jpegs[0]}, "w:gz")
+    with pytest.raises(DataError, match="uncompressed"):
+        open_data(f"webdataset:{tmp_path}")
+    write_shard(tmp_path / "a.tar", {"1.jpg": jpegs[0], "1.json": b"{"})
+    with pytest.raises(DataError, match="not valid JSON"):
+        open_data(f"webdataset:{tmp_path}")
+
+
+def test_hf_without_the_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match=r"selfmask\[datasets\]"):
+        open_data("hf:cifar10")
+
+
+def test_hf_reads_a_local_data_set(tmp_path: Path, paint: Any) -> None:
+    pytest.importorskip("datasets", reason="needs the extra 'datasets'")
+    for split, count in (("train", 3), ("test", 2)):
+        for label in ("cat", "dog"):
+            (tmp_path / "set" / split / label).mkdir(parents=True)
+            for k in range(count):
+                paint(k).save(tmp_path / "set" / split / label / f"{k}.png")
+    splits = open_data(f"hf:{tmp_path / 'set'}")
+    assert {split: len(part) for split, part in splits.parts().items()} == {"train": 6, "test": 4}
+    assert splits.train.classes == ("cat", "dog")
+    assert splits.train.image(0).shape == (3, 24, 40)
+    with pytest.raises(DataError, match="cannot be opened"):
+        open_data(f"hf:{tmp_path / 'nothing'}")

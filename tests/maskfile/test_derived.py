@@ -1,0 +1,169 @@
+"""Comparison, set algebra, and baking, against plain set operations and against the applied model."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from selfmask.errors import SettingsError, WrongBaseError
+from selfmask.maskfile.baking import baked_module, baked_state, export, save_baked
+from selfmask.maskfile.card import model_card
+from selfmask.maskfile.comparison import compare
+from selfmask.maskfile.derive import combine, save_derived
+from selfmask.maskfile.loading import load
+from selfmask.maskfile.mask import Mask
+from selfmask.maskfile.saving import save_mask
+
+MASKED = ("conv2.weight", "conv3.weight")
+
+
+def random_mask(model: nn.Module, path: Path, seed: int, **more: object) -> Mask:
+    random = torch.Generator().manual_seed(seed)
+    state = model.state_dict()
+    theta = {name: state.pop(name) for name in MASKED}
+    masks = {n: torch.rand(t.shape, generator=random) > 0.3 for n, t in theta.items()}
+    return load(save_mask(path, theta=theta, masks=masks, rest=state, **more))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def three(tmp_path: Path, model: nn.Module) -> list[Mask]:
+    head = {"weight": torch.ones(2, 10)}
+    return [random_mask(model, tmp_path / str(seed), seed, head=head) for seed in range(3)]
+
+
+def test_comparison_counts_what_sets_count(three: list[Mask]) -> None:
+    a, b = (set(torch.cat([m.reshape(-1) for m in x.masks().values()]).logical_not().nonzero().flatten().tolist())
+            for x in three[:2])  # fmt: skip
+    found = compare(three[0], three[1])
+    assert found.overall.off_a == len(a)
+    assert found.overall.hamming == len(a ^ b)
+    assert found.overall.jaccard == pytest.approx(len(a & b) / len(a | b))
+    assert found.overall.expected_jaccard == pytest.approx(found.overall.jaccard, abs=0.02)
+    assert sum(o.total for o in found.tensors.values()) == found.overall.total == three[0].index.weights
+    same = compare(three[0], three[0]).overall
+    assert (same.hamming, same.jaccard) == (0, 1.0)
+
+
+@pytest.mark.parametrize("operation", ["and", "or", "majority"])
+def test_set_algebra_makes_a_file_of_the_same_base(
+    tmp_path: Path, model: nn.Module, three: list[Mask], operation: str
+) -> None:
+    path = combine(tmp_path / "new", operation, three)  # type: ignore[arg-type]
+    made = load(path)
+    for name in MASKED:
+        on = torch.stack([m.masks()[name] for m in three]).sum(0)
+        least = {"and": 3, "or": 1, "majority": 2}[operation]
+        assert torch.equal(made.masks()[name], on >= least)
+    made.apply(model).remove()
+    assert made.metadata["derived"]["operation"] == operation
+    assert [m["file"] for m in made.metadata["derived"]["from"]] == ["0", "1", "2"]
+    assert torch.equal(made.head["weight"], torch.ones(2, 10))
+
+
+def test_companions_that_differ_are_dropped(tmp_path: Path, model: nn.Module) -> None:
+    a = random_mask(model, tmp_path / "a", 0, statistics={"norm1.running_mean": torch.ones(8)})
+    b = random_mask(model, tmp_path / "b", 0, statistics={"norm1.running_mean": torch.zeros(8)})
+    assert load(combine(tmp_path / "c", "and", [a, a])).statistics
+    assert not load(combine(tmp_path / "d", "and", [a, b])).statistics
+
+
+def test_of_masks_learnt_on_different_images_is_not_said_that_they_were_learnt_on_the_first(
+    tmp_path: Path, model: nn.Module
+) -> None:
+    def learnt(data: str, size: int, seed: int) -> Mask:
+        told = {
+            "backbone": {"spec": "timm:x", "image_size": size},
+            "preprocessing": {"size": size},
+            "training": {"data": data, "size": size, "objective": "distil"},
+            "rule": {"name": "threshold"},
+            "rows": {"rows": []},
+            "compaction": {"max_drop": 1},
+        }
+        return random_mask(model, tmp_path / data, seed, metadata=told)
+
+    made = load(combine(tmp_path / "mix", "or", [learnt("digits", 48, 0), learnt("clothing", 64, 1)]))
+    assert made.metadata["training"] == {"objective": "distil"}
+    assert made.metadata["rule"] == {"name": "threshold"}
+    assert made.metadata["backbone"] == {"spec": "timm:x", "image_size": 48}
+    assert not {"preprocessing", "rows", "compaction", "flipped"} & set(made.metadata)
+    card = model_card(made, "me/x", filename="mix")
+    assert "| made by | or of digits (digits), clothing (clothing) |" in card
+    assert "| data |" not in card
+
+
+def test_masks_of_other_bases_are_not_mixed(tmp_path: Path, model: nn.Module, three: list[Mask]) -> None:
+    with torch.no_grad():
+        model.get_parameter("fc.bias").add_(1)
+    other = random_mask(model, tmp_path / "other", 0)
+    for act in (lambda: compare(three[0], other), lambda: combine(tmp_path / "x", "or", [three[0], other])):
+        with pytest.raises(WrongBaseError, match="different bases"):
+            act()
+
+
+def test_what_makes_no_mask_is_said(tmp_path: Path, model: nn.Module, three: list[Mask]) -> None:
+    with pytest.raises(SettingsError, match="at least two"):
+        combine(tmp_path / "x", "or", three[:1])
+    with pytest.raises(SettingsError, match="one of and, or, majority"):
+        combine(tmp_path / "x", "xor", three)  # type: ignore[arg-type]
+    inverse = {name: ~m for name, m in three[0].masks().items()}
+    opposite = load(save_derived(tmp_path / "inverse", three[0], inverse, note={}))
+    with pytest.raises(SettingsError, match=r"every weight of 'conv2.weight' off"):
+        combine(tmp_path / "x", "and", [three[0], opposite])
+    with pytest.raises(SettingsError, match="needs the base model"):
+        save_derived(tmp_path / "x", three[0], inverse, note={}, coding="base")
+    with pytest.raises(SettingsError, match="in its order"):
+        save_derived(tmp_path / "x", three[0], {}, note={})
+    assert not (tmp_path / "x").exists()
+    smaller = save_derived(
+        tmp_path / "y", three[0], inverse, note={"compaction": 1}, coding="base", base=model
+    )
+    assert load(smaller).metadata["compaction"] == 1
+
+
+def test_baked_weights_are_those_of_the_applied_model(
+    tmp_path: Path, model: nn.Module, three: list[Mask]
+) -> None:
+    images = torch.randn(2, 3, 8, 8)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    with three[0].apply(model) as adapted:
+        features = adapted(images)
+        expected: dict[str, Tensor] = {n: t.clone() for n, t in adapted.state_dict().items()}
+    state = baked_state(three[0], model)
+    assert all(torch.equal(state[n], t) for n, t in expected.items())
+    path = save_baked(tmp_path / "deep" / "baked.safetensors", three[0], model, head=True)
+    stored = load_file(path)
+    assert torch.equal(stored.pop("head.weight"), torch.ones(2, 10))
+    model.load_state_dict(stored, strict=True)
+    assert torch.equal(model(images), features)
+    model.load_state_dict(before)
+    assert torch.equal(baked_module(three[0], model)(images), features)
+    logits = baked_module(three[0], model, head=True)(images)
+    assert torch.allclose(logits, features.sum(1, keepdim=True).expand(2, 2), atol=1e-5)
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_exported_programs_compute_the_same(
+    tmp_path: Path, model: nn.Module, three: list[Mask], suffix: str
+) -> None:
+    images = torch.randn(5, 3, 8, 8)
+    module = baked_module(three[0], model, head=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters warn about their own insides
+        path = export(module, tmp_path / f"program{suffix}", 8)
+        if suffix == ".pt2":
+            found = torch.export.load(path).module()(images)
+        else:
+            runtime = pytest.importorskip("onnxruntime")
+            session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    assert torch.allclose(found, module(images), atol=1e-4)
+    assert [p.name for p in tmp_path.glob("*program*")] == [path.name]
+    with pytest.raises(SettingsError, match=r"\.onnx.*\.pt2"):
+        export(module, tmp_path / "program.pb", 8)

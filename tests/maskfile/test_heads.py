@@ -1,0 +1,73 @@
+"""The head in half precision: half the bytes of it, and nothing else of the file changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import selfmask
+from selfmask.errors import SettingsError
+from selfmask.maskfile.derive import save_derived
+from selfmask.maskfile.heads import head_as
+from selfmask.maskfile.loading import load
+
+HEAD = {
+    "weight": torch.linspace(-3, 3, 320).reshape(10, 32),
+    "bias": torch.full((10,), 1 / 3),
+    "count": torch.tensor([7]),
+}
+
+
+def test_only_the_head_is_rounded(model: nn.Module, tmp_path: Path) -> None:
+    masks = selfmask.MaskSet(model, select=["conv2.weight"], train="fc.*")
+    masks.set_scores({n: torch.randn_like(s) for n, s in masks.scores.items()})
+    model.get_parameter("fc.weight").data.add_(1 / 3)
+    model.get_buffer("norm1.running_mean").add_(1 / 3)
+    exact = load(masks.save(tmp_path / "exact", head=HEAD))
+    half = load(masks.save(tmp_path / "half", head=HEAD, head_dtype="float16"))
+    masks.remove()
+    assert half.bytes()["masks"] == exact.bytes()["masks"]
+    assert half.bytes()["statistics"] == exact.bytes()["statistics"]
+    assert exact.bytes()["head"] - half.bytes()["head"] == 2 * (320 + 10)
+    assert {n: t.dtype for n, t in half.head.items()} == {
+        "weight": torch.float16, "bias": torch.float16, "count": torch.int64,
+    }  # fmt: skip
+    assert torch.equal(half.head["weight"], HEAD["weight"].half())
+    assert float((half.head["weight"].float() - HEAD["weight"]).abs().max()) <= 3 * 2**-11
+    for kind in ("statistics", "trained"):
+        one, other = getattr(exact, kind), getattr(half, kind)
+        assert one.keys() == other.keys()
+        assert len(one) > 0
+        assert all(torch.equal(one[n], other[n]) for n in one)
+        assert all(t.dtype == torch.float32 for t in other.values())
+    outputs = []
+    for mask in (exact, half):
+        with mask.apply(model), torch.no_grad():
+            outputs.append(model(torch.ones(1, 3, 8, 8)))
+    assert torch.equal(*outputs)
+
+
+def test_a_derived_file_takes_another_head(model: nn.Module, tmp_path: Path) -> None:
+    masks = selfmask.MaskSet(model, select=["conv2.weight"])
+    mask = load(masks.save(tmp_path / "exact", head=HEAD))
+    masks.remove()
+    path = save_derived(tmp_path / "half", mask, mask.masks(), note={}, head=head_as(mask.head, "float16"))
+    assert load(path).bytes()["head"] == 2 * 330 + 8
+    assert load(save_derived(tmp_path / "same", mask, mask.masks(), note={})).bytes()["head"] == 4 * 330 + 8
+
+
+def test_what_cannot_be_rounded_is_refused(model: nn.Module, tmp_path: Path) -> None:
+    masks = selfmask.MaskSet(model, select=["conv2.weight"], train="fc.*")
+    with pytest.raises(SettingsError, match="trained inside it are stored exactly"):
+        masks.save(tmp_path / "x", head_dtype="float16")
+    with pytest.raises(SettingsError, match="'weight' reaches 1e\\+05, beyond float16"):
+        masks.save(tmp_path / "x", head={"weight": torch.tensor([1e5])}, head_dtype="float16")
+    with pytest.raises(SettingsError, match="float32, float16, got 'int8'"):
+        masks.save(tmp_path / "x", head=HEAD, head_dtype="int8")  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "x").exists()
+    masks.remove()
+    # What was not finite before is not the rounding's fault.
+    assert head_as({"scale": torch.tensor([torch.inf])}, "float16")["scale"].isinf().all()

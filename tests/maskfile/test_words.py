@@ -1,0 +1,48 @@
+"""The records of rules and selections in words: nothing that was set is left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from selfmask.maskfile.words import in_words, made_by
+from selfmask.masking.rules import Progressive, Threshold, TopK
+from selfmask.masking.selection import LargestShare, RandomShare, Selection
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (Threshold().describe(), "name threshold, mu 0.0, start 1.0, spread 0.0"),
+        (TopK(0.5).describe(), "name topk, density 0.5, init random"),
+        (
+            TopK(Progressive(end=0.3, steps=100)).describe(),
+            "name topk, density 1.0 to 0.3 over 100 steps, init random",
+        ),
+        (TopK({"a": 0.5, "b": 0.25}).describe(), "name topk, density found, 2 tensors, init random"),
+        (
+            TopK(Progressive(end={"a": 0.5, "b": 0.25}, steps=9)).describe(),
+            "name topk, density 1.0 to (found, 2 tensors) over 9 steps, init random",
+        ),
+        (Selection().describe(), "select auto, weights all"),
+        (
+            Selection(weights=LargestShare(0.5), stages=2).describe(),
+            "select auto, weights largest 50 %, stages 2",
+        ),
+        (Selection(weights=RandomShare(0.125)).describe(), "select auto, weights random 12.5 %"),
+        ("3 epochs on my flowers", "3 epochs on my flowers"),
+        ({"lr": 0.1, "notes": {"who": "me"}, "none": None}, "lr 0.1, notes (who me)"),
+        ({"weights": {"kind": 1, "share": "x"}}, "weights (kind 1, share x)"),
+        ([1, 2], "[1, 2]"),
+    ],
+)
+def test_words(record: Any, words: str) -> None:
+    assert in_words(record) == words
+
+
+def test_what_a_combined_mask_is_made_of() -> None:
+    members = [{"file": "a", "training": {"data": "digits"}}, {"file": "b", "training": None}, 3]
+    derived = {"operation": "or", "from": members}
+    assert made_by({"derived": derived}) == "or of a (digits), b (data unknown), 3 (data unknown)"
+    assert made_by({}) == made_by({"derived": 3}) == made_by({"derived": {"from": "x"}}) == ""

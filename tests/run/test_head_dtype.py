@@ -1,0 +1,49 @@
+"""`--head-dtype float16`: the file holds the rounded head, and the row that is shown is the rounded head's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+import selfmask
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.adaptation import adapt, recorded
+
+
+@pytest.mark.slow
+def test_the_rounded_head_is_stored_and_measured(tmp_path: Path, weights: Path) -> None:
+    runs = {}
+    for dtype in ("float32", "float16"):
+        settings = AdaptSettings(
+            "digits", out=tmp_path / dtype, backbone="timm:test_resnet", weights=weights, size=32, steps=4,
+            images=120, head_dtype=dtype, threads=1,
+        )  # fmt: skip
+        console = Console(file=(tmp_path / f"{dtype}.txt").open("w"))
+        runs[dtype] = adapt(settings, console=console).result
+        console.file.close()
+    exact, half = (selfmask.load(tmp_path / dtype / "mask.safetensors") for dtype in runs)
+    assert {t.dtype for t in half.head.values()} == {torch.float16}
+    assert torch.equal(half.head["weight"], exact.head["weight"].half())
+    assert all(torch.equal(m, exact.masks()[n]) for n, m in half.masks().items())
+    before, after = runs["float32"], runs["float16"]
+    assert before is not None
+    assert after is not None
+    cost = after["head_cost"]
+    assert before["head_cost"] is None
+    assert cost["dtype"] == "float16"
+
+    def shown(result: dict) -> float:
+        return next(row for row in result["rows"]["rows"] if row["name"] == "masked")["head"]["value"]
+
+    assert cost["stored"] == pytest.approx(shown(after), abs=1e-9)
+    assert cost["exact"] == pytest.approx(shown(before), abs=1e-9)
+    assert "head as float16: top-1" in (tmp_path / "float16.txt").read_text()
+    assert "head as" not in (tmp_path / "float32.txt").read_text()
+    assert 2 * half.bytes()["head"] == exact.bytes()["head"]
+
+
+def test_a_resumed_run_may_choose_anew() -> None:
+    assert recorded(AdaptSettings("digits", head_dtype="float16")) == recorded(AdaptSettings("digits"))

@@ -1,0 +1,80 @@
+"""`selfmask adapt` in two processes (gloo) gives the masks of one process with the whole batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+import selfmask
+from selfmask.backbones.spec import rebuild
+from selfmask.run.checkpoint import read_checkpoint
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run(weights: Path, out: Path, world: int) -> list[tuple[int, str]]:
+    """Exit status and output of each process."""
+    words = [
+        sys.executable, "-m", "selfmask", "adapt", "digits", "--out", str(out), "--backbone", "timm:test_resnet",
+        "--weights", str(weights), "--size", "32", "--steps", "12", "--lr", "0.1", "--warmup", "0",
+        "--objective", "swav", "--threads", "1", "--device", "cpu", "--no-evaluate",
+    ]  # fmt: skip
+    shared = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = []
+    for rank in range(world):
+        place = {"WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {}
+        started.append(
+            subprocess.Popen(
+                words,
+                env={**os.environ, **shared, **place},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return [(process.wait(timeout=200), process.communicate()[0]) for process in started]
+
+
+def scores(folder: Path) -> dict[int, Tensor]:
+    state: dict[int, dict[str, Tensor]] = read_checkpoint(folder / "checkpoint.safetensors")["optimizer"][
+        "state"
+    ]
+    return {place: of["score"] for place, of in state.items() if "score" in of}
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_mask_of_one(tmp_path: Path, weights: Path) -> None:
+    for world, name in ((1, "one"), (2, "two")):
+        for status, said in run(weights, tmp_path / name, world):
+            assert status == 0, said
+    one, two = scores(tmp_path / "one"), scores(tmp_path / "two")
+    assert one.keys() == two.keys() != set()
+    a, b = (selfmask.load(tmp_path / name / "mask.safetensors") for name in ("one", "two"))
+    base = rebuild(a.metadata["backbone"], weights=weights).module
+    masks, others = a.masks(base), b.masks(base)
+    off = sum(int((~m).sum()) for m in masks.values())
+    assert off > 100, "masks that do not move prove nothing"
+    for place, score in one.items():
+        differ = (score > 0) != (two[place] > 0)
+        assert not differ[score.abs() > 1e-5].any(), place
+    assert sum(int((masks[n] != others[n]).sum()) for n in masks) <= off / 100
+
+
+@pytest.mark.slow
+def test_all_processes_end_where_the_first_cannot_start(tmp_path: Path, weights: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").write_text("mine")
+    ended = run(weights, tmp_path / "out", 2)
+    assert all(status not in (0, None) for status, _ in ended), ended
+    assert "not empty" in ended[0][1]
+    assert (tmp_path / "out/notes.txt").read_text() == "mine"

@@ -1,0 +1,55 @@
+"""A result says how it was made."""
+
+import json
+import shlex
+from pathlib import Path
+
+import torch
+import tyro
+from torch import nn
+
+from selfmask.masking.maskset import MaskSet
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.flips import Flips
+from selfmask.run.provenance import command_of, machine, versions
+
+
+def test_the_command_gives_the_settings_back() -> None:
+    settings = AdaptSettings(
+        "my photos",
+        out=Path("runs/a b"),
+        steps=7,
+        evaluate=False,
+        finetune=True,
+        lr=0.01,
+        seed=3,
+        resume=True,
+    )
+    words = command_of(settings)
+    assert words[:3] == ["selfmask", "adapt", "my photos"]
+    read = tyro.cli(
+        AdaptSettings, args=shlex.split(shlex.join(words))[2:], config=(tyro.conf.PositionalRequiredArgs,)
+    )
+    assert read == AdaptSettings(
+        "my photos", out=Path("runs/a b"), steps=7, evaluate=False, finetune=True, lr=0.01, seed=3
+    )
+
+
+def test_versions_and_machine_are_json() -> None:
+    found = json.loads(json.dumps({"versions": versions(), "machine": machine(torch.device("cpu"))}))
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["machine"]["threads"] == str(torch.get_num_threads())
+    assert found["machine"]["processor"]
+
+
+def test_flips_are_counted_between_calls() -> None:
+    import torch
+
+    layer = nn.Linear(4, 5, bias=False)
+    masks = MaskSet(layer, select=["weight"])
+    flips = Flips(masks, 0)
+    assert flips.share(1) == 0.0
+    with torch.no_grad():
+        masks.scores["weight"].view(-1)[:3] = -1.0
+    assert flips.share(3) == 3 / 20 / 2  # three bits over two steps
+    assert flips.share(4) == 0.0

@@ -1,0 +1,90 @@
+"""A setting that cannot be is refused before the folder of the run is opened, so that it blocks no other run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from selfmask.errors import SelfmaskError
+from selfmask.masking.maskset import MaskSet
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.adaptation import adapt
+from selfmask.run.plan import Plan, make_plan
+
+QUIET = Console(quiet=True)
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"select": "resnt"}, "did you mean 'resnet'"),
+    ({"select": "auto,*.bais"}, r"'\*\.bais' matches none"),
+    ({"weights_share": "biggest:50"}, "--weights-share reads"),
+    ({"rule": "topk", "density": 1.5}, "50 % is 0.5"),
+    ({"rule": "progressive", "density": 1.5}, "end <= start"),
+    ({"rule": "topk", "density": 0.3, "weights_share": "largest:50"}, "must be above 0.5"),
+    ({"rule": "topk", "weights_share": "random:50"}, "must be above 0.5"),
+    (
+        {"rule": "topk", "density_from": Path("nope")},
+        "--density-from names a mask file, and nope cannot be read",
+    ),
+    ({"rule": "topk", "density_from": "another backbone's"}, "no density is given for"),
+    ({"stages": 99}, "99 were asked for"),
+    ({"spread": 1.5}, "start - spread"),
+]
+
+
+@pytest.fixture
+def found_elsewhere(tmp_path: Path) -> Path:
+    return MaskSet(nn.Sequential(nn.Linear(32, 32))).save(tmp_path / "elsewhere.safetensors")
+
+
+def small(weights: Path, out: Path) -> AdaptSettings:
+    return AdaptSettings(
+        "digits", out=out, backbone="timm:test_resnet", weights=weights, objective="supervised", size=32,
+        images=64, batch=16, steps=2, evaluate=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED)
+def test_refused_settings_leave_no_folder(
+    flags: dict[str, Any], message: str, weights: Path, tmp_path: Path, found_elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def never(*_: object) -> None:
+        raise AssertionError("measured before the settings were checked")
+
+    monkeypatch.setattr("selfmask.run.adaptation.measure_base", never)
+    if flags.get("density_from") == "another backbone's":
+        flags = {**flags, "density_from": found_elsewhere}
+    out = tmp_path / "run"
+    settings = small(weights, out)
+    with pytest.raises(SelfmaskError, match=message):
+        adapt(replace(settings, evaluate=True, **flags), console=QUIET)
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_the_corrected_call_works_in_the_same_folder(weights: Path, tmp_path: Path) -> None:
+    settings = small(weights, tmp_path / "run")
+    with pytest.raises(SelfmaskError):
+        adapt(replace(settings, select="resnt"), console=QUIET)
+    run = adapt(replace(settings, select="auto,*.bias"), console=QUIET)
+    assert run.steps == 2
+    assert run.mask.is_file()
+
+
+def test_checking_touches_no_weight_and_draws_nothing(weights: Path, tmp_path: Path) -> None:
+    settings = replace(small(weights, tmp_path), rule="topk", density=0.8, weights_share="random:50")
+    plan: Plan = make_plan(settings)
+    state = {n: t.clone() for n, t in plan.backbone.module.state_dict().items()}
+    versions = [p._version for p in plan.backbone.module.parameters()]
+    drawn = torch.get_rng_state()
+    plan.check_masks()
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert [p._version for p in plan.backbone.module.parameters()] == versions
+    assert all(torch.equal(t, state[n]) for n, t in plan.backbone.module.state_dict().items())
+    plan.make_masks().remove()

@@ -1,0 +1,98 @@
+"""The schedule and the defaults."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfmask.errors import SettingsError
+from selfmask.images.image_set import ImageSet
+from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.defaults import step_count, view_size
+from selfmask.run.paper import paper_constants
+from selfmask.run.settings import FitSettings, rate_at
+
+
+@settings(deadline=None, max_examples=80)
+@given(steps=st.integers(1, 400), warmup=st.floats(0, 0.9))
+def test_the_rate_rises_then_falls(steps: int, warmup: float) -> None:
+    fit = FitSettings(steps=steps, rate=2.0, warmup=warmup)
+    rates = [rate_at(step, fit) for step in range(steps)]
+    assert all(0 <= rate <= 2.0 for rate in rates)
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_the_papers_schedule() -> None:
+    """λ = 50, linear to epoch 40 of 150, then a cosine to 0 (PAPER §6)."""
+    fit = FitSettings(steps=1500, method="sgd", rate=50.0, warmup=40 / 150)
+    assert math.isclose(rate_at(199, fit), 25.0, rel_tol=0.01)
+    assert math.isclose(rate_at(400, fit), 50.0)
+    assert math.isclose(rate_at(950, fit), 25.0, rel_tol=1e-9)
+    assert rate_at(1499, fit) < 0.001
+
+
+def test_the_papers_constants() -> None:
+    resnet = paper_constants("resnet", "supervised")
+    assert (resnet["optimizer"], resnet["lr"], resnet["epochs"], resnet["warmup"]) == (
+        "sgd",
+        50.0,
+        150.0,
+        40 / 150,
+    )
+    assert paper_constants("clip", "text")["lr"] == 10.0
+    assert paper_constants("clip", "text")["epochs"] == 32.0
+    swav = paper_constants("resnet", "swav")
+    assert (swav["lr"], swav["warmup"], swav["norm_stats"]) == (50.0, 0.0, "adapt")
+
+
+@pytest.mark.parametrize(
+    ("side", "native", "spec", "expected"),
+    [
+        (8, 224, "package:x", 48),
+        (32, 224, "timm:x", 64),
+        (192, 224, "timm:x", 128),
+        (32, 224, "timm:vit_patch14", 56),
+    ],
+)
+def test_view_sizes(side: int, native: int, spec: str, expected: int) -> None:
+    images = ImageSet.from_array(torch.zeros(3, 3, side, side, dtype=torch.uint8))
+    assert view_size(images, native, on_cpu=True, spec=spec) == expected
+
+
+def test_steps() -> None:
+    assert step_count(640, 64, None, 7) == 7
+    assert step_count(640, 64, 3, None) == 30
+    assert step_count(64, 64, None, None) >= 100
+    assert step_count(64_000, 64, None, None) == 4000
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"steps": 0}, {"rate": 0.0}, {"rate": math.inf}, {"warmup": 1.0}, {"batch": 1}, {"method": "lion"}],
+)
+def test_bad_training_settings(bad: dict[str, object]) -> None:
+    with pytest.raises(SettingsError):
+        replace(FitSettings(steps=5), **bad)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"data": ""},
+        {"epochs": 2.0, "steps": 5},
+        {"crop": 1.5},
+        {"lr": -1.0},
+        {"rule": "progressive"},
+        {"density": 0.5},
+    ],
+)
+def test_bad_adapt_settings(bad: dict[str, object]) -> None:
+    with pytest.raises(SettingsError):
+        AdaptSettings(**{"data": "digits", **bad})  # pyright: ignore[reportArgumentType]
