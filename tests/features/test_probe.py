@@ -10,7 +10,15 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from selfmask.errors import DataError, SettingsError
-from selfmask.features.probe import DEFAULT_PENALTY, PENALTIES, _validation_parts, fit_logistic, fit_probe
+from selfmask.features.probe import (
+    DEFAULT_PENALTY,
+    PENALTIES,
+    Probe,
+    _checked,
+    _fit,
+    _validation_parts,
+    fit_probe,
+)
 
 
 def blobs(count: int, width: int, classes: int, spread: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -20,6 +28,11 @@ def blobs(count: int, width: int, classes: int, spread: float = 1.0, seed: int =
     axes = torch.randn(width, width, generator=generator) * torch.logspace(0, -2, width)[:, None]
     means = torch.randn(classes, width, generator=generator)
     return (means[labels] + spread * torch.randn(count, width, generator=generator)) @ axes + 2, labels
+
+
+def fit_logistic(x: Tensor, y: Tensor, penalty: float) -> Probe:
+    """A probe with a penalty of the test's own choosing."""
+    return _fit(*_checked(x, y), penalty)
 
 
 @pytest.mark.parametrize("penalty", [0.1, 1e-3, 1e-5])
@@ -111,7 +124,5 @@ def test_bad_input_is_named() -> None:
         fit_probe(x / 0, y)
     with pytest.raises(DataError, match="one integer label for each of 10"):
         fit_probe(x, y[:4])
-    with pytest.raises(SettingsError, match="above 0"):
-        fit_logistic(x, y, penalty=0)
     with pytest.raises(SettingsError, match="width 4, got 3"):
         fit_probe(x, y).predict(x[:, :3])

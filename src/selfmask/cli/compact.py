@@ -17,7 +17,7 @@ from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.scoring import Judge, judge
 from selfmask.errors import SettingsError
 from selfmask.features.intervals import paired_interval
-from selfmask.features.rounding import HeadCost, head_cost
+from selfmask.features.measure import HeadCost, head_cost
 from selfmask.images.image_set import ImageSet
 from selfmask.images.opening import open_data
 from selfmask.maskfile.classes import magnitudes

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from selfmask.errors import DataError
 
-Z95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
-
 
 def accuracy_interval(correct: Tensor) -> tuple[float, float, float]:
     """(accuracy, low, high) in [0, 1] of `correct`, a bool tensor (N,): Wilson's 95 % interval.
@@ -75,11 +73,8 @@ def _counts(correct: Tensor) -> tuple[int, int]:
 
 
 def _wilson(right: int, total: int) -> tuple[float, float]:
-    rate = right / total
-    shrink = 1 + Z95**2 / total
-    centre = (rate + Z95**2 / (2 * total)) / shrink
-    half = Z95 / shrink * math.sqrt(rate * (1 - rate) / total + Z95**2 / (4 * total**2))
-    # At 0 and at N right the bound is exactly 0 and 1; rounding must not push it past the accuracy itself.
-    low = 0.0 if right == 0 else min(centre - half, rate)
-    high = 1.0 if right == total else max(centre + half, rate)
-    return low, high
+    from scipy.stats import binomtest  # here, because scipy.stats takes a second to import
+
+    ends = binomtest(right, total).proportion_ci(0.95, method="wilson")
+    # Rounding must not push a bound past the accuracy itself.
+    return min(float(ends.low), right / total), max(float(ends.high), right / total)

@@ -1,4 +1,8 @@
-"""k nearest neighbours on L2-normalised features (PAPER section 7), the measure that needs no training."""
+"""k nearest neighbours on L2-normalised features (PAPER section 7), the measure that needs no training.
+
+Why not scikit-learn's: it answers the same (`KNeighborsClassifier` with these votes: every one of 1 500 images) in 1.6
+times the time, and only on the CPU; ours works where the features lie, in 64 MiB at a time. benchmarks/bench_judges.py.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfmask.errors import SettingsError
-from selfmask.features.labels import check_features, check_labels
+from selfmask.features.features import check_features, check_labels
 
 # Similarities held at one time: 2**24 float32 are 64 MiB, whatever the size of the two sets.
 _SIMILARITIES = 2**24

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from selfmask.errors import DataError, SettingsError
 from selfmask.features.features import features
 from selfmask.features.probe import fit_probe
-from selfmask.features.ridge import ridge_head
 from selfmask.images.image_set import UNLABELLED
 from selfmask.images.views import Augment, light
 from selfmask.objectives.base import Batch, Figures, Objective
@@ -31,22 +30,22 @@ class SupervisedSettings:
     """
     label_smoothing: share of the target spread over all classes, in [0, 1).
     class_weights: "balanced" weighs each class by 1 / its share of the labels, None weighs all alike.
-    head_start: "probe" (logistic), "ridge" (closed form) or "random" (the paper's).
+    head_start: "probe" or "random" (the paper's).
     head_rate: SGD rate of the head; None derives it from the size of the features.
     crop: least share of an image's area in a training view, in (0, 1].
     """
 
     label_smoothing: float = 0.0
     class_weights: Literal["balanced"] | None = None
-    head_start: Literal["probe", "ridge", "random"] = "probe"
+    head_start: Literal["probe", "random"] = "probe"
     head_rate: float | None = None
     crop: float = 0.35
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise SettingsError(f"label_smoothing is a share in [0, 1), got {self.label_smoothing}")
-        if self.head_start not in ("probe", "ridge", "random"):
-            raise SettingsError(f"head_start is 'probe', 'ridge' or 'random', got {self.head_start!r}")
+        if self.head_start not in ("probe", "random"):
+            raise SettingsError(f"head_start is 'probe' or 'random', got {self.head_start!r}")
         if self.class_weights not in (None, "balanced"):
             raise SettingsError(f"class_weights is 'balanced' or None, got {self.class_weights!r}")
         if self.head_rate is not None and self.head_rate < 0:
@@ -103,15 +102,12 @@ class Supervised(Objective):
             # this rate is an eighth of where plain descent would begin to swing on the average image.
             self.rate.fill_(0.5 / float(x.double().square().sum(dim=1).mean()))
         lines = [f"head: {classes} classes, rate {self.head_rate:.2g} from the mean size of the features"]
-        if self.settings.head_start != "random":
-            if self.settings.head_start == "probe":
-                weight, bias = fit_probe(x, labels).head(classes)
-            else:
-                weight, bias = ridge_head(x, labels, classes)
+        if self.settings.head_start == "probe":
+            weight, bias = fit_probe(x, labels).head(classes)
             with torch.no_grad():
                 self.linear.weight.copy_(weight)
                 self.linear.bias.copy_(bias)
-            lines[0] += f", starts from a {self.settings.head_start} of the pretrained features"
+            lines[0] += ", starts from a probe of the pretrained features"
         return lines
 
     def loss(self, module: nn.Module, batch: Batch, step: int, steps: int) -> tuple[Tensor, Figures]:

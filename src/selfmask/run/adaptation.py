@@ -14,9 +14,8 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from selfmask.errors import DataError
-from selfmask.features.measure import measure
+from selfmask.features.measure import HeadCost, head_cost, measure
 from selfmask.features.passes import showing
-from selfmask.features.rounding import HeadCost, head_cost
 from selfmask.features.rows import FULL_FINE_TUNING, MASKED, PRETRAINED, STATISTICS_ONLY, Outcome, Rows
 from selfmask.features.statistics import moved_statistics
 from selfmask.maskfile.heads import head_as

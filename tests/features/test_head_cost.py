@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfmask.features.rounding import head_cost
+from selfmask.features.measure import head_cost
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Labelled:
 
 
 def measured(monkeypatch: Any, x: Tensor, labels: Tensor, exact: Any, stored: Any) -> Any:
-    monkeypatch.setattr("selfmask.features.rounding.features", lambda *_, **__: x)
+    monkeypatch.setattr("selfmask.features.measure.features", lambda *_, **__: x)
     return head_cost(None, Labelled(labels), exact, stored)  # type: ignore[arg-type]
 
 
