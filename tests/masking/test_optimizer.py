@@ -105,7 +105,11 @@ def test_fifty_steps_equal_autograd(
         assert torch.equal(masks.masks()[name], expected[name] > 0)
 
 
-def test_the_fast_path_is_taken_and_its_state_is_sgds_own() -> None:
+def test_the_fast_path_is_taken_and_its_state_is_sgds_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plain_road(*_: Any) -> Tensor:
+        raise AssertionError("the score's gradient was written out: the fast path was not taken")
+
+    monkeypatch.setattr("selfmask.masking.optimizer.score_gradient", plain_road)
     masks = learnt(None, 3, lr=5.0, momentum=0.9)
     fast = masks.optimizer(lr=5.0, momentum=0.9)
     train(masks, fast, batches(1))

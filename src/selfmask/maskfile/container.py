@@ -1,8 +1,8 @@
 """The outer layer of a mask file: one safetensors file, read strictly and written atomically.
 
-The reader is our own, forty lines, because a mask file comes from strangers: nothing is allocated beyond the file's
-own size, and duplicate names, gaps, overlaps and trailing bytes are refused. What it writes, every safetensors
-reader reads (the tests hold it against the `safetensors` package).
+The reader is our own because a mask file comes from strangers: nothing is allocated beyond the file's own size, and
+duplicate names, gaps, overlaps and trailing bytes are refused. What it writes, every safetensors reader reads (the
+tests hold it against the `safetensors` package).
 """
 
 from __future__ import annotations
