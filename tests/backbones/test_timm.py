@@ -111,3 +111,16 @@ def test_weights_fetched_before_are_used_without_a_network(
     assert backbone.spec == "timm:resnet10t.c3_in1k"  # the tag that timm chose is recorded
     assert backbone.pretrained
     assert torch.equal(backbone.module.state_dict()["conv1.0.weight"], whole.state_dict()["conv1.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "transformer", "multiple"),
+    [(TINY_VIT, True, 16), ("vit_small_patch14_dinov2", True, 14), ("test_vit", True, 16), ("resnet10t", False, 16),
+     ("convnext_atto", False, 16), ("swin_tiny_patch4_window7_224", True, 4)],
+)  # fmt: skip
+def test_a_network_says_whether_it_is_a_transformer_and_of_which_patch(
+    name: str, transformer: bool, multiple: int
+) -> None:
+    backbone = build(f"timm:{name}", pretrained=False)
+    assert (backbone.is_transformer, backbone.prefers_channels_last) == (transformer, not transformer)
+    assert backbone.multiple == multiple

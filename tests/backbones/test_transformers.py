@@ -51,6 +51,8 @@ def test_a_folder_gives_the_library_s_features(tmp_path: Path, kind: str) -> Non
     assert features.shape == (2, backbone.width)
     torch.testing.assert_close(features, expected)
     assert backbone.family == FAMILY.get(kind, kind)
+    assert backbone.is_transformer == (kind not in ("convnext", "resnet"))
+    assert backbone.multiple == (TINY[kind].get("patch_size", 4) if backbone.is_transformer else 16)
     ours = {name for name, _ in backbone.module.named_parameters()}
     assert ours == {name for name, _ in source.named_parameters() if not name.startswith("pooler.dense")}
 

@@ -38,6 +38,13 @@ def test_subsets_keep_names_labels_and_pixels(images: ImageSet) -> None:
             images.subset(wrong)
 
 
+def test_the_short_side_is_the_median_of_the_images(
+    images: ImageSet, class_folder: Callable[..., Path]
+) -> None:
+    assert images.short_side() == 4
+    assert open_data(class_folder({"a": 3, "b": 3})).train.short_side() == 11
+
+
 def test_labels_handed_out_are_copies(images: ImageSet) -> None:
     images.labels.fill_(0)
     assert images.labels.tolist() == [0, 1, -1, 1, 2, -1]

@@ -13,6 +13,9 @@ from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.errors import BackboneError
 
 
+_TRANSFORMERS = ("vit", "dinov2", "clip", "swin")
+
+
 class TextTower(Protocol):
     """The half of a CLIP that reads: `objectives.text` makes its frozen head with it."""
 
@@ -45,6 +48,25 @@ class Backbone:
     image_size: int | None = None
     pretrained: bool = True
     text: TextTower | None = field(default=None, repr=False)
+
+    @property
+    def is_transformer(self) -> bool:
+        """Whether it cuts images into patches, so that it has to know its size when it is built."""
+        return self.family in _TRANSFORMERS
+
+    @property
+    def prefers_channels_last(self) -> bool:
+        """Convolutional networks run faster so, most of all those with depthwise convolutions."""
+        return not self.is_transformer
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that a side is best divisible by: a transformer's patch, else 16."""
+        reading = (m for m in self.module.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3)
+        first = next(reading, None)
+        if not self.is_transformer or first is None or first.kernel_size != first.stride:
+            return 16
+        return max(first.kernel_size)
 
     def describe(self) -> dict[str, Any]:
         """As JSON, from which `rebuild` makes the same backbone; no path of this machine is in it."""

@@ -93,6 +93,12 @@ class ImageSet:
         """uint8 (3, H, W), RGB. Not a copy: do not write to it."""
         return self._source.read(self._positions[index])
 
+    def short_side(self) -> int:
+        """Pixels: the median short side of up to 64 of the images, spread over the set."""
+        places = torch.linspace(0, len(self) - 1, min(64, len(self))).round().int().tolist()
+        sides = sorted(min(self.image(place).shape[1:]) for place in places)
+        return int(sides[len(sides) // 2])
+
     def subset(self, indices: Iterable[int] | Tensor) -> ImageSet:
         """The images at `indices` (in that order, each 0 … N - 1)."""
         chosen = [int(index) for index in (indices.tolist() if isinstance(indices, Tensor) else indices)]
