@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from selfmask._common.escape import printable
 from selfmask.cli import compare as comparing
 from selfmask.cli import inspect, main
-from selfmask.cli.whole_text import printable
 from selfmask.maskfile.comparison import compare
 from selfmask.maskfile.loading import load
 from selfmask.masking.maskset import MaskSet

@@ -7,7 +7,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "selfmask"
 ORDER = [
-    "version", "errors", "masking", "maskfile", "backbones", "images", "features", "objectives", "run",
+    "version", "errors", "_common", "masking", "maskfile", "backbones", "images", "features", "objectives", "run",
     "cascade", "report", "bank", "cli",
 ]  # fmt: skip
 

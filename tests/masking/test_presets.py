@@ -12,8 +12,7 @@ import torchvision
 from torch import nn
 
 from selfmask.errors import SelectionError
-from selfmask.masking import presets
-from selfmask.masking.presets import FAMILIES, detect_family, near_misses, preset
+from selfmask.masking.presets import FAMILIES, detect_family, preset
 
 RESNET50_CONVOLUTIONS = 23_454_912
 RESNET50_DOWNSAMPLE_NORMS = 7_680
@@ -229,17 +228,3 @@ def test_unknown_presets_name_near_misses() -> None:
         preset("resnt")
     with pytest.raises(SelectionError, match="the presets are resnet, efficientnet"):
         preset("zzz")
-
-
-def test_near_misses_are_sorted_and_limited() -> None:
-    known = [
-        "layer1.0.conv1.weight",
-        "layer1.0.conv2.weight",
-        "fc.weight",
-        "layer1.1.conv1.weight",
-        "layer1.0.conv3.weight",
-    ]
-    close = near_misses("layer1.0.conv1.weigt", known)
-    assert close[0] == "layer1.0.conv1.weight"
-    assert len(close) == 3
-    assert presets.did_you_mean("a", known) == ""

@@ -12,11 +12,11 @@ from pathlib import Path
 import timm
 from torch import nn
 
+from selfmask._common.near import did_you_mean
 from selfmask.backbones.backbone import Backbone, measured_width, weights_name
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.backbones.state import load_strict, read_state_dict
 from selfmask.errors import BackboneError
-from selfmask.masking.presets import did_you_mean
 
 
 def build_from_keras(

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfmask._common.near import did_you_mean
 from selfmask.backbones.backbone import Backbone, measured_width, weights_name
 from selfmask.backbones.hub import OFFLINE_CHOICES, hub_endpoint, in_hub_cache, require_reachable
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.backbones.state import load_strict, read_state_dict
 from selfmask.errors import BackboneError, MissingExtraError
-from selfmask.masking.presets import detect_family, did_you_mean
+from selfmask.masking.presets import detect_family
 
 if TYPE_CHECKING:
     from types import ModuleType

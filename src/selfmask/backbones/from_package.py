@@ -9,11 +9,12 @@ from pathlib import Path
 import timm
 import torch
 
+from selfmask._common.near import did_you_mean
 from selfmask.backbones.backbone import Backbone, measured_width
 from selfmask.backbones.preprocessing import Colour, Preprocessing
 from selfmask.backbones.state import StateDict, load_strict
 from selfmask.errors import BackboneError
-from selfmask.masking.presets import detect_family, did_you_mean
+from selfmask.masking.presets import detect_family
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from timm.data.config import resolve_data_config
 from timm.layers.patch_embed import PatchEmbed
 from torch import nn
 
+from selfmask._common.near import did_you_mean
 from selfmask.backbones.backbone import Backbone, measured_width, weights_name
 from selfmask.backbones.hub import OFFLINE_CHOICES, hub_endpoint, in_hub_cache, require_reachable
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.backbones.state import StateDict, load_strict, read_state_dict
 from selfmask.errors import BackboneError
-from selfmask.masking.presets import detect_family, did_you_mean
+from selfmask.masking.presets import detect_family
 
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from selfmask._common.near import did_you_mean
 from selfmask.backbones.backbone import Backbone, measured_width, weights_name
 from selfmask.backbones.from_module import pool_output
 from selfmask.backbones.hub import OFFLINE_CHOICES, require_reachable
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.backbones.state import load_strict, read_state_dict
 from selfmask.errors import BackboneError
-from selfmask.masking.presets import detect_family, did_you_mean
+from selfmask.masking.presets import detect_family
 
 
 def build_from_torchhub(

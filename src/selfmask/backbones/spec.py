@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 
+from selfmask._common.near import did_you_mean
 from selfmask.backbones.backbone import Backbone, weights_name
 from selfmask.backbones.catalogue import ALIASES, PUBLISHED
 from selfmask.backbones.from_keras import build_from_keras
@@ -18,7 +19,6 @@ from selfmask.backbones.from_torchhub import build_from_torchhub
 from selfmask.backbones.from_transformers import build_from_transformers
 from selfmask.backbones.hub import fetched
 from selfmask.errors import BackboneError
-from selfmask.masking.presets import did_you_mean
 
 KINDS = ("timm", "package", "keras", "torchhub", "openclip", "hf")
 

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from selfmask._common.near import did_you_mean
 from selfmask.errors import BackboneError
-from selfmask.masking.presets import did_you_mean
 
 StateDict = dict[str, Tensor]
 

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfmask._common.files import write_atomically
 from selfmask.cascade.fusion import MODES, Fusion, Mode
 from selfmask.cascade.member import RELATIVE, pack_member, unpack_member
 from selfmask.cascade.network import Cascade
 from selfmask.cascade.router import Router
 from selfmask.errors import MaskFileError, RunError, SettingsError
-from selfmask.maskfile.container import Array, parse, parse_json, serialise, write_atomically
+from selfmask.maskfile.container import Array, parse, parse_json, serialise
 from selfmask.maskfile.loading import parse_mask
 from selfmask.maskfile.mask import Mask
 from selfmask.version import VERSION

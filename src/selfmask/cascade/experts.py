@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
+from selfmask._common.files import write_atomically
 from selfmask.images.image_set import ImageSet
-from selfmask.maskfile.container import write_atomically
 from selfmask.maskfile.loading import load
 from selfmask.masking.maskset import MaskSet
 from selfmask.objectives.base import Objective

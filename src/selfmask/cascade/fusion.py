@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from selfmask._common.clustering import principal_axes
 from selfmask.errors import DataError, MaskFileError, SettingsError
 
 Mode = Literal["conditional", "unconditional"]
@@ -96,26 +97,9 @@ def fit_fusion(x: Tensor, width: int, mode: Mode) -> Fusion:
     if x.ndim != 2 or len(x) < 2 or not bool(torch.isfinite(x).all()):
         raise DataError(f"a fusion needs finite features of two images at least, got shape {tuple(x.shape)}")
     wide = x.double()
-    mean = wide.mean(dim=0)
-    centred = wide - mean
-    count, inputs = centred.shape
-    if float(centred.square().sum()) <= 1e-12 * float(wide.square().sum()):
+    if float((wide - wide.mean(dim=0)).square().sum()) <= 1e-12 * float(wide.square().sum()):
         raise DataError("the images all have the same features, so there is nothing to project on")
-    if count < inputs:
-        values, left = torch.linalg.eigh(centred @ centred.T)
-        values, left = values.flip(0), left.flip(1)
-        kept = _kept(values, width)
-        axes = (centred.T @ left[:, :kept]) / values[:kept].sqrt()
-    else:
-        values, axes = torch.linalg.eigh(centred.T @ centred)
-        values, axes = values.flip(0), axes.flip(1)
-        kept = _kept(values, width)
-        axes = axes[:, :kept]
-    # Signs of eigenvectors are the library's choice; with the largest entry positive the file is the same anywhere.
-    signs = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
-    projection = (axes * signs / (values[:kept] / (count - 1)).sqrt()).T
-    return Fusion(mode, mean.cpu(), projection.float().contiguous().cpu())
-
-
-def _kept(values: Tensor, width: int) -> int:
-    return min(width, int((values > _LEAST_VARIANCE * values[0]).sum()))
+    found = principal_axes(wide)
+    kept = min(width, int((found.variances > _LEAST_VARIANCE * found.variances[0]).sum()))
+    projection = found.axes[:kept] / found.variances[:kept, None].sqrt()
+    return Fusion(mode, found.mean.cpu(), projection.float().contiguous().cpu())

@@ -6,13 +6,13 @@ the two agree: an expert starts from the dispatcher's scores, so that most of it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from selfmask._common.entropy import entropy_bits
 from selfmask.errors import MaskFileError
 from selfmask.maskfile.index import Base
 from selfmask.maskfile.loading import parse_mask
@@ -72,10 +72,7 @@ def unpack_member(content: bytes, path: Path, dispatcher: Mask, masks: Mapping[s
 
 def _bits(mask: Tensor) -> float:
     """About what a mask takes when coded: the entropy of its share of zeros, times its weights."""
-    total, on = mask.numel(), int(torch.count_nonzero(mask))
-    if on in (0, total):
-        return 0.0
-    return -on * math.log2(on / total) - (total - on) * math.log2(1 - on / total)
+    return entropy_bits(int(torch.count_nonzero(mask)), mask.numel())
 
 
 def _masked_only(base: Base, masks: Mapping[str, Tensor]) -> Base:

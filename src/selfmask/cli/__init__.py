@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        from selfmask.masking.presets import did_you_mean
+        from selfmask._common.near import did_you_mean
 
         print(
             f"selfmask: unknown command {name!r}{did_you_mean(name, COMMANDS)}\n\n{_overview()}",

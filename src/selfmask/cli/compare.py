@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
+from selfmask._common.escape import printable
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
-from selfmask.cli.whole_text import print_rows, printable
+from selfmask.cli.whole_text import print_rows
 from selfmask.maskfile.comparison import Comparison, compare
 from selfmask.maskfile.loading import load
 

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from selfmask._common.escape import printable
 from selfmask.cli.output import print_json
-from selfmask.cli.whole_text import print_rows, printable
+from selfmask.cli.whole_text import print_rows
 from selfmask.maskfile.codec import GapModel, Golomb
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
-from selfmask.cli.whole_text import printable
+from selfmask._common.escape import json_text
 
 
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
-    json.dump(printable(document), sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    sys.stdout.write(json_text(document) + "\n")

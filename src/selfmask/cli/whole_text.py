@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,18 +12,6 @@ from rich.table import Table
 _NARROWEST = 12
 _GAP = 2
 _NO_WIDTH = 100_000
-
-
-def printable(document: Any) -> Any:
-    """`document` (JSON-able) with half characters written out, as \\udc80: no output's encoding takes them, and an
-    error in the middle of printing would leave half a document."""
-    if isinstance(document, str):
-        return document.encode("utf-8", "backslashreplace").decode()
-    if isinstance(document, dict):
-        return {printable(key): printable(value) for key, value in document.items()}
-    if isinstance(document, list | tuple):
-        return [printable(value) for value in document]
-    return document
 
 
 def print_rows(

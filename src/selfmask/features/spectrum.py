@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from selfmask._common.clustering import principal_axes
 
 Layer = tuple[Tensor, Tensor]
 """weight (classes, inputs) and bias (classes,)"""
@@ -45,22 +46,11 @@ class Spectrum:
 def spectrum(x: Tensor) -> Spectrum:
     """The principal axes of `x` (N, width), in float64 (on the CPU where the device has none)."""
     x = x.detach().to("cpu") if x.device.type == "mps" else x.detach()
-    x = x.to(torch.float64)
-    mean = x.mean(dim=0)
-    centred = x - mean
-    length = float(centred.square().sum(dim=1).mean().sqrt())
+    found = principal_axes(x)
+    # The mean over the images, where a variance is taken over all but one.
+    squares = found.variances * ((len(x) - 1) / len(x))
+    length = float(squares.sum().sqrt())
     # Below this the spread is the rounding of the mean itself: the features are one point.
-    if length <= 1e-12 * float(mean.norm()) or length == 0.0:
-        return Spectrum(mean, 1.0, centred.new_zeros(x.shape[1], 0), centred.new_zeros(0))
-    centred /= length
-    count, width = centred.shape
-    if count < width:
-        values, left = torch.linalg.eigh(centred @ centred.T)
-        keep = values > values[-1] * 1e-12
-        values, left = values[keep], left[:, keep]
-        axes = centred.T @ (left / values.sqrt())
-    else:
-        values, axes = torch.linalg.eigh(centred.T @ centred)
-        keep = values > values[-1] * 1e-12
-        values, axes = values[keep], axes[:, keep]
-    return Spectrum(mean, length, axes.contiguous(), values / count)
+    if length <= 1e-12 * float(found.mean.norm()) or length == 0.0:
+        return Spectrum(found.mean, 1.0, found.axes.new_zeros(x.shape[1], 0), found.axes.new_zeros(0))
+    return Spectrum(found.mean, length, found.axes.T.contiguous(), squares / length**2)

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from selfmask._common.near import aside
 from selfmask.errors import DataError
 from selfmask.images.decode import EXTENSIONS
 from selfmask.images.listing import Entry, Listing, split_name
-from selfmask.images.splits import near_misses
 
 
 def folder_listing(folder: Path) -> Listing:
@@ -75,7 +75,7 @@ def check_folder(folder: Path) -> None:
         parent = parent.parent
     missing = folder.relative_to(parent).parts[0]
     siblings = sorted(child.name for child in parent.iterdir()) if os.access(parent, os.R_OK) else []
-    raise DataError(f"there is no {folder}: {parent} has no {missing!r}{near_misses(missing, siblings)}")
+    raise DataError(f"there is no {folder}: {parent} has no {missing!r}{aside(missing, siblings)}")
 
 
 def _class_folders(folder: Path, root: Path, split: str | None) -> list[Entry]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from selfmask._common.near import aside
 from selfmask.errors import DataError
 from selfmask.images.download import Say
 from selfmask.images.image_set import UNLABELLED, ImageSet
 from selfmask.images.sources import Content, FileSource, Reading, Skipped
-from selfmask.images.splits import Splits, near_misses, stratified
+from selfmask.images.splits import Splits, stratified
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {
@@ -161,9 +162,7 @@ def _hold_out(
     if few is not None:
         strange = [label for label in few.values() if label not in whole.classes]
         if strange:
-            raise DataError(
-                f"the labels name the class {strange[0]!r}{near_misses(strange[0], whole.classes)}"
-            )
+            raise DataError(f"the labels name the class {strange[0]!r}{aside(strange[0], whole.classes)}")
         index = {name: place for place, name in enumerate(whole.classes)}
         train = train.with_labels(
             torch.tensor([index[few[name]] if name in few else UNLABELLED for name in train.names])
@@ -180,7 +179,7 @@ def _check_known(names: Sequence[str], known: Collection[str], who: str, data: s
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise DataError(
-            f"{who} {unknown[0]!r}{more}, which {data} does not have{near_misses(unknown[0], list(known))}. "
+            f"{who} {unknown[0]!r}{more}, which {data} does not have{aside(unknown[0], list(known))}. "
             "Names are relative to its folder."
         )
 
@@ -233,7 +232,7 @@ def _classes(listing: Listing, entries: list[tuple[int, Entry]]) -> tuple[str, .
     classes = listing.classes or tuple(used)
     unknown = [name for name in used if name not in set(classes)]
     if unknown:
-        raise DataError(f"{listing.name}: unknown class {unknown[0]!r}{near_misses(unknown[0], classes)}")
+        raise DataError(f"{listing.name}: unknown class {unknown[0]!r}{aside(unknown[0], classes)}")
     if len(classes) == 1:
         raise DataError(
             f"{listing.name} has only one class, {classes[0]!r}: labels need two or more. To use the images "
@@ -244,7 +243,7 @@ def _classes(listing: Listing, entries: list[tuple[int, Entry]]) -> tuple[str, .
     if trained and strange:
         raise DataError(
             f"{listing.name}: no training image has the class {strange[0]!r} that other splits have"
-            f"{near_misses(strange[0], sorted(name for name in trained if name))}"
+            f"{aside(strange[0], sorted(name for name in trained if name))}"
         )
     return classes
 

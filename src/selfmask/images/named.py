@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from selfmask._common.near import aside
 from selfmask.errors import DataError
 from selfmask.images.catalogue import CATALOGUE, NamedData
 from selfmask.images.download import Say, fetch, readable, unpack
 from selfmask.images.folder import folder_listing
 from selfmask.images.listing import Listing
-from selfmask.images.splits import near_misses
 from selfmask.images.tables import read_splits
 
 AUTOMATIC_LIMIT = 10**9
@@ -86,7 +86,7 @@ def instructions(data: NamedData, root: Path) -> str:
 def named(name: str) -> NamedData:
     """The catalogue's entry. Raises `DataError` with near misses."""
     if name not in CATALOGUE:
-        raise DataError(f"there is no data set called {name!r}{near_misses(name, sorted(CATALOGUE))}")
+        raise DataError(f"there is no data set called {name!r}{aside(name, sorted(CATALOGUE))}")
     return CATALOGUE[name]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from selfmask._common.near import aside
 from selfmask.errors import DataError, SettingsError
 from selfmask.images.catalogue import CATALOGUE
 from selfmask.images.digits import digits
@@ -14,7 +15,7 @@ from selfmask.images.listing import Listing, assemble
 from selfmask.images.named import data_root, named_listing
 from selfmask.images.shards import shard_listing
 from selfmask.images.sources import Reading
-from selfmask.images.splits import Splits, near_misses
+from selfmask.images.splits import Splits
 from selfmask.images.tables import LIST_SUFFIXES, list_listing, read_labels, read_splits
 
 
@@ -85,7 +86,7 @@ def find_listing(spec: str | Path) -> Listing:
     if path.suffix.lower() in LIST_SUFFIXES and not path.is_dir():
         return list_listing(path)
     if isinstance(spec, str) and not path.exists() and path.name == spec:
-        meant = near_misses(spec, ["digits", *CATALOGUE])
+        meant = aside(spec, ["digits", *CATALOGUE])
         if meant:
             raise DataError(f"there is neither a folder nor a data set called {spec!r}{meant}")
     return folder_listing(path)

@@ -3,9 +3,8 @@ machine."""
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,11 +106,3 @@ def _shuffled(labels: Tensor, label: int, seed: int) -> Tensor:
     members = (labels == label).nonzero().flatten().numpy()
     order = np.random.Generator(np.random.PCG64([seed, label])).permutation(len(members))
     return torch.from_numpy(members[order])
-
-
-def near_misses(name: str, known: Sequence[str], count: int = 3) -> str:
-    """' (did you mean …?)' with the known names that are most like `name`; '' where none is."""
-    tail = name.replace("\\", "/").rsplit("/", 1)[-1]
-    same_file = [other for other in known if other.rsplit("/", 1)[-1].lower() == tail.lower()]
-    found = same_file[:count] or difflib.get_close_matches(name, known[:20000], n=count)
-    return f" (did you mean {', '.join(repr(other) for other in found)}?)" if found else ""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from selfmask._common.near import aside
 from selfmask.errors import DataError
 from selfmask.images.folder import check_folder
 from selfmask.images.listing import Entry, Listing, split_name
-from selfmask.images.splits import near_misses
 
 _FILE_COLUMNS = ("file", "path", "filename", "filepath", "file_name", "image", "name", "impath")
 _LABEL_COLUMNS = ("label", "class", "classname", "class_name", "target", "category")
@@ -45,7 +45,7 @@ def list_listing(path: Path) -> Listing:
         more = f" (and {len(missing) - 1} more of its {len(rows)} files)" if len(missing) > 1 else ""
         raise DataError(
             f"{path}, line {first.line}: there is no file {first.file!r}{more}"
-            f"{near_misses(Path(first.file).name, siblings)}. Files are relative to {path.parent}."
+            f"{aside(Path(first.file).name, siblings)}. Files are relative to {path.parent}."
         )
     return Listing(path.stem, tuple(Entry(row.file, _place(path, row), row.label, row.split) for row in rows))
 
@@ -211,4 +211,4 @@ def _check_file(path: Path) -> None:
         return
     check_folder(path.parent)
     siblings = sorted(child.name for child in path.parent.iterdir())
-    raise DataError(f"there is no file {path}{near_misses(path.name, siblings)}")
+    raise DataError(f"there is no file {path}{aside(path.name, siblings)}")

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
+from selfmask._common.files import write_atomically
 from selfmask.errors import MissingExtraError, SettingsError
-from selfmask.maskfile.container import write_atomically
 from selfmask.maskfile.mask import Mask
 
 

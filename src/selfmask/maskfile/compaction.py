@@ -7,7 +7,6 @@ turned back on. How many is one number for all tensors, and then, if asked, one 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfmask._common.entropy import entropy_bits
 from selfmask.errors import SettingsError
 from selfmask.maskfile.coding import plan, rows_of
 
@@ -123,7 +123,7 @@ def per_bit(masks: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> di
     found = {}
     for name, mask in masks.items():
         off = int((~mask).sum())
-        bits = _entropy(off, mask.numel()) / off if off else 1.0
+        bits = entropy_bits(off, mask.numel()) / off if off else 1.0
         value = importance[name]
         found[name] = torch.where(value > 0, value / bits, value * bits)
     return found
@@ -142,7 +142,8 @@ def at_bits(masks: Mapping[str, Tensor], importance: Mapping[str, Tensor], share
 
     def bits(cut: float) -> float:
         return sum(
-            _entropy(int((values >= cut).sum()), masks[name].numel()) for name, values in sorted_ranks.items()
+            entropy_bits(int((values >= cut).sum()), masks[name].numel())
+            for name, values in sorted_ranks.items()
         )
 
     before = bits(0.0)
@@ -153,11 +154,6 @@ def at_bits(masks: Mapping[str, Tensor], importance: Mapping[str, Tensor], share
         cut = (low + high) / 2
         low, high = (cut, high) if bits(cut) > share * before else (low, cut)
     return restored(masks, ranks, high)
-
-
-def _entropy(off: int, total: int) -> float:
-    p = off / max(total, 1)
-    return -total * sum(q * math.log2(q) for q in (p, 1 - p) if q > 0)
 
 
 def ranked(masks: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> dict[str, Tensor]:

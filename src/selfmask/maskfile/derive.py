@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from selfmask._common.files import write_atomically
 from selfmask.errors import SettingsError, WrongBaseError
 from selfmask.maskfile.coding import Coding
-from selfmask.maskfile.container import write_atomically
 from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.saving import pack
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import nn
 
+from selfmask._common.files import write_atomically
 from selfmask.errors import HubError, MaskFileError, MissingExtraError, SettingsError
 from selfmask.maskfile.card import GENERATED, model_card
-from selfmask.maskfile.container import write_atomically
 from selfmask.maskfile.loading import MAX_WEIGHTS, parse_mask
 from selfmask.maskfile.mask import Mask
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from selfmask._common.entropy import entropy_bits
+
 MAX_CLASSES = 8
 _CUTS = 32  # the rows, sorted by their share off, may be cut at so many places
 _BITS_PER_CLASS = 48
@@ -29,11 +31,10 @@ def row_classes(off: np.ndarray) -> np.ndarray:
     amount = (cuts[None, :] - cuts[:, None]).astype(np.float64)
     inside = until[cuts][None, :] - until[cuts][:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = inside / (amount * length)
-        entropy = -inside * np.log2(share) - (amount * length - inside) * np.log2(1 - share)
         labels = -amount * np.log2(amount / rows)
-    cost = np.nan_to_num(entropy) + np.nan_to_num(labels) + _BITS_PER_CLASS
-    cost += _WORTH * float(np.nan_to_num(entropy)[0, -1])
+    entropy = entropy_bits(inside, amount * length)
+    cost = entropy + np.nan_to_num(labels) + _BITS_PER_CLASS
+    cost += _WORTH * float(entropy[0, -1])
     best = np.full((MAX_CLASSES + 1, len(cuts)), np.inf)
     best[0, 0] = 0
     came = np.zeros(best.shape, np.int64)

@@ -13,11 +13,12 @@ import torch
 import xxhash
 from torch import Tensor
 
+from selfmask._common.files import write_atomically
 from selfmask.errors import SettingsError
 from selfmask.maskfile import index as record
 from selfmask.maskfile.classes import magnitudes
 from selfmask.maskfile.coding import Coded, Coding, Plan, plain, plan, rows_of
-from selfmask.maskfile.container import Array, serialise, write_atomically
+from selfmask.maskfile.container import Array, serialise
 from selfmask.maskfile.fingerprint import dtype_name, raw_bytes, signature
 from selfmask.maskfile.heads import HeadDtype, head_as
 from selfmask.maskfile.index import Base, Companion, Index

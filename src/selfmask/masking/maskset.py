@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfmask._common.near import did_you_mean
 from selfmask.errors import SelectionError, SettingsError, WrongBaseError
 from selfmask.masking import norm, occupancy
 from selfmask.masking.densities import check_densities
 from selfmask.masking.layout import like
 from selfmask.masking.optimizer import MaskOptimizer
-from selfmask.masking.presets import did_you_mean
 from selfmask.masking.rules import Rule, Threshold
 from selfmask.masking.selection import Select, Selection, matches
 from selfmask.masking.status import Status, TensorStatus

@@ -8,15 +8,15 @@ kind does not tell.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from selfmask._common.near import did_you_mean
 from selfmask.errors import SelectionError
 
 Choice = Callable[[str, nn.Parameter, nn.Module], bool]
@@ -92,19 +92,6 @@ def detect_family(model: nn.Module) -> str:
         if family is not None:
             return family
     return "generic"
-
-
-def near_misses(word: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """Up to `most` of the `known` words that `word` may have been meant to be, the nearest first."""
-    return difflib.get_close_matches(word, list(known), n=most, cutoff=0.6)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean A, B or C?` for the end of a message, or nothing where no known word is near."""
-    close = [repr(one) for one in near_misses(word, known)]
-    if not close:
-        return ""
-    return f"; did you mean {' or '.join(filter(None, [', '.join(close[:-1]), close[-1]]))}?"
 
 
 def _resnet(name: str, parameter: nn.Parameter, owner: nn.Module) -> bool:

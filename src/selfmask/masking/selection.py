@@ -7,7 +7,6 @@ random share, or the share with the largest magnitudes; the others stay on for g
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfmask._common.near import near_misses
 from selfmask.errors import SelectionError, SettingsError
 from selfmask.masking.presets import FAMILIES, detect_family, preset
 
@@ -197,8 +197,8 @@ def _matching(pattern: str, parameters: dict[str, nn.Parameter]) -> list[str]:
     """The names that the pattern matches, at least one."""
     hits = matches(pattern, parameters)
     if not hits:
-        near = difflib.get_close_matches(pattern, list(parameters), n=3, cutoff=0.5)
-        families = difflib.get_close_matches(pattern, ("auto", *FAMILIES), n=1, cutoff=0.6)
+        near = near_misses(pattern, parameters, 3, 0.5)
+        families = near_misses(pattern, ("auto", *FAMILIES), 1)
         hint = f"; did you mean {' or '.join(repr(n) for n in families + near)}?" if families + near else ""
         raise SelectionError(
             f"the pattern {pattern!r} matches none of the {len(parameters)} parameters "

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from selfmask._common.entropy import entropy_bits
+
 
 @dataclass(frozen=True)
 class TensorStatus:
@@ -25,10 +27,7 @@ class TensorStatus:
     @property
     def entropy_bits(self) -> float:
         """N · H(density): the bits that the mask takes if nothing but its density is known."""
-        p = self.density
-        if p in (0.0, 1.0):
-            return 0.0
-        return -self.weights * (p * math.log2(p) + (1 - p) * math.log2(1 - p))
+        return entropy_bits(self.on, self.weights)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfmask._common.clustering import kmeans
 from selfmask.errors import SettingsError
 from selfmask.images.views import Augment, light
 from selfmask.objectives.base import Batch, Figures, Objective
-from selfmask.objectives.clustering import kmeans
 from selfmask.objectives.defaults import prototypes_for
 from selfmask.objectives.processes import gathered
 from selfmask.objectives.sinkhorn import balance, balanced
@@ -139,7 +139,7 @@ class SelfLabel(Objective):
         """New clusters of `targets`, and heads at the centres of what the network makes of the same images."""
         z, own = self.targets.float().cpu(), F.normalize(self.memory.float(), dim=1).cpu()
         for k in range(len(self.heads)):
-            centres, _ = kmeans(z, self.heads.shape[1], seed=1000 * self.seed + 100 * turn + k)
+            centres, _ = kmeans(z, self.heads.shape[1], seed=1000 * self.seed + 100 * turn + k, iterations=30)
             self.centres[k].copy_(F.normalize(centres, dim=1))
             scores = z @ F.normalize(centres, dim=1).T
             self.offsets[k].copy_(balance(scores, epsilon=self.settings.epsilon, iterations=_BALANCING,

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfmask._common.clustering import kmeans, principal_axes
 from selfmask.errors import SettingsError
 from selfmask.features.features import features
 from selfmask.images.views import Augment, multi_crop
 from selfmask.objectives.base import Batch, Figures, Objective
-from selfmask.objectives.clustering import kmeans, principal_axes
 from selfmask.objectives.defaults import crops_for, prototypes_for, queue_for
 from selfmask.objectives.prototypes import Projection, PrototypeHead
 from selfmask.objectives.queue import EmbeddingQueue
@@ -174,12 +174,13 @@ class Swav(Objective):
         """Projection: the main axes of the features x (N, width). Prototypes: their clusters' centres."""
         head = self.projector
         if isinstance(head.projection, nn.Linear):
-            axes, mean = principal_axes(x, head.dim)
+            found = principal_axes(x, complete=True)
+            axes, mean = found.axes[: min(head.dim, len(x))].float(), found.mean.float()
             head.projection.weight.zero_()[: len(axes)].copy_(axes)
             head.projection.bias.zero_()[: len(axes)].copy_(-axes @ mean)
         device = head.prototypes.weight.device
         embedded = head.embed(x.to(device)).cpu()
-        centres, _ = kmeans(embedded, head.prototypes.out_features, seed=0)
+        centres, _ = kmeans(embedded, head.prototypes.out_features, seed=0, iterations=30)
         head.prototypes.weight.copy_(centres)
         head.normalise()
 

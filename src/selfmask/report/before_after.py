@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
+from selfmask._common.clustering import kmeans
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.backbones.spec import rebuild
@@ -106,8 +106,8 @@ def embedding_of(seen: BeforeAfter, method: Method = "tsne", clusters: int = 8) 
     labels, classes, coloured_by = seen.images.labels.tolist(), list(seen.images.classes), "label"
     if max(labels, default=-1) < 0:
         count = min(clusters, max(2, len(labels) // 20))
-        unit = torch.nn.functional.normalize(seen.after, dim=1).numpy()
-        labels = KMeans(count, n_init="auto", random_state=0).fit_predict(unit).tolist()
+        unit = torch.nn.functional.normalize(seen.after, dim=1)
+        labels = kmeans(unit, count, seed=0)[1].tolist()
         classes = [f"cluster {i + 1}" for i in range(count)]
         coloured_by = "cluster (k-means of the features after)"
     before = embed(seen.before, method=method)

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
 
+from selfmask._common.clustering import principal_axes
 from selfmask.errors import MissingExtraError, SettingsError
 
 Method = Literal["tsne", "umap", "pca"]
@@ -33,7 +33,7 @@ def embed(features: Tensor, *, method: Method = "tsne", seed: int = 0) -> NDArra
         raise SettingsError(f"an embedding needs features (N ≥ 5, width), got shape {tuple(features.shape)}")
     x = F.normalize(features.detach().float().cpu(), dim=1).numpy()
     count = len(x)
-    reduced = _reduced(x, seed)
+    reduced = _reduced(x)
     if method == "umap":
         if importlib.util.find_spec("umap") is None:
             raise MissingExtraError("UMAP is not installed: pip install 'selfmask[umap]', or choose t-SNE")
@@ -48,15 +48,17 @@ def embed(features: Tensor, *, method: Method = "tsne", seed: int = 0) -> NDArra
     return _standardised(np.asarray(flat, np.float64))
 
 
-def _reduced(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+def _reduced(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """The principal components that hold 95 % of the variance, 50 at least: t-SNE searches them many times faster.
 
     Of a network's features 50 hold nearly all; of a cascade's, whose directions all vary alike, hardly any.
     """
-    pca = PCA(random_state=seed)
-    components = pca.fit_transform(x)
-    held = np.cumsum(pca.explained_variance_ratio_)
-    return components[:, : max(50, int(np.searchsorted(held, 0.95)) + 1)]
+    found = principal_axes(torch.from_numpy(x))
+    components = ((torch.from_numpy(x) - found.mean) @ found.axes.T).float().numpy()
+    held = np.cumsum(found.variances.numpy()) / max(float(found.variances.sum()), 1e-300)
+    components = components[:, : max(50, int(np.searchsorted(held, 0.95)) + 1)]
+    # Images that lie on a line still need a second coordinate.
+    return np.pad(components, ((0, 0), (0, max(0, 2 - components.shape[1]))))
 
 
 def aligned(moving: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.float64]:

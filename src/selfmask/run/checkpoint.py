@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from selfmask._common.files import write_atomically
 from selfmask.errors import RunError
-from selfmask.maskfile.container import write_atomically
 
 FORMAT = "selfmask checkpoint 1"
 State = dict[str, Any]

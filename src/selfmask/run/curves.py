@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from selfmask.maskfile.container import write_atomically
+from selfmask._common.files import write_atomically
 from selfmask.run.journal import read_log
 
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#c2571a", "#555555"

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from selfmask._common.files import write_atomically
 from selfmask.errors import RunError
-from selfmask.maskfile.container import write_atomically
 
 SETTINGS, RESULT, MASK, CURVES = "settings.json", "result.json", "mask.safetensors", "curves.png"
 

@@ -1,0 +1,71 @@
+"""The structure of features: their principal axes, and their clusters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from selfmask.errors import DataError
+
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Axes:
+    """mean (D,); axes (rank, D), orthonormal rows, the one of the largest variance first; variances (rank,). float64.
+
+    The largest entry of each axis is positive, so that nothing depends on the linear algebra library's choice of
+    signs.
+    """
+
+    mean: Tensor
+    axes: Tensor
+    variances: Tensor
+
+
+def principal_axes(x: Tensor, *, complete: bool = False) -> Axes:
+    """The principal axes of x (N, D), computed in float64 on x's device.
+
+    Axes whose variance is rounding (1e-12 of the largest) are left out, so the rank may be less than min(N, D); where
+    N < D they are found from the images' products, so that few images cost no more than they hold. `complete` gives
+    all D axes by way of the covariance, for a square rotation.
+    """
+    wide = x.double()
+    mean = wide.mean(dim=0)
+    centred = wide - mean
+    count, width = centred.shape
+    rest = max(1, count - 1)
+    if count < width and not complete:
+        values, left = torch.linalg.eigh(centred @ centred.T)
+        rank = _rank(values)
+        values, left = values.flip(0)[:rank], left.flip(1)[:, :rank]
+        axes, variances = (centred.T @ left) / values.sqrt(), values / rest
+    else:
+        values, axes = torch.linalg.eigh(centred.T @ centred / rest)
+        rank = width if complete else _rank(values)
+        variances, axes = values.flip(0)[:rank], axes.flip(1)[:, :rank]
+    signs = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    return Axes(mean, (axes * signs).T, variances)
+
+
+def _rank(values: Tensor) -> int:
+    return int((values > _ROUNDING * values[-1]).sum())
+
+
+def kmeans(
+    x: Tensor, clusters: int, *, seed: int, starts: int = 1, iterations: int = 300
+) -> tuple[Tensor, Tensor]:
+    """k-means++ and Lloyd's algorithm on x (N, D), the best of `starts`.
+
+    Returns the centres (clusters, D) in x's dtype, float32 or float64, and the clusters of x, int64 (N,); on the CPU.
+    Raises `DataError` for fewer points than clusters.
+    """
+    if not 1 <= clusters <= len(x):
+        raise DataError(f"{len(x)} images cannot make {clusters} clusters: take at most {len(x)}")
+    # The stubs know n_init as a string only.
+    solver = KMeans(clusters, n_init=starts, max_iter=iterations, random_state=seed)  # pyright: ignore[reportArgumentType]
+    found = solver.fit(x.cpu().numpy())
+    return torch.from_numpy(found.cluster_centers_), torch.from_numpy(found.labels_).long()
