@@ -58,7 +58,8 @@ CASES: dict[str, list[list[str]]] = {
          "--operation", "or"],
         ["compact", "labels/mask.safetensors", "--data", IMAGES, "--out", "small.safetensors", "--bits", "0.5",
          "--images", "48"],
-        [*LABELLED, "--out", "topk", "--rule", "topk", "--density", "0.95", *MAGNITUDE],
+        [*LABELLED, "--out", "topk", "--rule", "topk", "--density", "0.95", *MAGNITUDE,
+         "--norm-stats", "adapt"],
         [*LABELLED, "--out", "progressive", "--rule", "progressive", "--density", "0.97", *MAGNITUDE],
     ],
     "unlabelled": [
@@ -209,9 +210,9 @@ def run_here(case: str) -> None:
 NEAR = {"losses": 0.02, "norms": 0.02, "off": 0.1, "sample": 0.2}
 """How far another machine may be off: losses and norms relatively; the off-weights of a tensor as a share of them (or
 ten weights); the sampled bits that differ as a share of those that are off. Measured with kernels without AVX: losses
-0.006 (in swav, whose targets move with the network, 0.08), off-weights of a whole mask 0.004, sampled bits 0.13. A
-rate that is 1 % higher is further off than this in both cases."""
-LOOSER = {"swav/log.jsonl/losses": 0.2}
+0.006 (in swav, whose targets move with the network, 0.08, and in topk, whose batch norms do, 0.15), off-weights of a
+whole mask 0.004, sampled bits 0.13. A rate that is 1 % higher is further off than this in both cases."""
+LOOSER = {"swav/log.jsonl/losses": 0.2, "topk/log.jsonl/losses": 0.3}
 
 
 def differences(expected: Any, found: Any, *, exact: bool, where: str = "") -> Iterable[str]:
