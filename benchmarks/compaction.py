@@ -32,19 +32,19 @@ from selfmask.features.intervals import paired_interval
 from selfmask.features.knn import knn
 from selfmask.features.probe import fit_probe
 from selfmask.images.image_set import ImageSet
-from selfmask.maskfile.compaction import (
-    Masks,
-    at_bits,
-    by_magnitude,
-    per_bit,
-    sensitivity,
-)
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.masking.weight import masked_weight
 from selfmask.run.adapt_settings import AdaptSettings
 from selfmask.run.plan import Plan, make_plan
+from selfmask.tasks.compaction import (
+    Masks,
+    at_bits,
+    by_magnitude,
+    per_bit,
+    sensitivity,
+)
 
 ORDERS = ("magnitude", "sensitivity")
 

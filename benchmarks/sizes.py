@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from selfmask.cli.rebuilding import backbone_of
 from selfmask.errors import SettingsError
-from selfmask.maskfile.baking import baked_state
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.heads import HeadDtype, head_as
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
+from selfmask.tasks.baking import baked_state
 
 RANK = 8
 DTYPES: dict[HeadDtype, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}

@@ -1,11 +1,11 @@
 """selfmask: adapt a pretrained vision model to your images by learning which of its weights to switch off."""
 
-from selfmask.maskfile.hub import from_hub, push_to_hub
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Handle, Mask
 from selfmask.masking.maskset import MaskSet
 from selfmask.masking.rules import Progressive, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
+from selfmask.tasks.hub import from_hub, push_to_hub
 from selfmask.version import VERSION as __version__
 
 __all__ = [

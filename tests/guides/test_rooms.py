@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "selfmask"
 ORDER = [
     "version", "errors", "_common", "masking", "maskfile", "backbones", "images", "features", "objectives", "run",
-    "cascade", "report", "bank", "cli",
+    "cascade", "report", "tasks", "cli",
 ]  # fmt: skip
 
 # Doors that open upward, and only when called: a mask set saves itself, a mask finds its base again.

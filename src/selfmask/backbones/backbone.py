@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.errors import BackboneError
 
-
 _TRANSFORMERS = ("vit", "dinov2", "clip", "swin")
 
 

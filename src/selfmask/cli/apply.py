@@ -9,8 +9,8 @@ from selfmask.cli.destination import check_out
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.recorded_weights import check_recorded_weights
-from selfmask.maskfile.baking import save_baked
 from selfmask.maskfile.loading import load
+from selfmask.tasks.baking import save_baked
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from selfmask.features.measure import HeadCost, head_cost
 from selfmask.images.image_set import ImageSet
 from selfmask.images.opening import open_data
 from selfmask.maskfile.classes import magnitudes
-from selfmask.maskfile.compaction import Compaction, by_magnitude, compact, sensitivity, to_bits
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.heads import head_as
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
+from selfmask.tasks.compaction import Compaction, by_magnitude, compact, sensitivity, to_bits
 
 
 @dataclass(frozen=True)

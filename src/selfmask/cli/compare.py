@@ -12,8 +12,8 @@ from selfmask._common.escape import printable
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.whole_text import print_rows
-from selfmask.maskfile.comparison import Comparison, compare
 from selfmask.maskfile.loading import load
+from selfmask.tasks.comparison import Comparison, compare
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from selfmask.cli.image_side import check_size
 from selfmask.cli.output import print_json
 from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.recorded_weights import check_recorded_weights
-from selfmask.maskfile.baking import baked_module, export
 from selfmask.maskfile.loading import load
+from selfmask.tasks.baking import baked_module, export
 
 
 @dataclass(frozen=True)

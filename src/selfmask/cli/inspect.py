@@ -16,7 +16,7 @@ from selfmask.cli.whole_text import print_rows
 from selfmask.maskfile.codec import GapModel, Golomb
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
-from selfmask.maskfile.words import in_words, made_by
+from selfmask.tasks.words import in_words, made_by
 
 
 @dataclass(frozen=True)

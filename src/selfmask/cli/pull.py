@@ -7,7 +7,7 @@ from pathlib import Path
 
 from selfmask.cli.inspect import describe
 from selfmask.cli.output import print_json
-from selfmask.maskfile.hub import FILENAME, commit_of, save_from_hub
+from selfmask.tasks.hub import FILENAME, commit_of, save_from_hub
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from selfmask.cli.output import print_json
-from selfmask.maskfile.card import model_card
-from selfmask.maskfile.hub import FILENAME, push_to_hub
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.run.folder import MASK, RESULT, read_json
+from selfmask.tasks.card import model_card
+from selfmask.tasks.hub import FILENAME, push_to_hub
 
 
 @dataclass(frozen=True)

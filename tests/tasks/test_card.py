@@ -13,9 +13,9 @@ from torch import nn
 import selfmask
 from selfmask.backbones.spec import build
 from selfmask.features.rows import Outcome, Rows
-from selfmask.maskfile.card import GENERATED, base_repository, model_card, usage
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
+from selfmask.tasks.card import GENERATED, base_repository, model_card, usage
 
 ROWS = Rows.of(
     [

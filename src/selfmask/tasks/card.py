@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfmask.maskfile.mask import Mask
-from selfmask.maskfile.words import in_words, made_by
+from selfmask.tasks.words import in_words, made_by
 
 GENERATED = (
     "<!-- made by selfmask from the mask file; delete this line to keep your own changes at the next push -->"

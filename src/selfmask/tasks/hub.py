@@ -19,9 +19,9 @@ from torch import nn
 
 from selfmask._common.files import write_atomically
 from selfmask.errors import HubError, MaskFileError, MissingExtraError, SettingsError
-from selfmask.maskfile.card import GENERATED, model_card
 from selfmask.maskfile.loading import MAX_WEIGHTS, parse_mask
 from selfmask.maskfile.mask import Mask
+from selfmask.tasks.card import GENERATED, model_card
 
 FILENAME, CARD = "mask.safetensors", "README.md"
 MAX_BYTES = 1 << 30

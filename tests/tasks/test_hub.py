@@ -24,9 +24,9 @@ from torch import nn
 import selfmask
 from selfmask.cli import main
 from selfmask.errors import HubError, MaskFileError, MissingExtraError, SettingsError
-from selfmask.maskfile import hub
-from selfmask.maskfile.card import GENERATED
-from selfmask.maskfile.hub import commit_of, save_from_hub
+from selfmask.tasks import hub
+from selfmask.tasks.card import GENERATED
+from selfmask.tasks.hub import commit_of, save_from_hub
 
 # The client's own, of how it calls the library below it.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")

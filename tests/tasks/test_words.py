@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from selfmask.maskfile.words import in_words, made_by
 from selfmask.masking.rules import Progressive, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
+from selfmask.tasks.words import in_words, made_by
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from selfmask.errors import SettingsError
-from selfmask.maskfile import compaction
 from selfmask.maskfile.classes import magnitudes
-from selfmask.maskfile.compaction import Masks
 from selfmask.masking.weight import masked_weight
+from selfmask.tasks import compaction
+from selfmask.tasks.compaction import Masks
 
 
 def case(seed: int = 0, off: float = 0.2) -> tuple[Masks, dict[str, Tensor]]:

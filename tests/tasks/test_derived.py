@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from selfmask.errors import SettingsError, WrongBaseError
-from selfmask.maskfile.baking import baked_module, baked_state, export, save_baked
-from selfmask.maskfile.card import model_card
-from selfmask.maskfile.comparison import compare
 from selfmask.maskfile.derive import combine, save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.saving import save_mask
+from selfmask.tasks.baking import baked_module, baked_state, export, save_baked
+from selfmask.tasks.card import model_card
+from selfmask.tasks.comparison import compare
 
 MASKED = ("conv2.weight", "conv3.weight")
 
