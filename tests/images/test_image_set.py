@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from selfmask.errors import DataError, SettingsError
-from selfmask.images.evaluation_view import evaluation_view
+from selfmask.images.augment import evaluation_view
 from selfmask.images.image_set import ImageSet
 from selfmask.images.opening import open_data
 from selfmask.images.sources import FileSource, Reading
@@ -30,8 +30,6 @@ def test_subsets_keep_names_labels_and_pixels(images: ImageSet) -> None:
     assert part.labels.tolist() == [1, 2]
     assert torch.equal(part.image(1), images.image(4))
     assert images.labelled().labels.tolist() == [0, 1, 1, 2]
-    assert images.unlabelled().names == (images.names[2], images.names[5])
-    assert images.without_labels().labels.tolist() == [-1] * 6
     assert len(images.subset([])) == 0
     for wrong in ([6], [-1]):
         with pytest.raises(DataError, match="no image"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from selfmask.errors import DataError
-from selfmask.images.evaluation_view import evaluation_view
+from selfmask.images.augment import evaluation_view
 from selfmask.images.sources import ArraySource, Reading, Skipped, Source
 
 UNLABELLED = -1
@@ -115,17 +115,9 @@ class ImageSet:
         """The images whose class is known."""
         return self.subset((self._labels != UNLABELLED).nonzero().flatten())
 
-    def unlabelled(self) -> ImageSet:
-        """The images whose class is not known."""
-        return self.subset((self._labels == UNLABELLED).nonzero().flatten())
-
     def with_labels(self, labels: Tensor) -> ImageSet:
         """The same images with other labels of the same classes."""
         return self._derived(names=self._names, labels=labels, positions=self._positions)
-
-    def without_labels(self) -> ImageSet:
-        """The same images with no label known."""
-        return self.with_labels(torch.full((len(self),), UNLABELLED))
 
     def fingerprint(self) -> str:
         """Hexadecimal digest of names, labels and classes (not of pixels): equal for an equal set."""

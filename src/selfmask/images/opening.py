@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from selfmask._common.near import aside
 from selfmask.errors import DataError, SettingsError
 from selfmask.images.catalogue import CATALOGUE
-from selfmask.images.digits import digits
 from selfmask.images.download import Say, to_stderr
 from selfmask.images.folder import flat_listing, folder_listing
 from selfmask.images.hub_datasets import hf_listing
+from selfmask.images.image_set import ImageSet
 from selfmask.images.listing import Listing, assemble
 from selfmask.images.named import data_root, named_listing
 from selfmask.images.shards import shard_listing
 from selfmask.images.sources import Reading
-from selfmask.images.splits import Splits
+from selfmask.images.splits import Splits, stratified
 from selfmask.images.tables import LIST_SUFFIXES, list_listing, read_labels, read_splits
+
+_DIGITS_TEST = 797
 
 
 def open_data(
@@ -49,7 +54,7 @@ def open_data(
     if spec == "digits":
         if labels is not None or split_file is not None:
             raise SettingsError("digits has its own labels and splits: leave labels and split_file out")
-        return digits(seed)
+        return _digits(seed)
     try:
         if isinstance(spec, str) and spec in CATALOGUE:
             listing = named_listing(
@@ -90,3 +95,19 @@ def find_listing(spec: str | Path) -> Listing:
         if meant:
             raise DataError(f"there is neither a folder nor a data set called {spec!r}{meant}")
     return folder_listing(path)
+
+
+def _digits(seed: int) -> Splits:
+    """scikit-learn's handwritten digits: real images that every machine has which can run selfmask.
+
+    1 797 images (UCI, "Optical recognition of handwritten digits", CC BY 4.0): 1 000 to train on and 797 to test on,
+    stratified; grey 0 … 16 scaled to 0 … 255, uint8 RGB, 8 × 8 px.
+    """
+    from sklearn.datasets import load_digits
+
+    flat, target = load_digits(return_X_y=True)
+    grey = torch.from_numpy(np.asarray(flat)).view(-1, 8, 8)
+    images = (grey * (255 / 16)).round().to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
+    whole = ImageSet.from_array(images, torch.from_numpy(np.asarray(target)), name="digits", flips=False)
+    train, test = stratified(whole.labels, _DIGITS_TEST / len(whole), seed)
+    return Splits(whole.subset(train), test=whole.subset(test))

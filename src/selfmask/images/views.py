@@ -1,8 +1,8 @@
 """What a training image is turned into: settings, and the random decisions drawn from them.
 
 The distributions are those of torchvision's RandomResizedCrop, RandomHorizontalFlip, ColorJitter,
-RandomGrayscale and of SwAV's Gaussian blur (PAPER §6). `augment` carries the decisions out on tensors,
-`reference_view` on Pillow images.
+RandomGrayscale and of SwAV's Gaussian blur (PAPER §6). `augment` carries the decisions out on tensors, the tests on
+Pillow images as well.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from selfmask.errors import SettingsError
 from selfmask.images.draws import uniforms
-from selfmask.images.evaluation_view import INTERPOLATIONS
 
+INTERPOLATIONS = ("bilinear", "bicubic")
 _ATTEMPTS = 10  # torchvision's: then the whole image, cut to the nearest allowed aspect ratio
 
 
