@@ -8,7 +8,9 @@ What is done to what, before anything else sees the pixels:
   decoded at a fraction of their size, so a 100-megapixel photograph costs little);
 - truncated, damaged, unknown or absurdly large files: refused with `UnreadableImage`, never half-decoded.
 
-Only the formats of `FORMATS` are tried: Pillow knows others that run external programs.
+Only the formats of `FORMATS` are tried: Pillow knows others that run external programs. `torchvision.io.decode_image`
+would be less code: it reads neither TIFF nor BMP, knows no alpha, leaves 16 bits as they are, and decodes a large JPEG
+in full.
 """
 
 from __future__ import annotations
