@@ -83,7 +83,7 @@ def sgd_rate(settings: AdaptSettings) -> float:
             objective.loss(module, Batch(views, raw.labels, raw.indices), step, BATCHES)[0].backward()
     pull = [
         (theta * weight.grad).abs().reshape(-1) / BATCHES
-        for theta, weight in ((t.theta, t.weight) for t in masks.tensors())
+        for theta, weight in ((t.theta, t.weight) for t in masks.masked.tensors.values())
         if weight.grad is not None
     ]
     masks.remove()

@@ -23,8 +23,9 @@ from rich.console import Console
 
 from selfmask.features.features import features
 from selfmask.maskfile.loading import load
-from selfmask.masking.maskset import MaskSet, NormStats
+from selfmask.masking.norm import NormStats
 from selfmask.masking.rules import Threshold
+from selfmask.maskset import MaskSet
 from selfmask.objectives.supervised import Supervised
 from selfmask.run.adapt_settings import AdaptSettings
 from selfmask.run.folder import MASK, read_json, write_json

@@ -28,8 +28,9 @@ from selfmask.errors import SettingsError
 from selfmask.features.measure import measure
 from selfmask.images.image_set import ImageSet
 from selfmask.maskfile.loading import load
-from selfmask.masking.maskset import MaskSet, NormStats
+from selfmask.masking.norm import NormStats
 from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
+from selfmask.maskset import MaskSet
 from selfmask.objectives.distil import Distil
 from selfmask.run.adapt_settings import AdaptSettings
 from selfmask.run.defaults import score_recipe

@@ -2,9 +2,9 @@
 
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Handle, Mask
-from selfmask.masking.maskset import MaskSet
 from selfmask.masking.rules import Progressive, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
+from selfmask.maskset import MaskSet
 from selfmask.tasks.hub import from_hub, push_to_hub
 from selfmask.version import VERSION as __version__
 

@@ -20,7 +20,7 @@ from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
-from selfmask.masking.maskset import MaskSet
+from selfmask.maskset import MaskSet
 
 EXPERTS = 3
 

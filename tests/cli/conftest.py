@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from selfmask.masking.maskset import MaskSet
+from selfmask.maskset import MaskSet
 
 
 @pytest.fixture

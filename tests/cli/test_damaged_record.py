@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from selfmask.cli import main
-from selfmask.masking.maskset import MaskSet
+from selfmask.maskset import MaskSet
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_weights_that_are_found_unasked_are_not_written_over(
     import torch
 
     from selfmask.maskfile.loading import load
-    from selfmask.masking.maskset import MaskSet
+    from selfmask.maskset import MaskSet
 
     weights = tmp_path / "weights.onnx"
     weights.write_bytes(b"years of work")

@@ -16,8 +16,8 @@ from selfmask._common.escape import printable
 from selfmask.cli import compare as comparing
 from selfmask.cli import inspect, main
 from selfmask.maskfile.loading import load
-from selfmask.masking.maskset import MaskSet
 from selfmask.masking.rules import Progressive, TopK
+from selfmask.maskset import MaskSet
 from selfmask.tasks.comparison import compare
 
 LONG = "the_second_stage_of_the_network.downsample"

@@ -18,7 +18,7 @@ from selfmask.errors import BackboneError, SettingsError, WrongBaseError
 from selfmask.images.opening import open_data
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.loading import load
-from selfmask.masking.maskset import MaskSet
+from selfmask.maskset import MaskSet
 
 SPEC = "package:efficientnet_lite0"
 SIZE = 32

@@ -19,8 +19,8 @@ from selfmask.maskfile.coding import Coding
 from selfmask.maskfile.fingerprint import base_fingerprint
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import save_mask
-from selfmask.masking.maskset import MaskSet
 from selfmask.masking.weight import masked_weight
+from selfmask.maskset import MaskSet
 
 MASKED = ("conv2.weight", "conv3.weight")
 

@@ -15,7 +15,7 @@ from selfmask.maskfile.explain import model_name
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.saving import save_mask
-from selfmask.masking.maskset import MaskSet
+from selfmask.maskset import MaskSet
 
 
 @pytest.fixture

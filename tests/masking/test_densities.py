@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from selfmask.errors import SettingsError
-from selfmask.masking.maskset import MaskSet
 from selfmask.masking.rules import Progressive, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
+from selfmask.maskset import MaskSet
 
 NAMES = ["0.weight", "0.bias", "2.weight", "2.bias"]
 
@@ -58,7 +58,7 @@ def test_topk_under_a_share_counts_all_weights_and_exactly(
             MaskSet(model, Selection(NAMES, kind), rule)
         return
     masks = MaskSet(model, Selection(NAMES, kind), rule, seed=seed)
-    always = {t.name: ~t.maskable for t in masks.tensors() if t.maskable is not None}
+    always = {t.name: ~t.maskable for t in masks.masked.tensors.values() if t.maskable is not None}
     assert {n: int(m.sum()) for n, m in always.items()} == pinned
     for step in range(steps + 2):
         at = 1 + (density - 1) * (step / steps) if progressive and step < steps else density
@@ -71,7 +71,7 @@ def test_topk_under_a_share_counts_all_weights_and_exactly(
 
 def test_the_highest_scores_that_may_be_masked_stay_on() -> None:
     masks = MaskSet(network(), Selection("2.weight", LargestShare(0.5)), TopK(0.7))
-    (tensor,) = masks.tensors()
+    (tensor,) = masks.masked.tensors.values()
     assert tensor.maskable is not None
     mask, maskable = masks.masks()["2.weight"], tensor.maskable
     assert tensor.scores[mask & maskable].min() > tensor.scores[~mask].max()

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 import selfmask
 from selfmask.errors import SelectionError, SettingsError, WrongBaseError
-from selfmask.masking.maskset import MaskSet, NormStats
+from selfmask.masking.norm import NormStats
 from selfmask.masking.rules import Threshold, TopK
 from selfmask.masking.selection import Selection
+from selfmask.maskset import MaskSet
 
 
 class Small(nn.Module):

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfmask.errors import SettingsError
-from selfmask.masking.maskset import MaskSet
 from selfmask.masking.rules import Progressive, Threshold, TopK
 from selfmask.masking.selection import RandomShare, Selection
 from selfmask.masking.tensor_adam import TensorAdam
+from selfmask.maskset import MaskSet
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -195,9 +195,9 @@ def test_moving_the_model_takes_scores_and_momentum_along() -> None:
 def test_weights_outside_a_share_stay_on() -> None:
     masks = MaskSet(network(), select=Selection(NAMES, RandomShare(0.3)))
     train(masks, masks.optimizer(torch.optim.Adam, lr=0.3), batches(20))
-    on = [t.maskable for t in masks.tensors()]
+    on = [t.maskable for t in masks.masked.tensors.values()]
     assert masks.status().flipped > 20
-    for t, maskable in zip(masks.tensors(), on, strict=True):
+    for t, maskable in zip(masks.masked.tensors.values(), on, strict=True):
         assert maskable is not None
         assert bool(t.mask(masks.steps)[~maskable].all())
         assert torch.equal(t.scores[~maskable], torch.ones_like(t.scores[~maskable]))

@@ -19,10 +19,10 @@ from selfmask.errors import SelectionError, SettingsError
 from selfmask.maskfile.derive import combine
 from selfmask.maskfile.loading import load
 from selfmask.masking.gradient import score_gradient
-from selfmask.masking.maskset import MaskSet
 from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
 from selfmask.masking.weight import masked_weight, scale
+from selfmask.maskset import MaskSet
 
 SHAPES = [(1,), (11,), (6, 5), (4, 3, 3, 3)]
 NAMES = ["0.weight", "2.weight", "2.bias"]

@@ -11,10 +11,10 @@ from torch import nn
 
 from selfmask.backbones.spec import build
 from selfmask.errors import SelectionError, SettingsError
-from selfmask.masking.maskset import MaskSet
 from selfmask.masking.presets import detect_family
 from selfmask.masking.rules import TopK
 from selfmask.masking.selection import LargestShare, Selection
+from selfmask.maskset import MaskSet
 
 
 def timm_model(name: str) -> nn.Module:

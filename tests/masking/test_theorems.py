@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfmask.masking.maskset import MaskSet
 from selfmask.masking.rules import Threshold
+from selfmask.maskset import MaskSet
 
 STEPS = 60
 

@@ -15,7 +15,7 @@ from selfmask.backbones.from_module import from_module
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.errors import SettingsError
 from selfmask.images.image_set import ImageSet
-from selfmask.masking.maskset import MaskSet
+from selfmask.maskset import MaskSet
 from selfmask.objectives.base import Batch, Objective
 from selfmask.objectives.distil import Distil, DistilSettings
 from selfmask.objectives.targets import clean_features, target_size, target_size_for

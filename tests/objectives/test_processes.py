@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from selfmask.masking.maskset import MaskSet
+from selfmask.maskset import MaskSet
 from selfmask.objectives.base import Batch
 from selfmask.objectives.sinkhorn import sinkhorn
 from selfmask.objectives.swav import Swav, SwavSettings

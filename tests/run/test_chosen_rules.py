@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from selfmask.errors import SettingsError
-from selfmask.masking.maskset import MaskSet
 from selfmask.masking.rules import Progressive, Threshold, TopK
+from selfmask.maskset import MaskSet
 from selfmask.run.adapt_settings import AdaptSettings
 from selfmask.run.plan import make_plan
 

@@ -8,7 +8,7 @@ import torch
 import tyro
 from torch import nn
 
-from selfmask.masking.maskset import MaskSet
+from selfmask.maskset import MaskSet
 from selfmask.run.adapt_settings import AdaptSettings
 from selfmask.run.flips import Flips
 from selfmask.run.provenance import command_of, machine, versions

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from selfmask.errors import SelfmaskError
-from selfmask.masking.maskset import MaskSet
+from selfmask.maskset import MaskSet
 from selfmask.run.adapt_settings import AdaptSettings
 from selfmask.run.adaptation import adapt
 from selfmask.run.plan import Plan, make_plan

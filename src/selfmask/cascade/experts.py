@@ -15,7 +15,7 @@ from torch import Tensor
 from selfmask._common.files import write_atomically
 from selfmask.images.image_set import ImageSet
 from selfmask.maskfile.loading import load
-from selfmask.masking.maskset import MaskSet
+from selfmask.maskset import MaskSet
 from selfmask.objectives.base import Objective
 from selfmask.run.checkpoint import read_checkpoint
 from selfmask.run.folder import MASK

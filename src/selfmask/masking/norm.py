@@ -7,9 +7,12 @@ stays in evaluation mode whatever `model.train()` says, so there is nothing to c
 from __future__ import annotations
 
 from functools import cache
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+NormStats = Literal["adapt", "frozen"]
 
 
 @cache

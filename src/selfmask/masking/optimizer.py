@@ -10,18 +10,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from selfmask.errors import SettingsError
-from selfmask.masking.fused import sgd_step
-from selfmask.masking.gradient import score_gradient
-from selfmask.masking.layout import like
-
-if TYPE_CHECKING:
-    from selfmask.masking.maskset import MaskedTensor, MaskSet
+from selfmask.masking.gradient import flat, same_layout, score_gradient
+from selfmask.masking.masked import MaskedTensor, MaskedTensors, laid_out_as
 
 _STEPS = "mask_steps"
 
@@ -31,7 +27,7 @@ class MaskOptimizer(torch.optim.Optimizer):
 
     def __init__(
         self,
-        masks: MaskSet,
+        masked: MaskedTensors,
         base: type[torch.optim.Optimizer] | None,
         settings: dict[str, Any],
         trained: dict[str, Any] | None,
@@ -41,7 +37,7 @@ class MaskOptimizer(torch.optim.Optimizer):
             raise SettingsError(
                 "optimizer: SGD on the scores needs lr=…; the paper's is 50 for ResNets, 10 for ViTs"
             )
-        parameters = masks.trained_parameters()
+        parameters = list(masked.trained.values())
         if trained and not parameters:
             raise SettingsError(
                 "optimizer: trained= has settings, but the MaskSet trains no parameters; see train="
@@ -51,13 +47,13 @@ class MaskOptimizer(torch.optim.Optimizer):
                 "optimizer: the MaskSet also trains ordinary parameters, whose rate is not that of scores; give "
                 "their settings, for example trained={'lr': 0.1}"
             )
-        self._masks = masks
-        self._tensors: tuple[MaskedTensor, ...] = masks.tensors()
+        self._masked = masked
+        self._tensors = list(masked.tensors.values())
         self._inner = self._make_inner(cls, settings)
         groups: list[dict[str, Any]] = [{"params": [t.weight for t in self._tensors], **settings}]
         if parameters:
-            self._inner.add_param_group({"params": list(parameters), **(trained or {})})
-            groups.append({"params": list(parameters), **(trained or {})})
+            self._inner.add_param_group({"params": parameters, **(trained or {})})
+            groups.append({"params": parameters, **(trained or {})})
         self._ready = False
         super().__init__(groups, dict(self._inner.defaults))
         self._ready = True
@@ -101,11 +97,11 @@ class MaskOptimizer(torch.optim.Optimizer):
             self._follow(t)
             grad = t.weight.grad
             assert grad is not None
-            if fused is not None and sgd_step(t, grad, self._inner.state[t.scores], *fused):
+            if fused is not None and _sgd_step(t, grad, self._inner.state[t.scores], *fused):
                 t.scores.grad = None
                 continue
             # torch's fused kernels take the memory order for granted, and do not check it.
-            t.scores.grad = like(
+            t.scores.grad = laid_out_as(
                 score_gradient(t.theta, t.weight, grad, t.on, _match(t.factor, t.scores)), t.scores
             )
             if t.maskable is not None:
@@ -113,9 +109,9 @@ class MaskOptimizer(torch.optim.Optimizer):
         self._inner.step()
         for t in stepped:
             t.scores.grad = None
-        self._masks.steps += 1
+        self._masked.steps += 1
         for t in stepped:
-            t.rewrite(self._masks.steps)
+            t.rewrite(self._masked.steps)
         return loss
 
     def _follow(self, t: MaskedTensor) -> None:
@@ -128,7 +124,9 @@ class MaskOptimizer(torch.optim.Optimizer):
         group[next(i for i, s in enumerate(group) if s is before)] = t.scores
         state = self._inner.state.pop(before, {})
         self._inner.state[t.scores] = {
-            k: torch.empty_like(t.scores).copy_(v) if isinstance(v, Tensor) and v.shape == before.shape else v
+            k: torch.empty_like(t.scores).copy_(v)
+            if isinstance(v, Tensor) and v.shape == before.shape
+            else v
             for k, v in state.items()
         }
 
@@ -139,7 +137,7 @@ class MaskOptimizer(torch.optim.Optimizer):
             own["state"][i] = {"score": t.scores, **own["state"].get(i, {})}
         packed = super().state_dict()
         packed["state"] = own["state"]
-        packed["param_groups"][0][_STEPS] = self._masks.steps
+        packed["param_groups"][0][_STEPS] = self._masked.steps
         return packed
 
     @torch.no_grad()
@@ -166,9 +164,9 @@ class MaskOptimizer(torch.optim.Optimizer):
             own = self._inner.state[t.scores]
             for key, value in own.items():
                 if isinstance(value, Tensor) and value.shape == t.scores.shape:
-                    own[key] = like(value, t.scores)  # a file knows no strides
-        self._masks.steps = state_dict["param_groups"][0].get(_STEPS, 0)
-        self._masks.rewrite()
+                    own[key] = laid_out_as(value, t.scores)  # a file knows no strides
+        self._masked.steps = state_dict["param_groups"][0].get(_STEPS, 0)
+        self._masked.rewrite()
 
 
 def _fused_settings(inner: torch.optim.Optimizer, group: dict[str, Any]) -> tuple[float, float] | None:
@@ -182,3 +180,40 @@ def _fused_settings(inner: torch.optim.Optimizer, group: dict[str, Any]) -> tupl
 
 def _match(factor: float | Tensor, scores: Tensor) -> float | Tensor:
     return factor.to(scores.dtype) if isinstance(factor, Tensor) else factor
+
+
+def _sgd_step(tensor: MaskedTensor, grad: Tensor, state: dict[str, Any], lr: float, momentum: float) -> bool:
+    """One step of SGD on `tensor.scores` in as few passes over memory as there can be without a kernel of our own.
+
+    The plain road writes the score's gradient out and reads it back; here it goes straight into the momentum:
+
+        v ← m·v − Σ w g / (2 Σ M)          one pass (the second term of Main Eq. 2 is one number)
+        v ← v + (1/α) θ ⊙ g                 one pass
+        S ← S − λ v                         one pass
+
+    `state` is torch.optim.SGD's own, and stays interchangeable with it. Returns False, having done nothing, where
+    this path does not apply: no momentum, an accelerator (whose 1/α is on the device), some weights that may not be
+    masked, low precision, or unlike memory layouts.
+    """
+    theta, weight, scores = tensor.theta, tensor.weight.detach(), tensor.scores
+    applies = (
+        momentum != 0
+        and tensor.maskable is None
+        and isinstance(tensor.on, int)
+        and isinstance(tensor.factor, float)
+        and theta.dtype == scores.dtype == grad.dtype
+        and same_layout(theta, weight, grad, scores)
+    )
+    if not applies:
+        return False
+    buffer = state.get("momentum_buffer")
+    if buffer is None:
+        buffer = state["momentum_buffer"] = torch.zeros_like(scores)
+    elif not same_layout(buffer, scores):
+        return False
+    v, g = flat(buffer), flat(grad)
+    term = torch.dot(flat(weight), g).div_(-2 * tensor.on)
+    torch.add(term, v, alpha=momentum, out=v)
+    v.addcmul_(flat(theta), g, value=tensor.factor)  # pyright: ignore[reportArgumentType]
+    flat(scores).add_(v, alpha=-lr)
+    return True

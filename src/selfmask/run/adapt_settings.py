@@ -9,7 +9,7 @@ from typing import Literal
 
 from selfmask.backbones.catalogue import DEFAULT
 from selfmask.errors import SettingsError
-from selfmask.masking.maskset import NormStats
+from selfmask.masking.norm import NormStats
 from selfmask.run.settings import Method, Precision
 
 ObjectiveName = Literal["auto", "supervised", "selflabel", "distil", "swav", "text"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfmask.masking.maskset import MaskSet
+from selfmask.maskset import MaskSet
 
 
 class Flips:

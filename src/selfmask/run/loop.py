@@ -21,8 +21,8 @@ from selfmask.backbones.backbone import Backbone
 from selfmask.errors import RunError
 from selfmask.images.batches import Batches
 from selfmask.images.image_set import ImageSet
-from selfmask.masking.maskset import MaskSet
 from selfmask.masking.tensor_adam import TensorAdam
+from selfmask.maskset import MaskSet
 from selfmask.objectives.base import Batch, Objective
 from selfmask.run.checkpoint import read_checkpoint, rng_state, write_checkpoint
 from selfmask.run.distribution import (

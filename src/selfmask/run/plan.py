@@ -17,9 +17,10 @@ from selfmask.images.opening import open_data
 from selfmask.images.splits import Splits, label_budget, stratified
 from selfmask.maskfile.loading import load
 from selfmask.masking.densities import check_densities
-from selfmask.masking.maskset import MaskSet, NormStats
+from selfmask.masking.norm import NormStats
 from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
+from selfmask.maskset import MaskSet
 from selfmask.objectives.base import Objective
 from selfmask.run.adapt_settings import AdaptSettings
 from selfmask.run.defaults import (

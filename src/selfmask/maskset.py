@@ -9,104 +9,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from selfmask._common.near import did_you_mean
 from selfmask.errors import SelectionError, SettingsError, WrongBaseError
+from selfmask.maskfile.coding import Coding
+from selfmask.maskfile.heads import HeadDtype
+from selfmask.maskfile.saving import save_mask
 from selfmask.masking import norm, occupancy
 from selfmask.masking.densities import check_densities
-from selfmask.masking.layout import like
+from selfmask.masking.masked import MaskedTensor, MaskedTensors
+from selfmask.masking.norm import NormStats
 from selfmask.masking.optimizer import MaskOptimizer
 from selfmask.masking.rules import Rule, Threshold
 from selfmask.masking.selection import Select, Selection, matches
 from selfmask.masking.status import Status, TensorStatus
-from selfmask.masking.weight import masked_weight, scale
 
-Coding = Literal["auto", "alone", "base", "packed"]
-HeadDtype = Literal["float32", "float16"]
-NormStats = Literal["adapt", "frozen"]
 Train = str | Sequence[str] | Callable[[str, nn.Parameter], bool]
-
-
-class MaskedTensor:
-    """One selected parameter: its weight w in the model, its base θ, its scores S, and how many bits are on.
-
-    `on` (Σ M) and `factor` (1/α) describe the weight as it now stands in the model. On the CPU they are numbers;
-    on an accelerator 0-dim float64 tensors, so that a step never waits for the device.
-    """
-
-    def __init__(
-        self, name: str, weight: nn.Parameter, scores: Tensor, maskable: Tensor | None, rule: Rule
-    ) -> None:
-        self.name = name
-        self.weight = weight
-        self.theta = weight.detach().clone()
-        self.scores = scores
-        self.maskable = maskable
-        self.rule = rule
-        first = self.mask(0)
-        self.start_mask = None if bool(first.all()) else first
-        self.on: float | Tensor = weight.numel()
-        self.factor: float | Tensor = 1.0
-
-    def mask(self, step: int) -> Tensor:
-        """M from the scores as they are: bool, of θ's shape, on θ's device."""
-        if self.maskable is None:
-            return self.rule.mask(self.scores, self.name, step)
-        # What may not be masked is always on: it counts as scored above everything else, and top-k, whose
-        # densities leave room for all of it, counts it in.
-        pinned = self.scores.masked_fill(~self.maskable, torch.inf)
-        return self.rule.mask(pinned, self.name, step) | ~self.maskable
-
-    def follow(self) -> None:
-        """Move θ and the scores to where the user has moved the weight: another device, another memory format."""
-        self.theta = like(self.theta, self.weight)
-        self.scores = like(self.scores, self.weight)
-        if self.maskable is not None:
-            self.maskable = like(self.maskable, self.weight)
-        if self.start_mask is not None:
-            self.start_mask = like(self.start_mask, self.weight)
-
-    def rewrite(self, step: int) -> None:
-        """w = θ·M/α in place (PAPER Main Eq. 1)."""
-        total = self.theta.numel()
-        if total == 0:
-            return
-        weight = self.weight.detach()
-        if self.theta.device.type != "cpu":
-            self._rewrite_on_device(weight, step)
-            return
-        if (
-            isinstance(self.rule, Threshold)
-            and self.maskable is None
-            and self.theta.dtype == self.scores.dtype
-        ):
-            on = int(np.count_nonzero((self.scores > self.rule.mu).numpy()))
-            if on > 0:
-                # The same bits as masked_weight gives, in two passes: threshold_backward(x, S, μ) is x where
-                # S > μ and +0 elsewhere, and several times faster here than a fill under a mask.
-                self.on, self.factor = on, scale(on, total)
-                torch.mul(self.theta, self.factor, out=weight)
-                torch.ops.aten.threshold_backward.grad_input(
-                    weight, self.scores, self.rule.mu, grad_input=weight
-                )
-                return
-        mask = self.mask(step)
-        self.on = int(np.count_nonzero(mask.numpy()))
-        self.factor = scale(self.on, total)
-        weight.copy_(masked_weight(self.theta, mask, self.factor))
-
-    def _rewrite_on_device(self, weight: Tensor, step: int) -> None:
-        mask = self.mask(step)
-        self.on = mask.sum().to(torch.float64)
-        self.factor = (self.theta.numel() / self.on).sqrt()
-        wide = torch.promote_types(self.theta.dtype, torch.float32)
-        product = (self.theta.to(wide) * self.factor.to(wide)).to(self.theta.dtype)
-        weight.copy_(product.masked_fill_(~mask, 0.0))
 
 
 class MaskSet:
@@ -154,7 +76,6 @@ class MaskSet:
         self.rule: Rule = Threshold() if rule is None else rule
         self.selection = select if isinstance(select, Selection) else Selection(select)
         self.norm_stats: NormStats = norm_stats
-        self.steps = 0
 
         chosen, self.why = self.selection.choose(model)
         trained = {} if train is None else _trained(model, train, chosen)
@@ -162,16 +83,16 @@ class MaskSet:
             raise WrongBaseError(occupancy.held(holder))
         check_densities(self.rule, chosen, self.selection.weights)
         generator = torch.Generator().manual_seed(seed)
-        self._tensors: dict[str, MaskedTensor] = {}
+        tensors: dict[str, MaskedTensor] = {}
         for name, weight in chosen.items():
             theta = weight.detach()
             scores = self.rule.initial_scores(theta, generator)
             weights = self.selection.weights
             maskable = None if weights is None else weights(theta, generator)
-            self._tensors[name] = MaskedTensor(name, weight, scores, maskable, self.rule)
+            tensors[name] = MaskedTensor(name, weight, scores, maskable, self.rule)
         # Nothing raises from here on, so a MaskSet that could not be made leaves the model as it was.
         occupancy.occupy(model, "a MaskSet")
-        self._trained = trained
+        self.masked = MaskedTensors(tensors, trained)
         self._trained_base = {name: p.detach().clone() for name, p in trained.items()}
         self._buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
         self._required_grad = {p: p.requires_grad for p in model.parameters()}
@@ -181,30 +102,39 @@ class MaskSet:
             p.requires_grad_(True)
         self._frozen_norms = norm.freeze(model) if norm_stats == "frozen" else []
         self._live = True
-        for tensor in self._tensors.values():
+        for tensor in tensors.values():
             if tensor.start_mask is not None:
                 tensor.rewrite(0)
 
     # -- what is masked ---------------------------------------------------------------------------------------
 
     @property
+    def steps(self) -> int:
+        """The steps that an optimizer has done: where a schedule of the density stands."""
+        return self.masked.steps
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        self.masked.steps = steps
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The masked parameters' names, in the model's order."""
-        return tuple(self._tensors)
+        return tuple(self.masked.tensors)
 
     @property
     def theta(self) -> dict[str, Tensor]:
         """The exact base weights by name. Not copies: do not write to them."""
-        return {name: t.theta for name, t in self._tensors.items()}
+        return {name: t.theta for name, t in self.masked.tensors.items()}
 
     @property
     def scores(self) -> dict[str, Tensor]:
         """The scores by name, float32 (float64 for a float64 base). Not copies; to set them use `set_scores`."""
-        return {name: t.scores for name, t in self._tensors.items()}
+        return {name: t.scores for name, t in self.masked.tensors.items()}
 
     def masks(self) -> dict[str, Tensor]:
         """The masks by parameter name: new bool tensors of the parameters' shapes, True where a weight is on."""
-        return {name: t.mask(self.steps) for name, t in self._tensors.items()}
+        return {name: t.mask(self.steps) for name, t in self.masked.tensors.items()}
 
     def statistics(self) -> dict[str, Tensor]:
         """Copies of the running means and variances by name, those that differ from the base's."""
@@ -217,7 +147,7 @@ class MaskSet:
 
     def trained(self) -> dict[str, Tensor]:
         """Copies of the parameters that `train` named."""
-        return {name: p.detach().clone() for name, p in self._trained.items()}
+        return {name: p.detach().clone() for name, p in self.masked.trained.items()}
 
     def rest(self) -> dict[str, Tensor]:
         """Every other tensor of the base's state dict, with the base's values: what a mask file fingerprints."""
@@ -225,13 +155,13 @@ class MaskSet:
         return {
             name: known[name] if name in known else value.detach()
             for name, value in self.model.state_dict().items()
-            if name not in self._tensors
+            if name not in self.masked.tensors
         }
 
     def status(self) -> Status:
         """Weights, density and bits flipped since the start, per tensor and in total, and the masks' bytes."""
         rows = []
-        for t in self._tensors.values():
+        for t in self.masked.tensors.values():
             mask = t.mask(self.steps)
             on = int(mask.sum())
             flipped = mask.numel() - on if t.start_mask is None else int((mask != t.start_mask).sum())
@@ -240,8 +170,8 @@ class MaskSet:
 
     def density(self) -> float:
         """The share of the masked weights that is on now, in [0, 1]."""
-        total = sum(t.theta.numel() for t in self._tensors.values())
-        return sum(float(t.on) for t in self._tensors.values()) / max(total, 1)
+        total = sum(t.theta.numel() for t in self.masked.tensors.values())
+        return sum(float(t.on) for t in self.masked.tensors.values()) / max(total, 1)
 
     # -- learning ---------------------------------------------------------------------------------------------
 
@@ -261,39 +191,29 @@ class MaskSet:
             **settings: of the optimizer on the scores: `lr=50, momentum=0.9` are the paper's for ResNets.
         """
         self._check_live("optimizer")
-        return MaskOptimizer(self, base, settings, trained)
+        return MaskOptimizer(self.masked, base, settings, trained)
 
     def set_scores(self, scores: Mapping[str, Tensor]) -> None:
         """Take other scores (copied), for all masked tensors, and rewrite the weights from them."""
         self._check_live("set_scores")
-        if set(scores) != set(self._tensors):
-            odd = sorted(set(scores) ^ set(self._tensors))[0]
+        if set(scores) != set(self.masked.tensors):
+            odd = sorted(set(scores) ^ set(self.masked.tensors))[0]
             raise SelectionError(
-                f"set_scores: needs scores for exactly the {len(self._tensors)} masked tensors; {odd!r} is "
+                f"set_scores: needs scores for exactly the {len(self.masked.tensors)} masked tensors; {odd!r} is "
                 f"{'unknown' if odd in scores else 'missing'}"
             )
-        for name, t in self._tensors.items():
+        for name, t in self.masked.tensors.items():
             if scores[name].shape != t.theta.shape:
                 raise SelectionError(
                     f"set_scores: {name} has shape {tuple(t.theta.shape)}, got {tuple(scores[name].shape)}"
                 )
-        for name, t in self._tensors.items():
+        for name, t in self.masked.tensors.items():
             t.scores.copy_(scores[name])
         self.rewrite()
 
-    @torch.no_grad()
     def rewrite(self) -> None:
         """Write w = θ·M/α for every masked tensor from the scores as they are. The optimizer does this itself."""
-        for t in self._tensors.values():
-            t.rewrite(self.steps)
-
-    def tensors(self) -> tuple[MaskedTensor, ...]:
-        """The masked tensors, for the optimizer."""
-        return tuple(self._tensors.values())
-
-    def trained_parameters(self) -> tuple[nn.Parameter, ...]:
-        """The ordinary parameters that are trained beside the masks, for the optimizer."""
-        return tuple(self._trained.values())
+        self.masked.rewrite()
 
     # -- the ends ---------------------------------------------------------------------------------------------
 
@@ -314,9 +234,6 @@ class MaskSet:
         what "base" writes can be read only beside the base. The file appears whole or not at all. Returns its path.
         """
         self._check_live("save")
-        # The one door that opens upward, and only when called: masking knows nothing of files.
-        from selfmask.maskfile.saving import save_mask
-
         # A top-k mask starts with weights off, so the masks alone cannot tell what the training moved.
         flipped = [t.flipped for t in self.status().tensors]
         return save_mask(
@@ -342,16 +259,16 @@ class MaskSet:
         """Make the model the base again, bit for bit: weights, buffers, what requires a gradient, norm modes."""
         if not self._live:
             return
-        for t in self._tensors.values():
+        for t in self.masked.tensors.values():
             t.weight.copy_(t.theta)
-        for name, p in self._trained.items():
+        for name, p in self.masked.trained.items():
             p.copy_(self._trained_base[name])
         for name, buffer in self.model.named_buffers():
             if name in self._buffers:
                 buffer.copy_(self._buffers[name])
         for p, required in self._required_grad.items():
             p.requires_grad_(required)
-        for t in self._tensors.values():
+        for t in self.masked.tensors.values():
             t.weight.grad = None
         norm.thaw(self._frozen_norms)
         occupancy.vacate(self.model)
@@ -362,8 +279,8 @@ class MaskSet:
             raise SettingsError(f"{what}: this MaskSet was removed from its model; make a new one")
 
     def __repr__(self) -> str:
-        total = sum(t.theta.numel() for t in self._tensors.values())
-        return f"MaskSet({len(self._tensors)} tensors, {total:,} weights, {100 * self.density():.2f} % on; {self.why})"
+        total, tensors = sum(t.theta.numel() for t in self.masked.tensors.values()), len(self.masked.tensors)
+        return f"MaskSet({tensors} tensors, {total:,} weights, {100 * self.density():.2f} % on; {self.why})"
 
 
 def _trained(model: nn.Module, train: Train, chosen: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
