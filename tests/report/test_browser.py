@@ -7,10 +7,10 @@ import struct
 
 import pytest
 
-from selfmask.report.before_after import strips
+from selfmask.report.neighbours import strips
 from selfmask.report.page.page import Material, build_report
 from selfmask.report.run_folder import read_run
-from selfmask.report.similarity import pack, similarity
+from selfmask.report.similarity import OffBits, similarity
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,9 @@ WIDEST = """Math.max(...[...document.querySelectorAll('body *')].filter(e => !e.
 def test_the_page_in_chromium(tiny_run, browser, width: int, dark: bool) -> None:
     seen = tiny_run.seen()
     theta = dict(tiny_run.backbone.module.named_parameters())
-    alike = similarity([pack(tiny_run.masks), pack({n: m.flip(0) for n, m in tiny_run.masks.items()})], "ab")
+    alike = similarity(
+        [OffBits.of(tiny_run.masks), OffBits.of({n: m.flip(0) for n, m in tiny_run.masks.items()})], "ab"
+    )
     material = Material(
         masks=tiny_run.masks, theta=theta, seen=seen, strips=strips(seen), members=alike, notes=["a note"]
     )

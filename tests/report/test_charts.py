@@ -11,18 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from selfmask.report.before_after import embedding_of
-from selfmask.report.charts.cascade import clusters_chart
-from selfmask.report.charts.chart import Chart, DataTable
-from selfmask.report.charts.density import depth_chart, stage_chart
-from selfmask.report.charts.results import result_chart, size_chart
-from selfmask.report.charts.similarity import similarity_chart
-from selfmask.report.charts.style import INKS, SERIES
-from selfmask.report.charts.training import training_chart
-from selfmask.report.charts.weights import filter_chart, magnitude_chart
-from selfmask.report.density import filter_shares, layers
-from selfmask.report.magnitude import magnitude_profile
-from selfmask.report.similarity import pack, similarity
+from selfmask.report.chart import Chart, DataTable
+from selfmask.report.clusters import clusters_chart
+from selfmask.report.density import layers
+from selfmask.report.density_chart import depth_chart, stage_chart
+from selfmask.report.embedding import embedding_of
+from selfmask.report.filters import filter_chart, filter_shares
+from selfmask.report.magnitude import magnitude_chart, magnitude_profile
+from selfmask.report.results import result_chart, size_chart
+from selfmask.report.similarity import OffBits, similarity, similarity_chart
+from selfmask.report.style import INKS, SERIES
+from selfmask.report.training import training_chart
 from selfmask.report.training_log import read_log
 
 VIT = {f"blocks.{b}.{rest}": shape for b in range(3) for rest, shape in (
@@ -43,7 +42,9 @@ def draw(shapes: dict[str, tuple[int, ...]], seed: int, density: float = 0.8) ->
 def charts(run) -> dict[str, Chart]:
     resnets = [draw(RESNET, seed) for seed in range(4)]
     theta = {name: torch.randn(shape) for name, shape in RESNET.items()}
-    alike = similarity([pack(masks) for masks in resnets], ["a", "b", "c", "a very long name of a data set"])
+    alike = similarity(
+        [OffBits.of(masks) for masks in resnets], ["a", "b", "c", "a very long name of a data set"]
+    )
     found = [
         depth_chart(
             {"supervised": [layers(m) for m in resnets], "label-free": [layers(resnets[0])]}, "resnet"
@@ -158,7 +159,7 @@ def test_golden_results_and_sizes(tiny_run) -> None:
 def test_golden_similarity_rows() -> None:
     a = {"w": torch.tensor([False, False, True, True])}
     b = {"w": torch.tensor([False, True, False, True])}
-    (row,) = similarity_chart(similarity([pack(a), pack(b)], "ab")).data.records()
+    (row,) = similarity_chart(similarity([OffBits.of(a), OffBits.of(b)], "ab")).data.records()
     assert row == {
         "a": "a", "b": "b", "jaccard": pytest.approx(1 / 3), "jaccard_by_chance": pytest.approx(1 / 3),
         "hamming": 0.5, "hamming_by_chance": 0.5,
@@ -185,7 +186,7 @@ def test_csv_keeps_awkward_names() -> None:
 
 
 def test_fifty_masks_are_one_legible_matrix() -> None:
-    packed = [pack(draw(RESNET, seed)) for seed in range(50)]
+    packed = [OffBits.of(draw(RESNET, seed)) for seed in range(50)]
     chart = similarity_chart(similarity(packed, [f"task {i}" for i in range(50)]))
     assert len(chart.data.rows) == 50 * 49 // 2
     assert chart.svg(720).count("task ") == 50

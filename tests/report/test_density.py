@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfmask.errors import SettingsError
-from selfmask.report.density import filter_shares, grouped, layers, mean_and_deviation, series, total_density
+from selfmask.report.density import grouped, layers, mean_and_deviation, series, total_density
+from selfmask.report.filters import filter_shares
 
 
 def golden() -> dict[str, torch.Tensor]:

@@ -12,7 +12,8 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from selfmask.errors import MissingExtraError, SettingsError
-from selfmask.report.embedding import _reduced, aligned, choose_queries, embed, nearest
+from selfmask.report.embedding import _reduced, aligned, embed
+from selfmask.report.neighbours import choose_queries, nearest
 
 
 def clusters(count: int = 90) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,8 +18,8 @@ from selfmask.errors import RunError
 from selfmask.features.rows import Estimate, Outcome, Rows
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import save_mask
-from selfmask.report.before_after import same_class_share, strip_table, strips
 from selfmask.report.gather import gather
+from selfmask.report.neighbours import same_class_share, strip_table, strips
 from selfmask.report.page.headline import display_name, judged
 from selfmask.report.page.page import Material, build_report
 from selfmask.report.page.waffle import squares, waffle

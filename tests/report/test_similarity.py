@@ -13,7 +13,7 @@ from sklearn.metrics import jaccard_score
 from torch import Tensor
 
 from selfmask.errors import SettingsError
-from selfmask.report.similarity import _ONES, cluster_order, over_common_tensors, pack, similarity
+from selfmask.report.similarity import OffBits, cluster_order, similarity
 
 Masks = dict[str, Tensor]
 
@@ -29,7 +29,7 @@ def draw(
 @given(st.lists(st.tuples(st.integers(0, 99), st.floats(0, 1)), min_size=2, max_size=5))
 def test_agrees_with_scikit_learn(drawn: list[tuple[int, float]]) -> None:
     several = [draw(seed, density) for seed, density in drawn]
-    found = similarity([pack(masks) for masks in several], [str(i) for i in range(len(several))])
+    found = similarity([OffBits.of(masks) for masks in several], [str(i) for i in range(len(several))])
     flat = [np.concatenate([(~mask).flatten().numpy() for mask in masks.values()]) for masks in several]
     for i, j in itertools.product(range(len(several)), repeat=2):
         both_empty = not (flat[i] | flat[j]).any()
@@ -52,7 +52,7 @@ def test_what_chance_gives() -> None:
             masks[f"t{i}"] = mask
         return masks
 
-    pairs = [similarity([pack(shuffled(off_a)), pack(shuffled(off_b))], "ab") for _ in range(400)]
+    pairs = [similarity([OffBits.of(shuffled(off_a)), OffBits.of(shuffled(off_b))], "ab") for _ in range(400)]
     both = 8 * 12 / 20 + 30 * 5 / 60
     assert pairs[0].expected_jaccard[0, 1] == pytest.approx(both / (8 + 12 + 30 + 5 - both))
     assert pairs[0].expected_hamming[0, 1] == pytest.approx((55 - 2 * both) / 80)
@@ -72,34 +72,22 @@ def test_alike_masks_stand_side_by_side() -> None:
         masks["t1"][number] ^= True
         several.append(masks)
         labels.append(f"family {family}")
-    found = similarity([pack(masks) for masks in several], labels)
+    found = similarity([OffBits.of(masks) for masks in several], labels)
     ordered = [labels[i] for i in found.order]
     assert [label for label, _ in itertools.groupby(ordered)] == sorted(set(labels), key=ordered.index)
 
 
-def test_bits_are_counted_without_numpy_2(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = [pack(draw(1)), pack(draw(2))]
-    new = similarity(packed, "ab")
-    if hasattr(np, "bitwise_count"):
-        monkeypatch.delattr(np, "bitwise_count")
-    old = similarity(packed, "ab")
-    assert np.array_equal(new.jaccard, old.jaccard)
-    assert _ONES.sum() == 8 * 128
-
-
 def test_masks_that_turn_nothing_off_are_alike() -> None:
-    found = similarity([pack(draw(1, 1.0)), pack(draw(2, 1.0))], "ab")
+    found = similarity([OffBits.of(draw(1, 1.0)), OffBits.of(draw(2, 1.0))], "ab")
     assert found.jaccard[0, 1] == found.expected_jaccard[0, 1] == 1
     assert found.hamming[0, 1] == 0
 
 
 def test_masks_of_two_networks_are_refused_by_name() -> None:
     with pytest.raises(SettingsError, match=r"t1, \(7,\) against \(8,\)"):
-        similarity([pack(draw(1)), pack(draw(1, shapes=((3, 5), (8,), (2, 2, 3))))], "ab")
-    common = over_common_tensors([draw(1), draw(1, shapes=((3, 5), (8,), (2, 2, 3)))])
-    assert [sorted(masks) for masks in common] == [["t0", "t2"], ["t0", "t2"]]
+        similarity([OffBits.of(draw(1)), OffBits.of(draw(1, shapes=((3, 5), (8,), (2, 2, 3))))], "ab")
     with pytest.raises(SettingsError, match="3 labels were given for 1 masks"):
-        similarity([pack(draw(1))], "abc")
+        similarity([OffBits.of(draw(1))], "abc")
 
 
 def test_one_and_two_masks_need_no_tree() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from selfmask.errors import RunError
-from selfmask.report.training_log import read_log, smoothed
+from selfmask.report.training import smoothed
+from selfmask.report.training_log import read_log
 
 
 def write(path: Path, *lines: object, tail: str = "") -> Path:

@@ -17,9 +17,8 @@ from selfmask.cascade.learning import CascadeRun, learn_cascade
 from selfmask.cascade.network import DISPATCHER
 from selfmask.cascade.settings import CascadeSettings
 from selfmask.cli.output import print_json
-from selfmask.report.charts.cascade import clusters_chart
-from selfmask.report.charts.embedding import embedding_chart
-from selfmask.report.embedding import aligned, embed
+from selfmask.report.clusters import clusters_chart
+from selfmask.report.embedding import aligned, embed, embedding_chart
 from selfmask.run.distribution import leave_processes
 from selfmask.run.plan import make_plan
 

@@ -41,35 +41,15 @@ class Layer:
         return self.on / self.weights if self.weights else 1.0
 
 
-@dataclass(frozen=True)
-class FilterShares:
-    """The share of each filter of one tensor that is off.
-
-    A filter is what makes one output: one slice of a weight of rank ≥ 2 along its first dimension.
-
-    Attributes:
-        place: which tensor.
-        off: float32 (filters,), in [0, 1].
-    """
-
-    place: Place
-    off: Tensor
-
-    @property
-    def dead(self) -> int:
-        """How many filters are off altogether: their output no longer depends on the input."""
-        return int((self.off == 1).sum())
-
-
 def layers(masks: Mapping[str, Tensor]) -> tuple[Layer, ...]:
     """Every tensor of `masks` (fused query-key-value ones as three), in the order of the network.
 
     Raises `SettingsError` where a mask is not boolean: a count of other values would mean nothing.
     """
-    _check(masks)
+    check_bool(masks)
     found = []
     for place in locate({name: tuple(mask.shape) for name, mask in masks.items()}):
-        part = _part(masks, place)
+        part = part_of(masks, place)
         found.append(Layer(place, part.numel(), int(part.count_nonzero())))
     return tuple(found)
 
@@ -92,19 +72,6 @@ def grouped(found: Iterable[Layer], key: Callable[[Place], str]) -> dict[str, tu
         weights, on = groups.get(name, (0, 0))
         groups[name] = (weights + layer.weights, on + layer.on)
     return groups
-
-
-def filter_shares(masks: Mapping[str, Tensor]) -> tuple[FilterShares, ...]:
-    """The share of each filter that is off, for every weight of rank ≥ 2, in the order of the network."""
-    _check(masks)
-    shares = []
-    for place in locate({name: tuple(mask.shape) for name, mask in masks.items()}):
-        part = _part(masks, place)
-        if part.ndim >= 2 and part.numel():
-            on = part.flatten(1).sum(dim=1, dtype=torch.int64)
-            size = part[0].numel()
-            shares.append(FilterShares(place, (size - on).to(torch.float32) / size))
-    return tuple(shares)
 
 
 @dataclass(frozen=True)
@@ -158,12 +125,12 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return mean, (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
 
 
-def _part(masks: Mapping[str, Tensor], place: Place) -> Tensor:
+def part_of(masks: Mapping[str, Tensor], place: Place) -> Tensor:
     mask = masks[place.parameter]
     return mask if place.rows is None else mask[place.rows[0] : place.rows[1]]
 
 
-def _check(masks: Mapping[str, Tensor]) -> None:
+def check_bool(masks: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
         if mask.dtype != torch.bool:
             raise SettingsError(

@@ -1,4 +1,4 @@
-"""Pictures of a feature space: two dimensions for the eye, and nearest neighbours, before and after.
+"""The feature space in two dimensions, before and after.
 
 A two-dimensional embedding keeps neighbourhoods, not distances: that two clusters lie apart in it proves
 nothing. The k-NN accuracy is the figure; the picture only shows which classes it comes from.
@@ -7,19 +7,29 @@ nothing. The k-NN accuracy is the figure; the picture only shows which classes i
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from selfmask._common.clustering import principal_axes
+from selfmask._common.clustering import kmeans, principal_axes
 from selfmask.errors import MissingExtraError, SettingsError
+from selfmask.report.before_after import BeforeAfter
+from selfmask.report.chart import Chart, DataTable, columns_of_legend, is_narrow, set_height
+from selfmask.report.style import GRID, MARKERS, MUTED, SERIES
+from selfmask.report.wording import listed
 
 Method = Literal["tsne", "umap", "pca"]
+
+SHOWN_CLASSES = 12
+"""More colours than this cannot be told apart, with markers or without: the rest is drawn in grey."""
 
 
 def embed(features: Tensor, *, method: Method = "tsne", seed: int = 0) -> NDArray[np.float64]:
@@ -70,36 +80,116 @@ def aligned(moving: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.
     return moving @ (left @ right)
 
 
-def nearest(features: Tensor, queries: Tensor, k: int = 5) -> Tensor:
-    """For each query (int64 (Q,), indices into `features` (N, width)) its `k` nearest others by cosine.
-
-    Returns int64 (Q, min(k, N − 1)), nearest first, never the query itself.
-    """
-    normalised = F.normalize(features.detach().float(), dim=1)
-    cosine = normalised[queries] @ normalised.T
-    cosine[torch.arange(len(queries)), queries] = -torch.inf
-    return cosine.topk(min(k, len(features) - 1), dim=1).indices
-
-
-def choose_queries(labels: Tensor, count: int, seed: int = 0) -> Tensor:
-    """`count` images drawn at random, from as many different classes as there are: int64 (≤ count,).
-
-    Drawn, not picked for looks. Unlabelled images (−1) count as one class.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator)
-    rounds: dict[int, int] = {}
-    # The n-th image of every class comes before the (n + 1)-th of any.
-    ranks = []
-    for index in order.tolist():
-        label = int(labels[index])
-        ranks.append((rounds.get(label, 0), index))
-        rounds[label] = rounds.get(label, 0) + 1
-    ranks.sort(key=lambda item: item[0])
-    return torch.tensor([index for _, index in ranks[:count]], dtype=torch.int64)
-
-
 def _standardised(flat: NDArray[np.float64]) -> NDArray[np.float64]:
     centred = flat - flat.mean(axis=0)
     deviation = float(np.sqrt((centred**2).sum(axis=1).mean()))
     return centred / deviation if deviation else centred
+
+
+def embedding_of(seen: BeforeAfter, method: Method = "tsne", clusters: int = 8) -> Chart:
+    """The embedding of `seen`, coloured by label, or, where nothing is labelled, by k-means of the features after."""
+    labels, classes, coloured_by = seen.images.labels.tolist(), list(seen.images.classes), "label"
+    if max(labels, default=-1) < 0:
+        count = min(clusters, max(2, len(labels) // 20))
+        labels = kmeans(F.normalize(seen.after, dim=1), count, seed=0)[1].tolist()
+        classes = [f"cluster {i + 1}" for i in range(count)]
+        coloured_by = "cluster (k-means of the features after)"
+    before = embed(seen.before, method=method)
+    after = aligned(embed(seen.after, method=method), before)
+    name = {"tsne": "t-SNE", "umap": "UMAP", "pca": "principal components"}[method]
+    return embedding_chart(
+        {"Before (pretrained)": before, "After (masked)": after},
+        labels,
+        classes,
+        method=name,
+        coloured_by=coloured_by,
+    )
+
+
+def embedding_chart(
+    panels: Mapping[str, NDArray[np.float64]],
+    labels: Sequence[int],
+    classes: Sequence[str],
+    *,
+    method: str = "t-SNE",
+    coloured_by: str = "label",
+    name: str = "embedding",
+) -> Chart:
+    """One panel for each embedding (N, 2) of the same N images; `labels[i]` −1 is unlabelled, drawn in grey."""
+    counts = Counter(label for label in labels if label >= 0)
+    shown = sorted(label for label, _ in counts.most_common(SHOWN_CLASSES))
+    rest = [i for i, label in enumerate(labels) if label not in shown]
+    # Twelve looks: eight colours, and for the last four the first colours again with another marker.
+    looks = {
+        label: (SERIES[i % len(SERIES)].light, MARKERS[(i + i // len(SERIES)) % len(MARKERS)])
+        for i, label in enumerate(shown)
+    }
+
+    def draw(figure: Figure) -> None:
+        narrow = is_narrow(figure)
+        names = [_short(classes[label]) for label in shown]
+        ncols = columns_of_legend(figure, names) if names else 1
+        rows, columns = (len(panels), 1) if narrow else (1, len(panels))
+        legend = 20 * -(-len(names) // ncols)
+        set_height(figure, (300 * rows if narrow else 720 / max(columns, 2) * 0.92 + 24) + legend)
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis, (title, flat) in zip(axes.flat, panels.items(), strict=True):
+            if rest:
+                axis.plot(
+                    flat[rest, 0],
+                    flat[rest, 1],
+                    ".",
+                    color=MUTED.light,
+                    markersize=3,
+                    alpha=0.5,
+                    linestyle="none",
+                )
+            for label in shown:
+                chosen = [i for i, other in enumerate(labels) if other == label]
+                colour, marker = looks[label]
+                axis.plot(
+                    flat[chosen, 0],
+                    flat[chosen, 1],
+                    marker,
+                    color=colour,
+                    markersize=4,
+                    markeredgewidth=0,
+                    alpha=0.85,
+                    linestyle="none",
+                    label=_short(classes[label]),
+                )
+            axis.set_title(title)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.grid(visible=False)
+            for spine in axis.spines.values():
+                spine.set(visible=True, color=GRID.light)
+        if shown:
+            handles, found = next(iter(axes.flat)).get_legend_handles_labels()
+            figure.legend(
+                handles, found, loc="outside lower left", ncols=ncols, markerscale=1.6, handletextpad=0.2
+            )
+
+    titles = [title.lower() for title in panels]
+    return Chart(
+        name,
+        "How the network sees the images, before and after",
+        f"Each point is one image, coloured by {coloured_by}; images that the network finds alike lie close "
+        f"together ({method}). Distances between far groups mean nothing.",
+        f"{len(labels)} images, {method} of the features {listed(titles)}; "
+        + (f"classes {listed([classes[label] for label in shown])}" if shown else "no labels")
+        + (f"; {len(rest)} images of other classes or none in grey." if rest else "."),
+        DataTable(
+            ("panel", "image", "label", "x", "y"),
+            tuple(
+                (title, i, classes[label] if label >= 0 else "", float(x), float(y))
+                for title, flat in panels.items()
+                for i, (label, (x, y)) in enumerate(zip(labels, flat, strict=True))
+            ),
+        ),
+        draw,
+    )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 20 else f"{name[:19]}…"

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from selfmask.backbones.backbone import Backbone
 from selfmask.errors import SelfmaskError
-from selfmask.report.before_after import base_of, images_of, look, strips
+from selfmask.report.before_after import base_of, images_of, look
 from selfmask.report.embedding import Method
+from selfmask.report.neighbours import strips
 from selfmask.report.page.page import Material
 from selfmask.report.run_folder import RunFolder
-from selfmask.report.similarity import Similarity, pack, similarity
+from selfmask.report.similarity import OffBits, Similarity, similarity
 
 
 def gather(
@@ -70,10 +71,10 @@ def _members(
     """How alike the dispatcher and the experts of a cascade are."""
     if run.cascade is None or masks is None:
         return None
-    packed, labels = [pack(masks)], ["dispatcher"]
+    packed, labels = [OffBits.of(masks)], ["dispatcher"]
     try:
         for number in range(1, run.cascade.experts + 1):
-            packed.append(pack(run.cascade.member(number, module).masks(module)))
+            packed.append(OffBits.of(run.cascade.member(number, module).masks(module)))
             labels.append(f"expert {number}")
     except SelfmaskError as error:
         notes.append(f"The experts' masks could not be read: {error}.")

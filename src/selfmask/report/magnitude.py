@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from selfmask.errors import WrongBaseError
+from selfmask.report.chart import Chart, DataTable, set_height
+from selfmask.report.style import BLUE, ORANGE
+from selfmask.report.wording import percent
 
 
 @dataclass(frozen=True)
@@ -70,4 +74,56 @@ def magnitude_profile(
     total = int(weights.sum())
     return MagnitudeProfile(
         weights, off, energy_off / energy if energy else 0.0, int(off.sum()) / total if total else 0.0
+    )
+
+
+def magnitude_chart(profile: MagnitudeProfile, name: str = "magnitudes", of: str = "") -> Chart:
+    """Share of weights off by the rank of |θ| within their tensor, beside the share over all weights."""
+    shares = [100 * share for share in profile.shares]
+    bins = len(shares)
+    first, last = shares[0], shares[-1]
+    trend = (
+        "Small weights were switched off more often than large ones."
+        if first > 1.25 * last
+        else "Large weights were switched off more often than small ones."
+        if last > 1.25 * first
+        else "Small and large weights were switched off about equally often."
+    )
+
+    def draw(figure: Figure) -> None:
+        set_height(figure, 240)
+        axis = figure.subplots()
+        edges = [100 * i / bins for i in range(bins)]
+        axis.bar(edges, shares, width=100 / bins * 0.86, align="edge", color=BLUE.light)
+        axis.axhline(
+            100 * profile.share_off, color=ORANGE.light, linewidth=1.4, linestyle="--", label="all weights"
+        )
+        axis.set_xlim(0, 100)
+        axis.set_xlabel("size |θ| of the weight, as a percentile of its tensor →")
+        axis.set_ylabel("weights off (%)")
+        figure.legend(loc="outside upper left")
+
+    return Chart(
+        name,
+        "Were large or small weights switched off?" + (f" ({of})" if of else ""),
+        "Each weight is ranked by its size within its own tensor; the dashed line is the share over all weights.",
+        f"{trend} Of the smallest {percent(1 / bins)}, {percent(first / 100)} are off, of the largest "
+        f"{percent(1 / bins)}, {percent(last / 100)}; over all weights {percent(profile.share_off)}. "
+        f"The weights off carry {percent(profile.energy_off)} of the sum of squares.",
+        DataTable(
+            ("bin", "from_percentile", "to_percentile", "weights", "off", "share_off"),
+            tuple(
+                (
+                    i,
+                    100 * i / bins,
+                    100 * (i + 1) / bins,
+                    int(profile.weights[i]),
+                    int(profile.off[i]),
+                    share / 100,
+                )
+                for i, share in enumerate(shares)
+            ),
+        ),
+        draw,
+        {"energy_off": profile.energy_off, "share_off": profile.share_off},
     )

@@ -7,18 +7,18 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from selfmask.errors import SelfmaskError
 from selfmask.maskfile.mask import Mask
-from selfmask.report.charts.chart import Chart, DataTable
-from selfmask.report.charts.density import depth_chart, stage_chart
-from selfmask.report.charts.similarity import similarity_chart
-from selfmask.report.charts.weights import filter_chart, magnitude_chart
-from selfmask.report.magnitude import magnitude_profile
-from selfmask.report.similarity import similarity
+from selfmask.report.chart import Cell, Chart, DataTable
+from selfmask.report.density import mean_and_deviation
+from selfmask.report.density_chart import depth_chart, stage_chart
+from selfmask.report.filters import filter_chart
+from selfmask.report.magnitude import magnitude_chart, magnitude_profile
+from selfmask.report.similarity import similarity, similarity_chart
 from selfmask.report.subjects import (
     UNKNOWN,
     Subject,
@@ -27,8 +27,10 @@ from selfmask.report.subjects import (
     measure_subject,
     open_masks,
 )
-from selfmask.report.tables import density_table, runs_table, summary_table
 
+T = TypeVar("T")
+
+_ACCURACIES = ("knn", "probe", "head", "accuracy", "top1", "validation")
 BaseOf = Callable[[Mask], nn.Module]
 
 
@@ -92,13 +94,13 @@ def study(paths: Iterable[Path], base: nn.Module | None = None, base_of: BaseOf 
         charts += [stage_chart(subjects[0].layers), filter_chart(subjects[0].filters)]
     by_backbone: dict[tuple[str, tuple[str, ...]], list[Subject]] = {}
     for subject in subjects:
-        by_backbone.setdefault((subject.backbone, subject.packed.names), []).append(subject)
+        by_backbone.setdefault((subject.backbone, subject.off_bits.names), []).append(subject)
     for number, group in enumerate(by_backbone.values()):
         suffix = f"-{number + 1}" if len(by_backbone) > 1 else ""
         of = group[0].backbone if suffix else ""
         charts.append(depth_chart(_by_objective(group), f"densities-by-depth{suffix}", of))
-        if len(group) > 1 and len({s.packed.shapes for s in group}) == 1:
-            alike = similarity([s.packed for s in group], [s.label for s in group])
+        if len(group) > 1 and len({s.off_bits.shapes for s in group}) == 1:
+            alike = similarity([s.off_bits for s in group], [s.label for s in group])
             charts.append(similarity_chart(alike, f"similarity{suffix}", of))
     if len(by_backbone) > 1:
         notes.append(
@@ -139,3 +141,60 @@ def _by_objective(group: Sequence[Subject]) -> dict[str, list[tuple]]:
         if len(panels) > 1
         else {"" if UNKNOWN in panels else next(iter(panels)): next(iter(panels.values()))}
     )
+
+
+def density_table(subjects: Sequence[Subject]) -> DataTable:
+    """App. Table 1: percentage of weights on, a row a backbone, a column a data set (mean over its masks)."""
+    data = _unique(subject.data for subject in subjects)
+    rows: list[tuple[Cell, ...]] = []
+    for backbone in _unique(subject.backbone for subject in subjects):
+        cells: list[Cell] = [backbone]
+        for name in data:
+            found = [100 * s.density for s in subjects if (s.backbone, s.data) == (backbone, name)]
+            cells.append(sum(found) / len(found) if found else None)
+        rows.append(tuple(cells))
+    return DataTable(("backbone", *data), tuple(rows))
+
+
+def runs_table(subjects: Sequence[Subject]) -> DataTable:
+    """App. Table 3: mean and sample deviation (n − 1) over the runs of each backbone, data set and objective.
+
+    The figures are the percentage of weights on and every accuracy that the files' training summaries carry.
+    The deviation of a single run is None: one run says nothing of it.
+    """
+    groups = _unique((s.backbone, s.data, s.objective) for s in subjects)
+    rows: list[tuple[Cell, ...]] = []
+    for group in groups:
+        runs = [s for s in subjects if (s.backbone, s.data, s.objective) == group]
+        figures: dict[str, list[float]] = {"weights on (%)": [100 * run.density for run in runs]}
+        for run in runs:
+            for name, value in run.metrics.items():
+                if any(word in name.split(".") for word in _ACCURACIES):
+                    figures.setdefault(name, []).append(value)
+        for name, values in figures.items():
+            mean, deviation = mean_and_deviation(values)
+            rows.append((*group, name, len(values), mean, deviation if len(values) > 1 else None))
+    return DataTable(("backbone", "data", "objective", "figure", "runs", "mean", "deviation"), tuple(rows))
+
+
+def summary_table(subjects: Sequence[Subject]) -> DataTable:
+    """A row a mask: what it is, how much is off, how large its file is."""
+    return DataTable(
+        ("mask", "backbone", "data", "objective", "weights", "on_percent", "file_bytes"),
+        tuple(
+            (
+                s.label,
+                s.backbone,
+                s.data,
+                s.objective,
+                sum(layer.weights for layer in s.layers),
+                100 * s.density,
+                s.sizes.get("file"),
+            )
+            for s in subjects
+        ),
+    )
+
+
+def _unique(items: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(items))

@@ -14,8 +14,9 @@ from selfmask.cascade.cascade_file import load_cascade
 from selfmask.errors import MaskFileError
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
-from selfmask.report.density import FilterShares, Layer, filter_shares, layers, total_density
-from selfmask.report.similarity import PackedMask, pack
+from selfmask.report.density import Layer, layers, total_density
+from selfmask.report.filters import FilterShares, filter_shares
+from selfmask.report.similarity import OffBits
 
 UNKNOWN = "unknown"
 MASK_FILE, CASCADE_FILE = "mask.safetensors", "cascade.safetensors"
@@ -32,7 +33,7 @@ class Subject:
         backbone, data, objective: from the metadata; "unknown" where it does not say.
         layers: see `density.layers`.
         filters: see `density.filter_shares`.
-        packed: see `similarity.pack`.
+        off_bits: see `similarity.OffBits`.
         metrics: figures of the training summary by dotted name ("masked.knn"), for tables over runs.
         sizes: bytes by part, as `Mask.bytes()`.
         metadata: the file's metadata.
@@ -45,7 +46,7 @@ class Subject:
     objective: str
     layers: tuple[Layer, ...]
     filters: tuple[FilterShares, ...]
-    packed: PackedMask
+    off_bits: OffBits
     metrics: Mapping[str, float]
     sizes: Mapping[str, int]
     metadata: Mapping[str, Any]
@@ -130,22 +131,12 @@ def measure_subject(
         objective=_text(training, "objective", "labels"),
         layers=layers(masks),
         filters=filter_shares(masks),
-        packed=pack(masks),
+        off_bits=OffBits.of(masks),
         metrics=dict(_figures(training)),
         sizes=mask.bytes(),
         metadata=metadata,
     )
     return subject, masks
-
-
-def read_subjects(paths: Iterable[Path], base: nn.Module | None = None) -> list[Subject]:
-    """Every mask of `paths`, measured one after another, so that only one is in memory unpacked."""
-    files = find_masks(paths)
-    return [
-        measure_subject(mask, label, base)[0]
-        for file, name in zip(files, labels_for(files), strict=True)
-        for label, mask in open_masks(file, name, base)
-    ]
 
 
 def _dictionary(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -74,14 +74,3 @@ def read_log(path: Path) -> TrainingLog:
         else:
             events.append(entry)
     return TrainingLog(tuple(steps[step] for step in sorted(steps)), tuple(events), torn)
-
-
-def smoothed(values: list[float], window: int) -> list[float]:
-    """Centred running mean over `window` values (odd; fewer at the ends), for noisy curves."""
-    half = window // 2
-    result = []
-    for i in range(len(values)):
-        reach = min(half, i, len(values) - 1 - i)
-        part = values[i - reach : i + reach + 1]
-        result.append(sum(part) / len(part))
-    return result

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfmask.features.rows import Estimate, Row, Rows
-from selfmask.report.charts.results import MEASURES
+from selfmask.report.results import MEASURES
 from selfmask.report.run_folder import RunFolder
 from selfmask.report.wording import count, duration, percent, points, size
 from selfmask.run.paper import LABEL_FREE

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from PIL import Image
 from torch import Tensor
 
-from selfmask.report.charts.chart import NARROW, WIDE, Cell, Chart, DataTable
+from selfmask.report.chart import NARROW, WIDE, Cell, Chart, DataTable
 
 MAX_ROWS = 200
 """Rows of a table that the page shows; the CSV beside it has all of them."""

@@ -9,24 +9,24 @@ from typing import Any
 
 from torch import Tensor
 
-from selfmask.report.before_after import BeforeAfter, Strip, embedding_of
-from selfmask.report.charts.cascade import clusters_chart
-from selfmask.report.charts.chart import Chart
-from selfmask.report.charts.density import depth_chart, stage_chart
-from selfmask.report.charts.results import result_chart, size_chart
-from selfmask.report.charts.similarity import similarity_chart
-from selfmask.report.charts.training import training_chart
-from selfmask.report.charts.weights import filter_chart, magnitude_chart
-from selfmask.report.density import filter_shares, layers
-from selfmask.report.embedding import Method
-from selfmask.report.magnitude import magnitude_profile
+from selfmask.report.before_after import BeforeAfter
+from selfmask.report.chart import Chart
+from selfmask.report.clusters import clusters_chart
+from selfmask.report.density import layers
+from selfmask.report.density_chart import depth_chart, stage_chart
+from selfmask.report.embedding import Method, embedding_of
+from selfmask.report.filters import filter_chart, filter_shares
+from selfmask.report.magnitude import magnitude_chart, magnitude_profile
+from selfmask.report.neighbours import Strip
 from selfmask.report.page import sections
 from selfmask.report.page.headline import Headline, headline, network_bytes
 from selfmask.report.page.html import chart_card, text
 from selfmask.report.page.stylesheet import stylesheet
 from selfmask.report.page.waffle import waffle
+from selfmask.report.results import result_chart, size_chart
 from selfmask.report.run_folder import RunFolder
-from selfmask.report.similarity import Similarity
+from selfmask.report.similarity import Similarity, similarity_chart
+from selfmask.report.training import training_chart
 from selfmask.version import VERSION
 
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfmask.features.rows import Estimate, Rows
-from selfmask.report.before_after import BeforeAfter, Strip, same_class_share, strip_table
-from selfmask.report.charts.results import MEASURES, measures_of, result_chart
+from selfmask.report.before_after import BeforeAfter
+from selfmask.report.neighbours import Strip, same_class_share, strip_table
 from selfmask.report.page.html import card, chart_figure, numbers, text, thumbnail
+from selfmask.report.results import MEASURES, measures_of, result_chart
 from selfmask.report.run_folder import RunFolder
 from selfmask.report.wording import percent, points
 from selfmask.version import VERSION

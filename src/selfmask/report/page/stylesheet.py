@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfmask.report.charts.style import INKS
+from selfmask.report.style import INKS
 
 
 def stylesheet() -> str:

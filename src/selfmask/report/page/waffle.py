@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from selfmask.report.charts.style import BLUE, ORANGE
 from selfmask.report.page.html import text
+from selfmask.report.style import BLUE, ORANGE
 from selfmask.report.wording import percent
 
 COLUMNS, ROWS = 50, 20

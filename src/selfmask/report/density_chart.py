@@ -9,16 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selfmask.report.charts.chart import (
+from selfmask.report.chart import (
     Chart,
     DataTable,
     columns_of_legend,
     is_narrow,
     set_height,
 )
-from selfmask.report.charts.style import BLUE, MARKERS, MUTED, SERIES
 from selfmask.report.density import Layer, SeriesPoint, grouped, series
 from selfmask.report.places import kind_rank
+from selfmask.report.style import BLUE, MARKERS, MUTED, SERIES
 from selfmask.report.wording import listed, percent
 
 _DEPTH_COLUMNS = ("group", "kind", "part", "depth", "density", "deviation", "masks")

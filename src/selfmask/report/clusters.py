@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selfmask.report.charts.chart import Chart, DataTable, columns_of_legend, is_narrow, set_height
-from selfmask.report.charts.style import MARKERS, MUTED, SERIES
+from selfmask.report.chart import Chart, DataTable, columns_of_legend, is_narrow, set_height
+from selfmask.report.style import MARKERS, MUTED, SERIES
 from selfmask.report.wording import count, percent
 
 

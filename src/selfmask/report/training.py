@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selfmask.report.charts.chart import Chart, DataTable, is_narrow, set_height
-from selfmask.report.charts.style import BLUE, GREEN, MUTED, OCHRE, ORANGE, PURPLE, ROSE, SKY, Ink
-from selfmask.report.training_log import TrainingLog, smoothed
+from selfmask.report.chart import Chart, DataTable, is_narrow, set_height
+from selfmask.report.style import BLUE, GREEN, MUTED, OCHRE, ORANGE, PURPLE, ROSE, SKY, Ink
+from selfmask.report.training_log import TrainingLog
 from selfmask.report.wording import listed
 
 _AS_LOGGED = "Each point is one line of the log."
@@ -92,6 +92,17 @@ def training_chart(log: TrainingLog, name: str = "training") -> Chart:
         draw,
         {"events": list(log.events)},
     )
+
+
+def smoothed(values: list[float], window: int) -> list[float]:
+    """Centred running mean over `window` values (odd; fewer at the ends), for noisy curves."""
+    half = window // 2
+    result = []
+    for i in range(len(values)):
+        reach = min(half, i, len(values) - 1 - i)
+        part = values[i - reach : i + reach + 1]
+        result.append(sum(part) / len(part))
+    return result
 
 
 def _window(values: list[float]) -> int:

@@ -1,76 +1,53 @@
-"""Figures of which weights were switched off: large or small ones, whole filters or single weights."""
+"""How evenly the filters of a layer are hit, and which are off altogether."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
-from selfmask.report.charts.chart import (
-    Chart,
-    DataTable,
-    columns_of_legend,
-    is_narrow,
-    set_height,
-)
-from selfmask.report.charts.style import BLUE, ORANGE, SKY
-from selfmask.report.density import FilterShares
-from selfmask.report.magnitude import MagnitudeProfile
+from selfmask.report.chart import Chart, DataTable, columns_of_legend, is_narrow, set_height
+from selfmask.report.density import check_bool, part_of
+from selfmask.report.places import Place, locate
+from selfmask.report.style import BLUE, ORANGE, SKY
 from selfmask.report.wording import count, percent
 
 
-def magnitude_chart(profile: MagnitudeProfile, name: str = "magnitudes", of: str = "") -> Chart:
-    """Share of weights off by the rank of |θ| within their tensor, beside the share over all weights."""
-    shares = [100 * share for share in profile.shares]
-    bins = len(shares)
-    first, last = shares[0], shares[-1]
-    trend = (
-        "Small weights were switched off more often than large ones."
-        if first > 1.25 * last
-        else "Large weights were switched off more often than small ones."
-        if last > 1.25 * first
-        else "Small and large weights were switched off about equally often."
-    )
+@dataclass(frozen=True)
+class FilterShares:
+    """The share of each filter of one tensor that is off.
 
-    def draw(figure: Figure) -> None:
-        set_height(figure, 240)
-        axis = figure.subplots()
-        edges = [100 * i / bins for i in range(bins)]
-        axis.bar(edges, shares, width=100 / bins * 0.86, align="edge", color=BLUE.light)
-        axis.axhline(
-            100 * profile.share_off, color=ORANGE.light, linewidth=1.4, linestyle="--", label="all weights"
-        )
-        axis.set_xlim(0, 100)
-        axis.set_xlabel("size |θ| of the weight, as a percentile of its tensor →")
-        axis.set_ylabel("weights off (%)")
-        figure.legend(loc="outside upper left")
+    A filter is what makes one output: one slice of a weight of rank ≥ 2 along its first dimension.
 
-    return Chart(
-        name,
-        "Were large or small weights switched off?" + (f" ({of})" if of else ""),
-        "Each weight is ranked by its size within its own tensor; the dashed line is the share over all weights.",
-        f"{trend} Of the smallest {percent(1 / bins)}, {percent(first / 100)} are off, of the largest "
-        f"{percent(1 / bins)}, {percent(last / 100)}; over all weights {percent(profile.share_off)}. "
-        f"The weights off carry {percent(profile.energy_off)} of the sum of squares.",
-        DataTable(
-            ("bin", "from_percentile", "to_percentile", "weights", "off", "share_off"),
-            tuple(
-                (
-                    i,
-                    100 * i / bins,
-                    100 * (i + 1) / bins,
-                    int(profile.weights[i]),
-                    int(profile.off[i]),
-                    share / 100,
-                )
-                for i, share in enumerate(shares)
-            ),
-        ),
-        draw,
-        {"energy_off": profile.energy_off, "share_off": profile.share_off},
-    )
+    Attributes:
+        place: which tensor.
+        off: float32 (filters,), in [0, 1].
+    """
+
+    place: Place
+    off: Tensor
+
+    @property
+    def dead(self) -> int:
+        """How many filters are off altogether: their output no longer depends on the input."""
+        return int((self.off == 1).sum())
+
+
+def filter_shares(masks: Mapping[str, Tensor]) -> tuple[FilterShares, ...]:
+    """The share of each filter that is off, for every weight of rank ≥ 2, in the order of the network."""
+    check_bool(masks)
+    shares = []
+    for place in locate({name: tuple(mask.shape) for name, mask in masks.items()}):
+        part = part_of(masks, place)
+        if part.ndim >= 2 and part.numel():
+            on = part.flatten(1).sum(dim=1, dtype=torch.int64)
+            size = part[0].numel()
+            shares.append(FilterShares(place, (size - on).to(torch.float32) / size))
+    return tuple(shares)
 
 
 def filter_chart(shares: Sequence[FilterShares], name: str = "filters") -> Chart:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from selfmask.features.rows import Estimate, Row, Rows
-from selfmask.report.charts.chart import Cell, Chart, DataTable, is_narrow, set_height
-from selfmask.report.charts.style import (
+from selfmask.report.chart import Cell, Chart, DataTable, is_narrow, set_height
+from selfmask.report.style import (
     BLUE,
     GREEN,
     MUTED,

@@ -15,7 +15,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from selfmask.report.charts.style import INKS, PIXELS_PER_INCH, RC
+from selfmask.report.style import INKS, PIXELS_PER_INCH, RC
 
 Cell = str | int | float | bool | None
 
