@@ -124,9 +124,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         group[next(i for i, s in enumerate(group) if s is before)] = t.scores
         state = self._inner.state.pop(before, {})
         self._inner.state[t.scores] = {
-            k: torch.empty_like(t.scores).copy_(v)
-            if isinstance(v, Tensor) and v.shape == before.shape
-            else v
+            k: torch.empty_like(t.scores).copy_(v) if isinstance(v, Tensor) and v.shape == before.shape else v
             for k, v in state.items()
         }
 
