@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from selfmask.maskset import MaskSet
-from selfmask.run.memory import keep_freed_memory
+from selfmask.run.process import keep_freed_memory
 
 CASES = {"resnet18 at 64 px": ("resnet18", 64, 64), "resnet50 at 96 px": ("resnet50", 96, 64)}
 METHODS = ("sgd", "adam")

@@ -39,10 +39,11 @@ from selfmask.maskfile.index import model_bytes
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.streams import Writer
 from selfmask.objectives.base import Batch
-from selfmask.run.adapt_settings import AdaptSettings
-from selfmask.run.adaptation import adapt
+from selfmask.run.adapt import adapt
+from selfmask.run.build import build_masks, build_objective
 from selfmask.run.plan import Plan, make_plan
-from selfmask.run.settings import path_length
+from selfmask.run.schedule import path_length
+from selfmask.run.settings import AdaptSettings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CROSSING = 0.02
@@ -71,10 +72,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 def sgd_rate(settings: AdaptSettings) -> float:
     """The rate at which `CROSSING` of the scores would cross under the mean gradient of the first batches."""
     chosen = make_plan(replace(settings, lr=1.0, images=320))
-    objective = chosen.make_objective()
+    objective = build_objective(chosen)
     objective.prepare(chosen.backbone, chosen.train)
     module = chosen.backbone.module
-    masks = chosen.make_masks()
+    masks = build_masks(chosen)
     module.train()
     batches = Batches(chosen.train, objective.views, batch=64, seed=0, start=0, stop=BATCHES)
     with batches:

@@ -19,7 +19,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,10 @@ from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.masking.weight import masked_weight
-from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.folder import RunFolder
 from selfmask.run.plan import Plan, make_plan
-from selfmask.tasks.compaction import (
-    Masks,
-    at_bits,
-    by_magnitude,
-    per_bit,
-    sensitivity,
-)
+from selfmask.run.settings import AdaptSettings
+from selfmask.tasks.compaction import Masks, at_bits, by_magnitude, per_bit, sensitivity
 
 ORDERS = ("magnitude", "sensitivity")
 
@@ -53,13 +47,9 @@ class Bench:
     """One run's network, images and mask."""
 
     def __init__(self, run: Path, on: str, judged: int | None, seed: int = 0) -> None:
-        recorded = json.loads((run / "settings.json").read_text())
-        known = {f.name for f in fields(AdaptSettings)}
-        settings: dict[str, Any] = {k: v for k, v in recorded.items() if k in known}
-        if settings.get("weights"):
-            settings["weights"] = Path(settings["weights"])
-        self.plan: Plan = make_plan(AdaptSettings(**settings))
-        self.mask: Mask = load(run / "mask.safetensors")
+        folder = RunFolder(run)
+        self.plan: Plan = make_plan(AdaptSettings.read(folder.recorded()))
+        self.mask: Mask = folder.mask()
         self.mask.check(self.plan.backbone.module)
         self.masks: Masks = self.mask.masks(self.plan.backbone.module)
         module = self.plan.backbone.module

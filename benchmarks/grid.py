@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from selfmask.run.adapt_settings import AdaptSettings
-from selfmask.run.adaptation import adapt
+from selfmask.run.adapt import adapt
+from selfmask.run.settings import AdaptSettings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from selfmask.run.adapt_settings import AdaptSettings
-from selfmask.run.adaptation import adapt
+from selfmask.run.adapt import adapt
+from selfmask.run.settings import AdaptSettings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -36,8 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "objective": "distil", "optimizer": "tensor-adam", "lr": 0.015, "epochs": 3
     },
     "distil, tensor-adam": {"objective": "distil", "optimizer": "tensor-adam"},
-    "distil, targets at 210 px": {"objective": "distil", "target_size": 210},
-    "selflabel": {"objective": "selflabel"},
+    "distil, targets at 210 px": {"objective": "distil", "objective_settings": {"target_size": 210}},
     "swav": {"objective": "swav"},
 }  # fmt: skip
 FIRST = "efficientnet-lite0"

@@ -21,9 +21,11 @@ import torch.nn.functional as F
 from selfmask.features.features import features
 from selfmask.masking import norm
 from selfmask.objectives.supervised import Supervised
-from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.build import build_masks, build_objective
+from selfmask.run.folder import RunFolder
 from selfmask.run.loop import fit
 from selfmask.run.plan import Plan, make_plan
+from selfmask.run.settings import AdaptSettings
 
 
 def top1(plan: Plan, objective: Supervised) -> float:
@@ -53,18 +55,19 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(2)
     full = a.optimizer == "full"
+    own = {} if a.crop is None else {"crop": a.crop}
     plan = make_plan(
         AdaptSettings(
-            a.data, backbone=a.backbone, weights=a.weights, images=a.images, size=a.size, steps=a.steps, crop=a.crop,
-            seed=a.seed, objective="supervised", optimizer="sgd" if full else a.optimizer, lr=a.lr, spread=a.spread,
-            warmup=a.warmup,
+            a.data, backbone=a.backbone, weights=a.weights, images=a.images, size=a.size, steps=a.steps,
+            seed=a.seed, objective="supervised", objective_settings=own,
+            optimizer="sgd" if full else a.optimizer, lr=a.lr, spread=a.spread, warmup=a.warmup,
         )
     )  # fmt: skip
-    objective = plan.make_objective()
+    objective = build_objective(plan)
     assert isinstance(objective, Supervised)
     objective.prepare(plan.backbone, plan.train)
     before = top1(plan, objective)
-    masks = None if full else plan.make_masks()
+    masks = None if full else build_masks(plan)
     if full:
         norm.freeze(plan.backbone.module)
     start = time.perf_counter()
@@ -76,7 +79,7 @@ def main() -> None:
             objective,
             plan.train,
             settings,
-            Path(folder),
+            RunFolder(Path(folder)),
             channels_last=plan.channels_last,
         )
     found = {

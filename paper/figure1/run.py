@@ -22,17 +22,17 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from selfmask.features.features import features
-from selfmask.maskfile.loading import load
 from selfmask.masking.norm import NormStats
 from selfmask.masking.rules import Threshold
 from selfmask.maskset import MaskSet
 from selfmask.objectives.supervised import Supervised
-from selfmask.run.adapt_settings import AdaptSettings
-from selfmask.run.folder import MASK, read_json, write_json
-from selfmask.run.journal import read_log
-from selfmask.run.loop import LOG, fit
+from selfmask.run.build import build_objective
+from selfmask.run.folder import RunFolder
+from selfmask.run.loop import fit
 from selfmask.run.plan import Plan, make_plan
 from selfmask.run.provenance import machine, versions
+from selfmask.run.result import read_json, write_json
+from selfmask.run.settings import AdaptSettings
 
 HERE = Path(__file__).resolve().parent
 DONE = "run.json"
@@ -109,7 +109,7 @@ def learn(asked: Figure1, name: str, console: Console) -> None:
             warmup=asked.warmup, norm_stats=asked.norm_stats, seed=asked.seed, threads=asked.threads,
         )
     )  # fmt: skip
-    objective = plan.make_objective()
+    objective = build_objective(plan)
     assert isinstance(objective, Supervised)
     objective.prepare(plan.backbone, plan.train)
     before = top1(plan, objective)
@@ -121,10 +121,10 @@ def learn(asked: Figure1, name: str, console: Console) -> None:
     )
     settings = replace(plan.fit, momentum=asked.momentum, checkpoint_every=0, log_every=1)
     fit(
-        plan.backbone, masks, objective, plan.train, settings, folder, console=console, title=name,
+        plan.backbone, masks, objective, plan.train, settings, RunFolder(folder), console=console, title=name,
         watch=lambda step: {"fall": chosen.fall(mean_score(masks))}, channels_last=plan.channels_last,
     )  # fmt: skip
-    masks.save(folder / MASK, coding="alone", backbone=plan.backbone.describe())
+    masks.save(RunFolder(folder).mask_file, backbone=plan.backbone.describe())
     found = {
         "data": plan.train.name, "images": len(plan.train), "backbone": plan.backbone.spec,
         "top-1 before": before, "top-1 after": top1(plan, objective), "status": masks.status().as_dict(),
@@ -153,7 +153,7 @@ def gather(asked: Figure1) -> dict[str, Any]:
     """The curves, how each run ended, and every pair compared."""
     runs: dict[str, Any] = {}
     for name, chosen in CONFIGURATIONS.items():
-        log, done = read_log(asked.out / name / LOG), read_json(asked.out / name / DONE)
+        log, done = RunFolder(asked.out / name).log().steps, read_json(asked.out / name / DONE)
         status = done["status"]
         runs[name] = {
             "lambda": asked.rate * chosen.rate, "S0": chosen.start, "mu": chosen.mu,
@@ -181,7 +181,7 @@ def compare(asked: Figure1, runs: dict[str, Any], a: str, b: str) -> dict[str, f
     `flipped agreeing` is the share of the weights off in either that are off in both: all bits agree on nearly
     everything wherever few are flipped.
     """
-    first, second = (load(asked.out / name / MASK).masks() for name in (a, b))
+    first, second = (RunFolder(asked.out / name).mask().masks() for name in (a, b))
     total = sum(m.numel() for m in first.values())
     same = sum(int((m == second[n]).sum()) for n, m in first.items())
     both = sum(int((~m & ~second[n]).sum()) for n, m in first.items())

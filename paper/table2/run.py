@@ -31,14 +31,15 @@ from selfmask.maskfile.loading import load
 from selfmask.masking.norm import NormStats
 from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.maskset import MaskSet
+from selfmask.objectives.base import Method
 from selfmask.objectives.distil import Distil
-from selfmask.run.adapt_settings import AdaptSettings
-from selfmask.run.defaults import score_recipe
-from selfmask.run.folder import MASK, read_json, write_json
+from selfmask.run.build import build_objective
+from selfmask.run.folder import RunFolder
 from selfmask.run.loop import fit
 from selfmask.run.plan import Plan, make_plan
 from selfmask.run.provenance import machine, versions
-from selfmask.run.settings import Method
+from selfmask.run.result import read_json, write_json
+from selfmask.run.settings import AdaptSettings
 
 OBJECTIVE = "distil"
 HERE = Path(__file__).resolve().parent
@@ -64,7 +65,7 @@ class Recipe:
     def rule(self, found: Mapping[str, float], steps: int) -> Rule:
         """The rule of the mask set; `found` holds the densities by tensor where the recipe asks for them."""
         if self.density == "free":
-            return Threshold(spread=score_recipe(OBJECTIVE, self.method).spread)
+            return Threshold(spread=Distil.recipe_for(self.method).spread)
         if self.density == "found":
             return TopK(found, self.init)
         if self.density == "progressive":
@@ -128,12 +129,16 @@ def learn(asked: Table2, data: str, seed: int, recipe: Recipe, folder: Path, con
         return
     folder.mkdir(parents=True, exist_ok=True)
     plan = _plan(asked, data, seed, recipe)
-    objective = plan.make_objective()
+    objective = build_objective(plan)
     assert isinstance(objective, Distil)
     # Every rule is to be seen to its end, one that starts from half of a network too.
     objective.settings = replace(objective.settings, watch=False)
     objective.prepare(plan.backbone, plan.train)
-    found = densities(place(asked, data, seed) / "threshold" / MASK) if "found" in _needs(recipe) else {}
+    found = (
+        densities(RunFolder(place(asked, data, seed) / "threshold").mask_file)
+        if "found" in _needs(recipe)
+        else {}
+    )
     masks = MaskSet(
         plan.backbone.module,
         rule=recipe.rule(found, plan.fit.steps),
@@ -141,10 +146,10 @@ def learn(asked: Table2, data: str, seed: int, recipe: Recipe, folder: Path, con
         seed=seed,
     )
     fit(
-        plan.backbone, masks, objective, plan.train, plan.fit, folder,
+        plan.backbone, masks, objective, plan.train, plan.fit, RunFolder(folder),
         console=console, title=folder.name, channels_last=plan.channels_last,
     )  # fmt: skip
-    masks.save(folder / MASK, backbone=plan.backbone.describe())
+    masks.save(RunFolder(folder).mask_file, backbone=plan.backbone.describe())
     status = masks.status()
     write_json(
         folder / DONE,
@@ -152,7 +157,7 @@ def learn(asked: Table2, data: str, seed: int, recipe: Recipe, folder: Path, con
             **_measured(plan, test_images(asked, plan)),
             "density": status.density,
             "flipped": status.flipped / status.weights,
-            "bytes": load(folder / MASK).bytes(),
+            "bytes": RunFolder(folder).mask().bytes(),
             "recipe": asdict(recipe),
             "rate": plan.fit.rate,
         },

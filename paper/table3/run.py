@@ -24,8 +24,8 @@ from selfmask.cascade.learning import learn_cascade
 from selfmask.cascade.settings import CascadeSettings
 from selfmask.cli.cascade import draw
 from selfmask.errors import DataError, RunError
-from selfmask.run.folder import read_json, write_json
 from selfmask.run.plan import make_plan
+from selfmask.run.result import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,17 @@ def learn(settings: Table3, seed: int, console: Console) -> dict[str, Any]:
     rows, passes = measure_cascade(plan, cascade, console, narrow=settings.narrow)
     if rows is None:
         raise DataError(f"{settings.data} has no labels to measure with")
-    seconds = {**learnt.result["seconds"], "measuring": round(time.perf_counter() - began, 1)}
+    found = learnt.result.document()
+    seconds = {**found["seconds"], "measuring": round(time.perf_counter() - began, 1)}
     widths = {mode: fusion.width for mode, fusion in cascade.fusions.items()}
-    return {**learnt.result, "rows": rows.to_json(), "passes": passes, "widths": widths, "seconds": seconds}
+    return {
+        **found,
+        **found["cascade"],
+        "rows": rows.to_json(),
+        "passes": passes,
+        "widths": widths,
+        "seconds": {**seconds, "resumed": run.resume},
+    }
 
 
 def gather(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -124,7 +132,7 @@ def gather(results: list[dict[str, Any]]) -> dict[str, Any]:
         "bytes": [result["bytes"] for result in results],
         "storage": [result["storage"] for result in results],
         "expert training": [result["expert_training"] for result in results],
-        "seconds": [{**result["seconds"], "resumed": result["resumed"]} for result in results],
+        "seconds": [result["seconds"] for result in results],
     }
 
 

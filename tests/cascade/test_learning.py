@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -18,10 +17,10 @@ from selfmask.cascade import experts as experts_module
 from selfmask.cascade.cascade_file import load_cascade
 from selfmask.cascade.learning import CascadeRun, learn_cascade
 from selfmask.cascade.settings import CascadeSettings
-from selfmask.cli.cascade import run
 from selfmask.errors import RunError, SelfmaskError
 from selfmask.images.opening import open_data
 from selfmask.maskfile.loading import load
+from selfmask.run.folder import RunFolder
 from selfmask.run.loop import fit
 from selfmask.run.provenance import command_of
 
@@ -38,7 +37,8 @@ def tiny(folder: Path, **changed: Any) -> CascadeSettings:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"select": "resnt"}, {"rule": "topk", "density": 1.5}, {"target_size": 80}]
+    "wrong",
+    [{"select": "resnt"}, {"rule": "topk", "density": 1.5}, {"objective_settings": {"target_size": 80}}],
 )
 def test_a_setting_that_cannot_be_blocks_no_folder(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(SelfmaskError):
@@ -48,7 +48,7 @@ def test_a_setting_that_cannot_be_blocks_no_folder(tmp_path: Path, wrong: dict[s
 
 @pytest.mark.slow
 def test_a_cascade_stopped_between_experts_ends_as_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = learn_cascade(tiny(tmp_path / "whole"), console=QUIET)
     assert not whole.interrupted
@@ -57,9 +57,9 @@ def test_a_cascade_stopped_between_experts_ends_as_an_uninterrupted_one(
     calls: list[Path] = []
 
     def stopping(
-        backbone: Any, masks: Any, objective: Any, images: Any, settings: Any, folder: Path, **kw: Any
+        backbone: Any, masks: Any, objective: Any, images: Any, settings: Any, folder: RunFolder, **kw: Any
     ) -> Any:
-        calls.append(folder)
+        calls.append(folder.path)
         if len(calls) == 2:
             watch = lambda step: signal.raise_signal(signal.SIGTERM) or {}  # noqa: E731
             return fit(backbone, masks, objective, images, settings, folder, **kw, watch=watch)
@@ -77,8 +77,7 @@ def test_a_cascade_stopped_between_experts_ends_as_an_uninterrupted_one(
     with pytest.raises(RunError, match="experts = 2, not 3"):
         learn_cascade(tiny(tmp_path / "part", experts=3, resume=True), console=QUIET)
 
-    assert run(tiny(tmp_path / "part", resume=True, evaluate=True, json=True)) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = learn_cascade(tiny(tmp_path / "part", resume=True, evaluate=True), console=QUIET).document()
     assert (tmp_path / "part" / "expert-1" / "mask.safetensors").stat().st_mtime_ns == finished
     assert len(calls) == 3  # only the unfinished expert was trained again
     _same_masks(whole, tmp_path / "part")
@@ -102,10 +101,11 @@ def _what_it_says(document: dict[str, Any]) -> None:
     assert names == [
         "pretrained", "statistics only", "self-masked", "self-masked, whitened", "conditional", "unconditional",
     ]  # fmt: skip
-    assert [result["passes"][name] for name in names] == [1, 1, 1, 1, 2, 3]
-    assert sum(cluster["images"] for cluster in result["clusters"]) == 150
-    assert all(cluster["covered"][-1] == pytest.approx(1) for cluster in result["clusters"])
-    assert result["storage"]["masks"] < result["storage"]["separate"]
+    own = result["cascade"]
+    assert [own["passes"][name] for name in names] == [1, 1, 1, 1, 2, 3]
+    assert sum(cluster["images"] for cluster in own["clusters"]) == 150
+    assert all(cluster["covered"][-1] == pytest.approx(1) for cluster in own["clusters"])
+    assert own["storage"]["masks"] < own["storage"]["separate"]
 
 
 def _embeds(folder: Path) -> None:
@@ -134,10 +134,10 @@ def test_an_expert_stopped_for_the_harm_it_does_starts_anew_at_another_rate(
         return {}
 
     def watched(
-        backbone: Any, masks: Any, objective: Any, images: Any, settings: Any, folder: Path, **kw: Any
+        backbone: Any, masks: Any, objective: Any, images: Any, settings: Any, folder: RunFolder, **kw: Any
     ) -> Any:
-        calls.append((folder.name, kw["resume"], settings.rate))
-        watch = harm if folder.name == "expert-2" and settings.rate == 0.6 else None
+        calls.append((folder.path.name, kw["resume"], settings.rate))
+        watch = harm if folder.path.name == "expert-2" and settings.rate == 0.6 else None
         return fit(backbone, masks, objective, images, settings, folder, **kw, watch=watch)
 
     monkeypatch.setattr(experts_module, "fit", watched)
@@ -154,7 +154,8 @@ def test_an_expert_stopped_for_the_harm_it_does_starts_anew_at_another_rate(
     ]  # fmt: skip
     assert (folder / "expert-1" / "mask.safetensors").stat().st_mtime_ns == finished
     assert run.result is not None
-    assert [trained["rate"] for trained in run.result["expert_training"]] == [0.6, 0.15]
+    assert run.result.cascade is not None
+    assert [trained["rate"] for trained in run.result.cascade.expert_training] == [0.6, 0.15]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfmask.cascade.makeup import make_up
+from selfmask.cascade.evaluation import make_up
 from selfmask.errors import DataError
 
 

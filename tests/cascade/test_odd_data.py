@@ -68,8 +68,9 @@ def test_one_expert_on_images_without_labels(tmp_path: Path) -> None:
     assert run.experts == 1
     assert [(c.images, c.labelled, c.covered) for c in run.clusters] == [(40, 0, ())]
     assert run.result is not None
-    assert [trained["steps"] for trained in run.result["expert_training"]] == [2]
-    assert run.result["command"][:2] == ["selfmask", "cascade"]
+    assert run.result.cascade is not None
+    assert [trained["steps"] for trained in run.result.cascade.expert_training] == [2]
+    assert run.result.command[:2] == ("selfmask", "cascade")
     cascade = load_cascade(run.file)
     x = cascade.embed(open_data(tmp_path / "data").train, mode="unconditional")
     assert x.shape == (40, 8)
@@ -113,7 +114,8 @@ def test_experts_with_a_text_head_take_the_targets_of_their_own_images(tmp_path:
     )  # fmt: skip
     run = learn_cascade(settings, console=said()[0])
     assert run.result is not None
-    assert [trained["steps"] for trained in run.result["expert_training"]] == [2] * run.experts
+    assert run.result.cascade is not None
+    assert [trained["steps"] for trained in run.result.cascade.expert_training] == [2] * run.experts
 
 
 @pytest.mark.slow

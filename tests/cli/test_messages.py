@@ -62,14 +62,16 @@ def test_a_folder_that_is_not_empty(capsys: pytest.CaptureFixture[str], tmp_path
 
 def test_resume_where_there_is_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "holds no run" in said(capsys, "adapt", "digits", "--out", str(tmp_path / "none"), "--resume")
+    assert not (tmp_path / "none").exists()
 
 
 def test_resume_with_other_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from selfmask.run.adapt_settings import AdaptSettings
-    from selfmask.run.adaptation import recorded
-    from selfmask.run.folder import open_folder
+    from selfmask.run.folder import RunFolder
+    from selfmask.run.settings import AdaptSettings
 
-    open_folder(tmp_path / "run", recorded(AdaptSettings("digits", steps=5)), resume=False)
+    folder = RunFolder(tmp_path / "run")
+    with folder.held():
+        folder.open(AdaptSettings("digits", steps=5).recorded(), resume=False)
     line = said(capsys, "adapt", "digits", "--steps", "6", "--out", str(tmp_path / "run"), "--resume")
     assert "steps = 5, not 6" in line
 

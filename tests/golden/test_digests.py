@@ -46,7 +46,7 @@ SAMPLED = (
 IMAGES = "images"  # the folder of images, beside the runs
 COMMON = ["--size", "32", "--batch", "16", "--threads", "1", "--seed", "0"]
 ADAPT = ["adapt", IMAGES, *COMMON, "--steps", "20", "--no-evaluate"]
-LABELLED = [*ADAPT, "--objective", "supervised", "--label-smoothing", "0.1"]
+LABELLED = [*ADAPT, "--objective", "supervised", "--own", "label_smoothing=0.1"]
 MAGNITUDE = ["--scores", "magnitude", "--lr", "0.01"]
 CASES: dict[str, list[list[str]]] = {
     "labels": [

@@ -17,8 +17,7 @@ from selfmask.errors import SettingsError
 from selfmask.images.image_set import ImageSet
 from selfmask.maskset import MaskSet
 from selfmask.objectives.base import Batch, Objective
-from selfmask.objectives.distil import Distil, DistilSettings
-from selfmask.objectives.targets import clean_features, target_size, target_size_for
+from selfmask.objectives.distil import Distil, DistilSettings, clean_features, target_size, target_size_for
 
 BatchFor = Callable[[Objective, int], Batch]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
 
 from selfmask.errors import SettingsError
-from selfmask.objectives.sinkhorn import sinkhorn, usage_entropy
+from selfmask.objectives.sinkhorn import sinkhorn
 
 
 @settings(deadline=None, max_examples=25)
@@ -54,13 +52,6 @@ def test_autocast_does_not_lower_the_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         inside = sinkhorn(logits)
     assert torch.equal(inside, sinkhorn(logits))
-
-
-def test_usage_entropy_at_both_ends() -> None:
-    assert usage_entropy(torch.full((10, 8), 1 / 8)) == pytest.approx(math.log(8))
-    one = torch.zeros(10, 8)
-    one[:, 3] = 1
-    assert usage_entropy(one) == pytest.approx(0, abs=1e-6)
 
 
 def test_wrong_settings_are_refused() -> None:

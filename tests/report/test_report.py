@@ -224,7 +224,12 @@ def test_a_cascade(tiny_run, tmp_path: Path) -> None:
     clusters = [
         {"expert": e, "images": 40, "classes": ["a", "b"], "covered": [0.5 + e / 4, 1.0]} for e in (0, 1)
     ]
-    result = {"data": "tiny", "objective": "selflabel", "rows": rows.to_json(), "clusters": clusters}
+    result = {
+        "data": "tiny",
+        "objective": "distil",
+        "rows": rows.to_json(),
+        "cascade": {"clusters": clusters},
+    }
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     (folder / "settings.json").write_text(json.dumps({"data": "nowhere", "experts": 2}), encoding="utf-8")
     run = read_run(folder)

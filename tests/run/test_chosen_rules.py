@@ -11,12 +11,14 @@ import torch
 from selfmask.errors import SettingsError
 from selfmask.masking.rules import Progressive, Threshold, TopK
 from selfmask.maskset import MaskSet
-from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.build import build_masks
 from selfmask.run.plan import make_plan
+from selfmask.run.settings import AdaptSettings
 
 
 def test_flags_make_the_rule(tmp_path: Path) -> None:
-    plan = make_plan(AdaptSettings("digits", objective="supervised", steps=7))
+    start = AdaptSettings("digits", objective="supervised", steps=7)
+    plan = make_plan(start)
     masks = MaskSet(plan.backbone.module)
     masks.set_scores({n: torch.randn_like(s) for n, s in masks.scores.items()})
     found = {t.name: t.density for t in masks.status().tensors}
@@ -33,9 +35,7 @@ def test_flags_make_the_rule(tmp_path: Path) -> None:
         ({"rule": "progressive", "density_from": mask}, TopK(Progressive(end=found, steps=7))),
     ]
     for flags, rule in expected:
-        settings = replace(plan.settings, **flags)  # pyright: ignore[reportArgumentType]
-        fit = replace(plan.fit, method=settings.optimizer or plan.fit.method)
-        masks = replace(plan, settings=settings, fit=fit).make_masks()
+        masks = build_masks(make_plan(replace(start, **flags)))  # pyright: ignore[reportArgumentType]
         assert masks.rule == rule
         masks.remove()
 

@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 
 import selfmask
-from selfmask.run.adapt_settings import AdaptSettings
-from selfmask.run.adaptation import adapt, recorded
+from selfmask.run.adapt import adapt
+from selfmask.run.result import Result
+from selfmask.run.settings import AdaptSettings
 
 
 @pytest.mark.slow
@@ -31,19 +32,23 @@ def test_the_rounded_head_is_stored_and_measured(tmp_path: Path, weights: Path) 
     before, after = runs["float32"], runs["float16"]
     assert before is not None
     assert after is not None
-    cost = after["head_cost"]
-    assert before["head_cost"] is None
-    assert cost["dtype"] == "float16"
+    cost = after.head_cost
+    assert before.head_cost is None
+    assert cost is not None
+    assert cost.dtype == "float16"
 
-    def shown(result: dict) -> float:
-        return next(row for row in result["rows"]["rows"] if row["name"] == "masked")["head"]["value"]
+    def shown(result: Result) -> float:
+        assert result.rows is not None
+        head = result.rows["masked"].head
+        assert head is not None
+        return head.value
 
-    assert cost["stored"] == pytest.approx(shown(after), abs=1e-9)
-    assert cost["exact"] == pytest.approx(shown(before), abs=1e-9)
+    assert cost.stored == pytest.approx(shown(after), abs=1e-9)
+    assert cost.exact == pytest.approx(shown(before), abs=1e-9)
     assert "head as float16: top-1" in (tmp_path / "float16.txt").read_text()
     assert "head as" not in (tmp_path / "float32.txt").read_text()
     assert 2 * half.bytes()["head"] == exact.bytes()["head"]
 
 
 def test_a_resumed_run_may_choose_anew() -> None:
-    assert recorded(AdaptSettings("digits", head_dtype="float16")) == recorded(AdaptSettings("digits"))
+    assert AdaptSettings("digits", head_dtype="float16").recorded() == AdaptSettings("digits").recorded()

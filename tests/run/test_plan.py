@@ -1,11 +1,17 @@
 """What a plan works out beside the settings."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from selfmask.errors import SettingsError
-from selfmask.run.adapt_settings import AdaptSettings, ObjectiveName
+from selfmask.objectives.swav import PAPER
+from selfmask.run.build import build_objective
 from selfmask.run.plan import make_plan
+from selfmask.run.settings import AdaptSettings
 
 
 @pytest.mark.parametrize("size", [None, 32])
@@ -16,17 +22,22 @@ def test_native_is_the_pretraining_size_whatever_the_views(size: int | None) -> 
     assert plan.backbone.preprocessing.size == plan.size
 
 
-@pytest.mark.parametrize("objective", ["distil", "selflabel"])
-def test_the_size_of_the_targets_reaches_the_objective(objective: ObjectiveName) -> None:
-    plan = make_plan(AdaptSettings("digits", objective=objective, target_size=80, crop=0.5, steps=2))
-    settings = plan.make_objective().settings
+def test_settings_of_the_objective_reach_it() -> None:
+    plan = make_plan(
+        AdaptSettings(
+            "digits", objective="distil", objective_settings={"target_size": 80, "crop": 0.5}, steps=2
+        )
+    )
+    settings = build_objective(plan).settings
     assert (settings.target_size, settings.crop) == (80, 0.5)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_size_that_the_network_does_not_take_is_refused_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plan = make_plan(AdaptSettings("digits", objective="distil", target_size=80, steps=2))
+    plan = make_plan(
+        AdaptSettings("digits", objective="distil", objective_settings={"target_size": 80}, steps=2)
+    )
     taken = plan.backbone.module.forward
 
     def fixed(x: torch.Tensor) -> torch.Tensor:
@@ -37,12 +48,50 @@ def test_a_size_that_the_network_does_not_take_is_refused_before_anything_runs(
     with pytest.raises(
         SettingsError, match=r"target_size 80: package:efficientnet_lite0 does not take images"
     ):
-        plan.make_objective()
+        build_objective(plan)
 
 
-def test_objectives_without_targets_refuse_their_size() -> None:
-    plan = make_plan(AdaptSettings("digits", objective="supervised", target_size=80, steps=2))
-    with pytest.raises(SettingsError, match="--target-size goes with the objectives distil and selflabel"):
-        plan.make_objective()
-    with pytest.raises(SettingsError, match="--target-size must be positive, got 0"):
-        AdaptSettings("digits", target_size=0)
+@pytest.mark.parametrize(
+    ("objective", "given", "message"),
+    [
+        (
+            "supervised",
+            {"target_size": 80},
+            "supervised has no setting 'target_size'; it has label_smoothing",
+        ),
+        ("distil", {"target_sise": 80}, "did you mean 'target_size'"),
+        ("distil", {"target_size": 0}, "target_size is a number of pixels, got 0"),
+        ("swav", {"prototypes": "many"}, r"Expected `int \| null`, got `str` - at `\$.prototypes`"),
+        ("swaw", {}, "there is no objective 'swaw'; did you mean 'swav'"),
+        ("auto", {"crop": 0.5}, "belong to one objective: name it too"),
+    ],
+)
+def test_settings_of_no_objective_are_refused(objective: str, given: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        AdaptSettings("digits", objective=objective, objective_settings=given)
+
+
+def test_the_papers_settings_hold_where_nothing_else_is_given() -> None:
+    paper = AdaptSettings("digits", objective="supervised", preset="paper", size=48, steps=2)
+    plan = make_plan(paper)
+    assert (plan.objective_settings.head_start, plan.objective_settings.crop) == ("random", 0.08)
+    assert (plan.fit.method, plan.fit.rate, plan.norm_stats) == ("sgd", 50.0, "adapt")
+    mine = make_plan(replace(paper, objective_settings={"crop": 0.5}))
+    assert (mine.objective_settings.head_start, mine.objective_settings.crop) == ("random", 0.5)
+    swav = make_plan(replace(paper, objective="swav", objective_settings={}))
+    assert swav.objective_settings == PAPER
+
+
+def test_recorded_settings_are_read_back() -> None:
+    settings = AdaptSettings(
+        "photos",
+        weights=Path("a/b.pth"),
+        objective="swav",
+        objective_settings={"count": [2, 0]},
+        lr=0.5,
+        seed=3,
+    )
+    recorded = json.loads(json.dumps(settings.recorded()))
+    assert AdaptSettings.read(recorded) == settings
+    with pytest.raises(SettingsError, match=r"Expected `int`, got `str` - at `\$.seed`"):
+        AdaptSettings.read({**recorded, "seed": "one"})

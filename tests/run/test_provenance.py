@@ -5,13 +5,12 @@ import shlex
 from pathlib import Path
 
 import torch
-import tyro
 from torch import nn
 
 from selfmask.maskset import MaskSet
-from selfmask.run.adapt_settings import AdaptSettings
-from selfmask.run.flips import Flips
+from selfmask.run.loop import _Flips
 from selfmask.run.provenance import command_of, machine, versions
+from selfmask.run.settings import AdaptSettings
 
 
 def test_the_command_gives_the_settings_back() -> None:
@@ -27,12 +26,12 @@ def test_the_command_gives_the_settings_back() -> None:
     )
     words = command_of(settings)
     assert words[:3] == ["selfmask", "adapt", "my photos"]
-    read = tyro.cli(
-        AdaptSettings, args=shlex.split(shlex.join(words))[2:], config=(tyro.conf.PositionalRequiredArgs,)
-    )
-    assert read == AdaptSettings(
-        "my photos", out=Path("runs/a b"), steps=7, evaluate=False, finetune=True, lr=0.01, seed=3
-    )
+    assert words[3:] == shlex.split("--out 'runs/a b' --steps 7 --lr 0.01 --no-evaluate --finetune --seed 3")
+
+
+def test_the_command_has_the_settings_of_the_objective() -> None:
+    words = command_of(AdaptSettings("d", objective="swav", objective_settings={"queue_from": 0.5}))
+    assert words[3:] == ["--objective", "swav", "--swav.queue-from", "0.5"]
 
 
 def test_versions_and_machine_are_json() -> None:
@@ -47,7 +46,7 @@ def test_flips_are_counted_between_calls() -> None:
 
     layer = nn.Linear(4, 5, bias=False)
     masks = MaskSet(layer, select=["weight"])
-    flips = Flips(masks, 0)
+    flips = _Flips(masks, 0)
     assert flips.share(1) == 0.0
     with torch.no_grad():
         masks.scores["weight"].view(-1)[:3] = -1.0

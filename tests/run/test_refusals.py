@@ -11,11 +11,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from selfmask.backbones.spec import build
 from selfmask.errors import SelfmaskError
 from selfmask.maskset import MaskSet
-from selfmask.run.adapt_settings import AdaptSettings
-from selfmask.run.adaptation import adapt
-from selfmask.run.plan import Plan, make_plan
+from selfmask.run.adapt import adapt
+from selfmask.run.build import build_masks
+from selfmask.run.plan import make_plan
+from selfmask.run.settings import AdaptSettings
 
 QUIET = Console(quiet=True)
 
@@ -57,7 +59,7 @@ def test_refused_settings_leave_no_folder(
     def never(*_: object) -> None:
         raise AssertionError("measured before the settings were checked")
 
-    monkeypatch.setattr("selfmask.run.adaptation.measure_base", never)
+    monkeypatch.setattr("selfmask.run.adapt.measure_base", never)
     if flags.get("density_from") == "another backbone's":
         flags = {**flags, "density_from": found_elsewhere}
     out = tmp_path / "run"
@@ -77,14 +79,17 @@ def test_the_corrected_call_works_in_the_same_folder(weights: Path, tmp_path: Pa
     assert run.mask.is_file()
 
 
-def test_checking_touches_no_weight_and_draws_nothing(weights: Path, tmp_path: Path) -> None:
+def test_checking_touches_no_weight_and_draws_nothing(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = replace(small(weights, tmp_path), rule="topk", density=0.8, weights_share="random:50")
-    plan: Plan = make_plan(settings)
-    state = {n: t.clone() for n, t in plan.backbone.module.state_dict().items()}
-    versions = [p._version for p in plan.backbone.module.parameters()]
+    built = build(settings.backbone, weights=weights)
+    state = {n: t.clone() for n, t in built.module.state_dict().items()}
+    versions = [p._version for p in built.module.parameters()]
+    monkeypatch.setattr("selfmask.run.plan.build", lambda *_, **__: built)
     drawn = torch.get_rng_state()
-    plan.check_masks()
+    plan = make_plan(settings)
     assert torch.equal(torch.get_rng_state(), drawn)
     assert [p._version for p in plan.backbone.module.parameters()] == versions
     assert all(torch.equal(t, state[n]) for n, t in plan.backbone.module.state_dict().items())
-    plan.make_masks().remove()
+    build_masks(plan).remove()

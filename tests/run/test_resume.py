@@ -15,7 +15,7 @@ import torch
 
 import selfmask
 from selfmask.backbones.spec import rebuild
-from selfmask.run.journal import read_log
+from selfmask.run.log import Log
 
 STEPS = 36  # too few for a run to be ended because it learns nothing: the network is a random one
 
@@ -47,7 +47,7 @@ class Started:
 def wait_for_step(started: Started, log: Path, step: int) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        entries = read_log(log)
+        entries = Log.read(log).steps
         if started.process.poll() is not None or (entries and entries[-1]["step"] >= step):
             return
         time.sleep(0.01)
@@ -87,8 +87,8 @@ def test_killed_three_times_ends_with_the_same_masks(
     assert a.statistics.keys() == b.statistics.keys() != set()
     assert all(torch.equal(t, b.statistics[n]) for n, t in a.statistics.items())
     assert all(torch.equal(t, b.head[n]) for n, t in a.head.items())
-    steps = [e["step"] for e in read_log(out / "log.jsonl")]
-    assert steps == [e["step"] for e in read_log(tmp_path / "whole/log.jsonl")]
+    steps = [e["step"] for e in Log.read(out / "log.jsonl").steps]
+    assert steps == [e["step"] for e in Log.read(tmp_path / "whole/log.jsonl").steps]
 
 
 @pytest.mark.slow

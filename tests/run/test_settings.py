@@ -9,13 +9,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.errors import SettingsError
 from selfmask.images.image_set import ImageSet
-from selfmask.run.adapt_settings import AdaptSettings
-from selfmask.run.defaults import step_count, view_size
-from selfmask.run.paper import paper_constants
-from selfmask.run.settings import FitSettings, rate_at
+from selfmask.objectives.supervised import Supervised
+from selfmask.objectives.swav import Swav
+from selfmask.objectives.text import Text
+from selfmask.run.plan import view_size
+from selfmask.run.schedule import FitSettings, rate_at, step_count
+from selfmask.run.settings import AdaptSettings
 
 
 @settings(deadline=None, max_examples=80)
@@ -39,31 +44,25 @@ def test_the_papers_schedule() -> None:
 
 
 def test_the_papers_constants() -> None:
-    resnet = paper_constants("resnet", "supervised")
-    assert (resnet["optimizer"], resnet["lr"], resnet["epochs"], resnet["warmup"]) == (
-        "sgd",
-        50.0,
-        150.0,
-        40 / 150,
-    )
-    assert paper_constants("clip", "text")["lr"] == 10.0
-    assert paper_constants("clip", "text")["epochs"] == 32.0
-    swav = paper_constants("resnet", "swav")
-    assert (swav["lr"], swav["warmup"], swav["norm_stats"]) == (50.0, 0.0, "adapt")
+    resnet = Supervised.paper("resnet")
+    assert (resnet.lr, resnet.epochs, resnet.warmup) == (50.0, 150.0, 40 / 150)
+    assert (Text.paper("clip").lr, Text.paper("clip").epochs) == (10.0, 32.0)
+    assert (Swav.paper("resnet").lr, Swav.paper("resnet").warmup) == (50.0, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("side", "native", "spec", "expected"),
+    ("side", "native", "family", "expected"),
     [
-        (8, 224, "package:x", 48),
-        (32, 224, "timm:x", 64),
-        (192, 224, "timm:x", 128),
-        (32, 224, "timm:vit_patch14", 56),
+        (8, 224, "resnet", 48),
+        (32, 224, "resnet", 64),
+        (192, 224, "resnet", 128),
+        (32, 224, "vit", 56),
     ],
 )
-def test_view_sizes(side: int, native: int, spec: str, expected: int) -> None:
+def test_view_sizes(side: int, native: int, family: str, expected: int) -> None:
     images = ImageSet.from_array(torch.zeros(3, 3, side, side, dtype=torch.uint8))
-    assert view_size(images, native, on_cpu=True, spec=spec) == expected
+    backbone = Backbone(nn.Conv2d(3, 1, 14, stride=14), None, family, 1, Preprocessing(size=native))
+    assert view_size(images, backbone, on_cpu=True) == expected
 
 
 def test_steps() -> None:
@@ -87,7 +86,7 @@ def test_bad_training_settings(bad: dict[str, object]) -> None:
     [
         {"data": ""},
         {"epochs": 2.0, "steps": 5},
-        {"crop": 1.5},
+        {"objective_settings": {"crop": 1.5}, "objective": "distil"},
         {"lr": -1.0},
         {"rule": "progressive"},
         {"density": 0.5},

@@ -1,4 +1,4 @@
-"""What a cascade is worth and what it costs, in the layout of the paper's Table 3."""
+"""What a cascade is worth, what it costs, and what its clusters are made of (PAPER Table 3, App. Fig. 4)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
 from selfmask.cascade.fusion import MODES, fit_fusion
 from selfmask.cascade.network import DISPATCHER, Cascade
+from selfmask.errors import DataError
 from selfmask.features.measure import measure_features
 from selfmask.features.rows import Outcome, Rows
-from selfmask.run.adaptation import measure_base
+from selfmask.run.adapt import can_be_measured, measure_base
 from selfmask.run.plan import Plan
+from selfmask.run.result import Cluster
 
 SELF_MASKED = "self-masked"
 WHITENED = "self-masked, whitened"
@@ -32,13 +35,13 @@ def measure_cascade(
     are no labelled images of two classes to train on, or no labelled test images.
     """
     train, test = plan.labelled, plan.splits.test
-    if test is None or len(test.labelled()) == 0 or len(set(train.labels.tolist())) < 2:
+    if not can_be_measured(plan) or test is None or len(set(train.labels.tolist())) < 2:
         console.print(
             "nothing was measured: that needs labelled images of two classes and labelled test images"
         )
         return None, {}
     test = test.labelled()
-    outcomes: list[Outcome] = measure_base(plan, console)
+    outcomes: list[Outcome] = measure_base(plan, None, console)
     passes = {outcome.name: 1 for outcome in outcomes}
 
     def add(name: str, mode: str, train_x: Tensor, test_x: Tensor) -> None:
@@ -77,3 +80,31 @@ def storage(cascade: Cascade, separate: Sequence[Path]) -> dict[str, Any]:
         "separate_files": files,
         "fp32_weights": 4 * cascade.dispatcher.index.weights,
     }
+
+
+def make_up(assignment: Tensor, labels: Tensor, classes: Sequence[str], experts: int) -> list[Cluster]:
+    """What the clusters 0 … experts - 1 are made of, by `assignment` and `labels`: both int64 (N,), -1 unknown."""
+    if assignment.shape != labels.shape:
+        raise DataError(
+            f"each image needs an expert and a label (or -1), got {tuple(assignment.shape)} experts and "
+            f"{tuple(labels.shape)} labels"
+        )
+    clusters: list[Cluster] = []
+    for expert in range(experts):
+        mine = labels[assignment == expert]
+        known = mine[mine >= 0]
+        counts = torch.bincount(known, minlength=len(classes))
+        # A stable sort: classes of equal size stay in the class list's order, on every machine.
+        order = counts.argsort(descending=True, stable=True)
+        order = order[counts[order] > 0]
+        covered = counts[order].cumsum(0).double() / max(len(known), 1)
+        clusters.append(
+            Cluster(
+                expert=expert,
+                images=len(mine),
+                labelled=len(known),
+                classes=tuple(str(classes[index]) for index in order.tolist()),
+                covered=tuple(covered.tolist()),
+            )
+        )
+    return clusters

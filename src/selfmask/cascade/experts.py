@@ -14,18 +14,15 @@ from torch import Tensor
 
 from selfmask._common.files import write_atomically
 from selfmask.images.image_set import ImageSet
-from selfmask.maskfile.loading import load
 from selfmask.maskset import MaskSet
 from selfmask.objectives.base import Objective
+from selfmask.objectives.registry import objective_class
+from selfmask.run.build import build_masks, build_objective
 from selfmask.run.checkpoint import read_checkpoint
-from selfmask.run.folder import MASK
-from selfmask.run.loop import CHECKPOINT, fit
+from selfmask.run.folder import RunFolder
+from selfmask.run.loop import fit
 from selfmask.run.plan import Plan
-from selfmask.run.settings import FitSettings
-
-# The objective whose trained head means the same on every image: an expert's starts as the dispatcher's. The others
-# take targets, prototypes or texts from the base, as for the dispatcher, but for the expert's images alone.
-_TRAINED_HEAD = "supervised"
+from selfmask.run.schedule import FitSettings
 
 
 @dataclass(frozen=True)
@@ -40,14 +37,14 @@ class Start:
     steps: int
 
     @classmethod
-    def of(cls, folder: Path) -> Start:
+    def of(cls, folder: RunFolder) -> Start:
         """Of the finished dispatcher in `folder`. Raises `RunError` where its checkpoint is missing or damaged."""
-        state = read_checkpoint(folder / CHECKPOINT)
+        state = read_checkpoint(folder.checkpoint)
         scores = state["optimizer"]["state"]
         return cls(
-            folder / MASK,
+            folder.mask_file,
             tuple(scores[index]["score"] for index in sorted(scores) if "score" in scores[index]),
-            load(folder / MASK).statistics,
+            folder.mask().statistics,
             state["objective"],
             int(state["step"]),
         )
@@ -67,7 +64,7 @@ def train_expert(
     plan: Plan,
     images: ImageSet,
     start: Start,
-    folder: Path,
+    folder: RunFolder,
     *,
     title: str,
     steps: int | None,
@@ -82,11 +79,11 @@ def train_expert(
     unless given, so a small cluster is seen more often. With `supervised`, images of one class leave nothing to tell
     apart: the dispatcher's own mask is the expert then. The backbone is the base again afterwards.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if plan.objective == _TRAINED_HEAD and len(set(images.labels.tolist())) < 2:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if _keeps_its_head(plan) and len(set(images.labels.tolist())) < 2:
         console.print(f"{title}: images of one class, so it is the dispatcher itself", highlight=False)
         if accelerator.is_main_process:
-            write_atomically(folder / MASK, start.mask.read_bytes())
+            write_atomically(folder.mask_file, start.mask.read_bytes())
         accelerator.wait_for_everyone()
         return True
     settings = replace(
@@ -96,11 +93,11 @@ def train_expert(
         rate=plan.fit.rate if rate is None else rate,
     )
     own = replace(plan, train=images, labelled=images.labelled(), fit=settings)
-    resume = _same_plan(folder / CHECKPOINT, settings)
-    objective = own.make_objective()
+    resume = _same_plan(folder.checkpoint, settings)
+    objective = build_objective(own)
     if not resume:
         _prepare(objective, own, start, console)
-    masks = own.make_masks()
+    masks = build_masks(own)
     try:
         start.put(masks)
         fitted = fit(
@@ -111,13 +108,13 @@ def train_expert(
             return False
         if accelerator.is_main_process:
             masks.save(
-                folder / MASK,
+                folder.mask_file,
                 backbone=own.backbone.describe(),
                 preprocessing=own.backbone.preprocessing.describe(),
                 training=own.record(),
             )
             # The mask is what is wanted of it; scores and momenta of all experts would fill a disk.
-            (folder / CHECKPOINT).unlink(missing_ok=True)
+            folder.checkpoint.unlink(missing_ok=True)
         accelerator.wait_for_everyone()
         return True
     finally:
@@ -133,8 +130,14 @@ def _same_plan(checkpoint: Path, settings: FitSettings) -> bool:
     return all(before.get(name) == getattr(settings, name) for name in ("steps", "rate"))
 
 
+def _keeps_its_head(plan: Plan) -> bool:
+    """Whether the trained head means the same on every image, so that an expert's starts as the dispatcher's. Else it
+    takes targets, prototypes or texts from the base, as for the dispatcher, but for the expert's images alone."""
+    return objective_class(plan.objective).labels == "needed"
+
+
 def _prepare(objective: Objective, plan: Plan, start: Start, console: Console) -> None:
-    if plan.objective == _TRAINED_HEAD:
+    if _keeps_its_head(plan):
         objective.load_state_dict(start.objective)
         return
     for line in objective.prepare(plan.backbone, plan.train):

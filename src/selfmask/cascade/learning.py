@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
+from selfmask._common.processes import by_the_first
 from selfmask.cascade.cascade_file import load_cascade, write_cascade
-from selfmask.cascade.evaluation import measure_cascade, storage
+from selfmask.cascade.evaluation import make_up, measure_cascade, storage
 from selfmask.cascade.experts import Start, train_expert
 from selfmask.cascade.fusion import MODES, Fusion, Mode, fit_fusion, joined
-from selfmask.cascade.makeup import Cluster, make_up
 from selfmask.cascade.network import Cascade
 from selfmask.cascade.router import Router, check_support, fit_router
 from selfmask.cascade.settings import CascadeSettings
@@ -25,42 +26,54 @@ from selfmask.errors import RunError
 from selfmask.features.features import features
 from selfmask.features.passes import showing
 from selfmask.features.rows import Rows
-from selfmask.maskfile.loading import load
-from selfmask.run.adapt_settings import AdaptSettings
-from selfmask.run.adaptation import adapt, recorded
+from selfmask.run.adapt import adapt
+from selfmask.run.build import build_objective
 from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
-from selfmask.run.distribution import accelerator_for, by_the_first, console_for
-from selfmask.run.folder import MASK, RESULT, SETTINGS, open_folder, write_json
-from selfmask.run.loop import CHECKPOINT
+from selfmask.run.folder import RunFolder
 from selfmask.run.plan import Plan, make_plan
-from selfmask.run.provenance import record
-
-CASCADE, ROUTER, DISPATCHER_FOLDER = "cascade.safetensors", "router.safetensors", "dispatcher"
+from selfmask.run.process import accelerator_for, console_for
+from selfmask.run.provenance import command_of, machine, versions
+from selfmask.run.result import CascadePart, Cluster, Result, Seconds
+from selfmask.run.settings import AdaptSettings
 
 # The fusion's axes are fitted on so many images at most: their Gram matrix is decomposed in float64, a minute's work
 # at this size, and the leading axes of thousands of images are those of all.
 FUSION_IMAGES = 4096
 
-# What a resumed cascade may change, besides what an adaptation may. The experts' rate and steps: an expert may have
-# been stopped because it did harm. Finished experts stay as they are, and the result says how each was trained.
-_FREE = ("keep", "width", "pictures", "expert_lr", "expert_steps")
-
 
 @dataclass(frozen=True)
 class CascadeRun:
-    """How it ended. `rows` is None where nothing could be measured; `result` is what result.json holds."""
+    """How it ended. `result` is None where it was interrupted, and in all of several processes but the first."""
 
     folder: Path
     interrupted: bool
     experts: int = 0
-    rows: Rows | None = None
-    clusters: tuple[Cluster, ...] = ()
-    result: Mapping[str, Any] | None = None
+    result: Result | None = None
 
     @property
     def file(self) -> Path:
         """The cascade file."""
-        return self.folder / CASCADE
+        return RunFolder(self.folder).cascade_file
+
+    @property
+    def rows(self) -> Rows | None:
+        """What was measured; None where nothing could be."""
+        return None if self.result is None else self.result.rows
+
+    def document(self) -> dict[str, Any]:
+        """What --json prints of it."""
+        return {
+            "folder": str(self.folder),
+            "interrupted": self.interrupted,
+            "experts": self.experts,
+            "cascade": None if self.interrupted else str(self.file),
+            "result": None if self.result is None else self.result.document(),
+        }
+
+    @property
+    def clusters(self) -> tuple[Cluster, ...]:
+        """What the clusters are made of."""
+        return () if self.result is None or self.result.cascade is None else self.result.cascade.clusters
 
 
 def learn_cascade(settings: CascadeSettings, *, console: Console | None = None) -> CascadeRun:
@@ -72,103 +85,107 @@ def learn_cascade(settings: CascadeSettings, *, console: Console | None = None) 
     plan = make_plan(settings)
     accelerator = accelerator_for(plan.backbone.module)
     console = console_for(accelerator, console)
-    with showing(console):
-        return _learn(settings, plan, accelerator, console)
-
-
-def _learn(settings: CascadeSettings, plan: Plan, accelerator: Accelerator, console: Console) -> CascadeRun:
-    folder = settings.folder()
     # Before the folder is opened and the dispatcher trained, not after it.
     check_support(len(plan.train), settings.experts)
-    plan.make_objective()
-    plan.check_masks()
-    described = {name: value for name, value in recorded(settings).items() if name not in _FREE}
-    by_the_first(accelerator, lambda: open_folder(folder, described, resume=settings.resume))
+    build_objective(plan)
+    folder = RunFolder(settings.folder())
+    with showing(console), folder.held() if accelerator.is_main_process else nullcontext():
+        by_the_first(accelerator.device, lambda: folder.open(settings.recorded(), resume=settings.resume))
+        return _learn(settings, plan, folder, accelerator, console)
+
+
+def _learn(
+    settings: CascadeSettings, plan: Plan, folder: RunFolder, accelerator: Accelerator, console: Console
+) -> CascadeRun:
     began = time.perf_counter()
-    if not _dispatcher(settings, folder / DISPATCHER_FOLDER, console):
-        return CascadeRun(folder, interrupted=True)
+    if not _dispatcher(settings, folder.dispatcher, console):
+        return CascadeRun(folder.path, interrupted=True)
 
     plan.backbone.module.eval()
     router, assignment = _router(settings, plan, folder, accelerator, console)
-    start = Start.of(folder / DISPATCHER_FOLDER)
-    paths: list[Path] = []
-    for expert in range(router.experts):
-        mine = (assignment == expert).nonzero().flatten()
-        paths.append(folder / f"expert-{expert + 1}")
-        if (paths[-1] / MASK).is_file():
-            console.print(f"expert {expert + 1}: finished before", highlight=False)
+    start = Start.of(folder.dispatcher)
+    experts = [folder.expert(number) for number in range(1, router.experts + 1)]
+    for number, expert in enumerate(experts, 1):
+        mine = (assignment == number - 1).nonzero().flatten()
+        if expert.mask_file.is_file():
+            console.print(f"expert {number}: finished before", highlight=False)
             continue
         console.print(
-            f"expert {expert + 1} of {router.experts}: {len(mine)} images", highlight=False, soft_wrap=True
+            f"expert {number} of {router.experts}: {len(mine)} images", highlight=False, soft_wrap=True
         )
         try:
             finished = train_expert(
-                plan, plan.train.subset(mine), start, paths[-1], title=f"expert {expert + 1}",
+                plan, plan.train.subset(mine), start, expert, title=f"expert {number}",
                 steps=settings.expert_steps, rate=settings.expert_lr, accelerator=accelerator, console=console,
             )  # fmt: skip
         except RunError as error:
             raise RunError(
-                f"expert {expert + 1}: {error}. What is finished is kept: go on by --resume, with a smaller "
+                f"expert {number}: {error}. What is finished is kept: go on by --resume, with a smaller "
                 f"--expert-lr ({(settings.expert_lr or plan.fit.rate) / 4:.2g} say) if its rate was the reason"
             ) from error
         if not finished:
-            return CascadeRun(folder, interrupted=True, experts=router.experts)
+            return CascadeRun(folder.path, interrupted=True, experts=router.experts)
     learnt = time.perf_counter() - began
 
     if not accelerator.is_main_process:
-        return CascadeRun(folder, interrupted=False, experts=router.experts)
-    fusions = _write(settings, plan, folder, router, paths)
-    cascade = load_cascade(folder / CASCADE)
+        return CascadeRun(folder.path, interrupted=False, experts=router.experts)
+    fusions = _write(settings, plan, folder, router, experts)
+    cascade = load_cascade(folder.cascade_file)
     whole = replace(cascade, fusions=fusions)
     rows, passes = measure_cascade(plan, whole, console) if settings.evaluate else (None, {})
     clusters = make_up(assignment, plan.train.labels, plan.train.classes, router.experts)
-    result = {
-        "data": plan.train.name,
-        "backbone": plan.backbone.spec,
-        "objective": plan.objective,
-        "seed": settings.seed,
-        "size": plan.size,
-        "experts": router.experts,
-        "router": settings.router,
-        "training": plan.record(),
-        "expert_training": [_trained(path) for path in paths],
-        "rows": None if rows is None else rows.to_json(),
-        "passes": passes,
-        "bytes": cascade.bytes(),
-        "storage": storage(cascade, [folder / DISPATCHER_FOLDER / MASK, *(path / MASK for path in paths)]),
-        "clusters": [cluster.to_json() for cluster in clusters],
+    files = [folder.dispatcher.mask_file, *(expert.mask_file for expert in experts)]
+    result = Result(
+        data=plan.train.name,
+        backbone=plan.backbone.spec,
+        objective=plan.objective,
+        seed=settings.seed,
+        size=plan.size,
+        training=plan.record(),
+        rows=rows,
+        bytes=cascade.bytes(),
         # Of this call alone: what a resumed cascade had before is not counted.
-        "seconds": {"learning": round(learnt, 1), "total": round(time.perf_counter() - began, 1)},
-        "resumed": settings.resume,
-        **record(settings, accelerator.device, "cascade"),
-    }
-    write_json(folder / RESULT, result)
-    return CascadeRun(folder, False, router.experts, rows, tuple(clusters), result)
+        seconds=Seconds(round(learnt, 1), round(time.perf_counter() - began, 1)),
+        command=tuple(command_of(settings, "cascade")),
+        versions=versions(),
+        machine=machine(accelerator.device),
+        cascade=CascadePart(
+            experts=router.experts,
+            router=settings.router,
+            expert_training=tuple(_trained(expert) for expert in experts),
+            passes=passes,
+            storage=storage(cascade, files),
+            clusters=tuple(clusters),
+        ),
+        warnings=tuple(plan.splits.notes),
+    )
+    result.write(folder.result_file)
+    return CascadeRun(folder.path, False, router.experts, result)
 
 
-def _dispatcher(settings: CascadeSettings, folder: Path, console: Console) -> bool:
+def _dispatcher(settings: CascadeSettings, folder: RunFolder, console: Console) -> bool:
     """Train it, or go on with it, as an ordinary adaptation in its own folder; False where it was interrupted."""
-    if (folder / MASK).is_file() and (folder / CHECKPOINT).is_file():
+    if folder.mask_file.is_file() and folder.checkpoint.is_file():
         console.print("dispatcher: finished before", highlight=False)
         return True
     values = {f.name: getattr(settings, f.name) for f in fields(AdaptSettings)}
     # It is measured with the cascade, on the same images.
     own = AdaptSettings(
-        **values | {"out": folder, "evaluate": False, "resume": (folder / SETTINGS).is_file()}
+        **values | {"out": folder.path, "evaluate": False, "resume": folder.settings.is_file()}
     )
     return not adapt(own, console=console).interrupted
 
 
 def _router(
-    settings: CascadeSettings, plan: Plan, folder: Path, accelerator: Accelerator, console: Console
+    settings: CascadeSettings, plan: Plan, folder: RunFolder, accelerator: Accelerator, console: Console
 ) -> tuple[Router, Tensor]:
     """The router and the experts of the training images: fitted once, by one process, and read by all."""
-    path = folder / ROUTER
+    path = folder.router
 
     def make() -> None:
         if path.is_file():
             return
-        with load(folder / DISPATCHER_FOLDER / MASK, plan.backbone.module).apply(plan.backbone.module):
+        with folder.dispatcher.mask().apply(plan.backbone.module):
             x = features(plan.backbone, plan.train, channels_last=plan.channels_last, what="for the router")
         router, assignment, lines = fit_router(x, settings.experts, kind=settings.router, seed=settings.seed)
         sizes = ", ".join(str(size) for size in torch.bincount(assignment).tolist())
@@ -176,14 +193,14 @@ def _router(
             console.print(line, highlight=False, soft_wrap=True)
         write_checkpoint(path, {"kind": router.kind, "router": router.tensors(), "assignment": assignment})
 
-    by_the_first(accelerator, make)
+    by_the_first(accelerator.device, make)
     state = read_checkpoint(path)
     return Router.from_tensors(state["kind"], state["router"]), state["assignment"]
 
 
-def _trained(folder: Path) -> dict[str, Any]:
-    """How the expert in `folder` was trained, and the density that it found."""
-    mask = load(folder / MASK)
+def _trained(expert: RunFolder) -> dict[str, float]:
+    """How `expert` was trained, and the density that it found."""
+    mask = expert.mask()
     training = mask.metadata["training"]
     return {name: training[name] for name in ("images", "batch", "steps", "rate")} | {
         "density": mask.density()
@@ -191,22 +208,22 @@ def _trained(folder: Path) -> dict[str, Any]:
 
 
 def _write(
-    settings: CascadeSettings, plan: Plan, folder: Path, router: Router, experts: list[Path]
+    settings: CascadeSettings, plan: Plan, folder: RunFolder, router: Router, experts: list[RunFolder]
 ) -> dict[Mode, Fusion]:
     """Write the cascade file; returns both fusions, also one that the file does not keep."""
     module = plan.backbone.module
 
     def write(fusions: Mapping[Mode, Fusion]) -> Cascade:
         write_cascade(
-            folder / CASCADE,
-            dispatcher=(folder / DISPATCHER_FOLDER / MASK).read_bytes(),
-            experts=[load(path / MASK, module) for path in experts],
+            folder.cascade_file,
+            dispatcher=folder.dispatcher.mask_file.read_bytes(),
+            experts=[expert.mask() for expert in experts],
             router=router,
             fusions=fusions,
             base=module,
             metadata={"training": plan.record()},
         )
-        return load_cascade(folder / CASCADE, module)
+        return load_cascade(folder.cascade_file, module)
 
     images = plan.train
     if len(images) > FUSION_IMAGES:

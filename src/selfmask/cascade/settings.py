@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from selfmask.cascade.fusion import MODES, Mode
 from selfmask.cascade.router import Kind
 from selfmask.errors import SettingsError
-from selfmask.run.adapt_settings import AdaptSettings, ObjectiveName
+from selfmask.objectives.registry import WITHOUT_LABELS
+from selfmask.run.settings import HEADINGS as ADAPT_HEADINGS
+from selfmask.run.settings import AdaptSettings
 
 
 @dataclass(frozen=True)
 class CascadeSettings(AdaptSettings):
     """Learn a dispatcher, a router and experts on your images, in one file."""
 
-    objective: ObjectiveName = "distil"
+    objective: str = WITHOUT_LABELS
     """How to learn the dispatcher and the experts. Cascades are meant for images without labels; labels, where
     there are some, then serve to measure."""
     out: Path | None = None
@@ -37,6 +39,12 @@ class CascadeSettings(AdaptSettings):
     """Which embeddings the file can make. Both are measured either way."""
     pictures: bool = True
     """Draw the clusters' make-up and maps of the embeddings."""
+
+    FREE: ClassVar[tuple[str, ...]] = (
+        *AdaptSettings.FREE, "keep", "width", "pictures", "expert_lr", "expert_steps",
+    )  # fmt: skip
+    """What a resumed cascade may change. The experts' rate and steps: an expert may have been stopped because it did
+    harm. Finished experts stay as they are, and the result says how each was trained."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,3 +68,13 @@ class CascadeSettings(AdaptSettings):
     def modes(self) -> tuple[Mode, ...]:
         """The fusions that the file keeps."""
         return MODES if self.keep == "both" else (self.keep,)
+
+
+HEADINGS: dict[str, tuple[str, ...]] = {
+    "": (
+        "data", "out", "backbone", "weights", "experts", "size", "epochs", "labels", "evaluate", "resume",
+    ),
+    "Cascade": ("router", "expert_steps", "expert_lr", "width", "keep", "pictures"),
+    **{heading: names for heading, names in ADAPT_HEADINGS.items() if heading},
+}  # fmt: skip
+"""The flags under their headings; see `run.settings.HEADINGS`."""

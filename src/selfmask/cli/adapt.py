@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from json import loads
 from typing import Any
 
+import tyro
 from rich.console import Console
 
+from selfmask._common.processes import leave_processes
 from selfmask.cli.output import print_json
-from selfmask.run.adapt_settings import AdaptSettings
-from selfmask.run.adaptation import Run, adapt
-from selfmask.run.distribution import leave_processes
+from selfmask.run.adapt import Run, adapt
+from selfmask.run.settings import AdaptSettings as Settings
+
+
+@dataclass(frozen=True)
+class AdaptSettings(Settings):
+    """Learn a mask for a backbone on your images."""
+
+    objective_settings: tyro.conf.Suppress[Mapping[str, Any]] = field(default_factory=dict)
+    own: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A setting of the objective's own, NAME=VALUE in JSON."""
+    json: bool = False
+    """Print one JSON document instead of text."""
+
+    def plain(self) -> Settings:
+        """Without what only the command line has."""
+        values = {f.name: getattr(self, f.name) for f in fields(Settings)}
+        own = {name: loads(value) for name, _, value in (word.partition("=") for word in self.own)}
+        return Settings(**{**values, "objective_settings": own})  # pyright: ignore[reportArgumentType]
+
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C ended."""
@@ -18,13 +40,13 @@ INTERRUPTED = 130
 def run(settings: AdaptSettings) -> int:
     """Run it, and say what came out: a table and the files, or one JSON document."""
     try:
-        outcome = adapt(settings, console=Console(stderr=True, quiet=settings.json))
+        outcome = adapt(settings.plain(), console=Console(stderr=True, quiet=settings.json))
     finally:
         leave_processes()  # left to the interpreter's end, a process of several now and then aborts
     if outcome.result is None and not outcome.interrupted:
         return 0  # one of several processes, and not the first, which says it all
     if settings.json:
-        print_json(document(outcome))
+        print_json(outcome.document())
     else:
         report(outcome, Console())
     return INTERRUPTED if outcome.interrupted else 0
@@ -43,10 +65,10 @@ def report(outcome: Run, console: Console) -> None:
         console.print(
             "Nothing was measured: that needs labels on some training images and on some test images."
         )
-    sizes, seconds = outcome.result["bytes"], outcome.result["seconds"]
+    sizes, seconds = outcome.result.bytes, outcome.result.seconds
     console.print(
         f"{outcome.status.off:,} of {outcome.status.weights:,} weights off "
-        f"({100 * (1 - outcome.status.density):.2f} %), after {seconds['training']:.0f} s of training",
+        f"({100 * (1 - outcome.status.density):.2f} %), after {seconds.training:.0f} s of training",
         highlight=False,
     )
     console.print(
@@ -55,14 +77,3 @@ def report(outcome: Run, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def document(outcome: Run) -> dict[str, Any]:
-    """What --json prints of a run."""
-    return {
-        "folder": str(outcome.folder),
-        "interrupted": outcome.interrupted,
-        "steps": outcome.steps,
-        "mask": None if outcome.interrupted else str(outcome.mask),
-        "result": outcome.result,
-    }

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 from rich.console import Console
 from rich.table import Table
 
+from selfmask._common.processes import leave_processes
 from selfmask.cascade.cascade_file import load_cascade
 from selfmask.cascade.evaluation import SELF_MASKED
 from selfmask.cascade.fusion import MODES
 from selfmask.cascade.learning import CascadeRun, learn_cascade
 from selfmask.cascade.network import DISPATCHER
-from selfmask.cascade.settings import CascadeSettings
+from selfmask.cascade.settings import CascadeSettings as Settings
 from selfmask.cli.output import print_json
 from selfmask.report.clusters import clusters_chart
 from selfmask.report.embedding import aligned, embed, embedding_chart
-from selfmask.run.distribution import leave_processes
 from selfmask.run.plan import make_plan
 
-__all__ = ["CascadeSettings", "run"]
+
+@dataclass(frozen=True)
+class CascadeSettings(Settings):
+    """Learn a dispatcher, a router and experts on your images, in one file."""
+
+    objective_settings: tyro.conf.Suppress[Mapping[str, Any]] = field(default_factory=dict)
+    json: bool = False
+    """Print one JSON document instead of text."""
+
+    def plain(self) -> Settings:
+        """Without what only the command line has."""
+        return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
+
 
 INTERRUPTED = 130
 MAP_IMAGES = 1000  # t-SNE of more takes minutes and shows no more
@@ -32,25 +46,25 @@ LEAST_MAP_IMAGES = 5  # and of fewer there is none
 def run(settings: CascadeSettings) -> int:
     """Run it, and say what came out: a table and the files, or one JSON document."""
     try:
-        outcome = learn_cascade(settings, console=Console(stderr=True, quiet=settings.json))
+        outcome = learn_cascade(settings.plain(), console=Console(stderr=True, quiet=settings.json))
     finally:
         leave_processes()
     if outcome.result is None and not outcome.interrupted:
         return 0  # one of several processes, and not the first, which says it all
     pictures = [] if outcome.interrupted or not settings.pictures else draw(settings, outcome)
     if settings.json:
-        print_json(_document(outcome, pictures))
+        print_json({**outcome.document(), "pictures": pictures})
     else:
         report(outcome, pictures, Console())
     return INTERRUPTED if outcome.interrupted else 0
 
 
-def draw(settings: CascadeSettings, outcome: CascadeRun) -> list[str]:
+def draw(settings: Settings, outcome: CascadeRun) -> list[str]:
     """Write the clusters' make-up (figure4) and maps of the embeddings, each as pictures and as data."""
     folder = outcome.folder
     paths: list[Path] = []
     if any(cluster.covered for cluster in outcome.clusters):
-        clusters = [cluster.to_json() for cluster in outcome.clusters]
+        clusters = [asdict(cluster) for cluster in outcome.clusters]
         paths += clusters_chart(clusters, "figure4").save(folder)
     plan = make_plan(settings)
     cascade = load_cascade(outcome.file, plan.backbone.module)
@@ -79,7 +93,9 @@ def report(outcome: CascadeRun, pictures: list[str], console: Console) -> None:
     assert outcome.result is not None
     if outcome.rows is not None:
         console.print(outcome.rows.table())
-    passes, sizes, storage = (outcome.result[key] for key in ("passes", "bytes", "storage"))
+    assert outcome.result.cascade is not None
+    sizes = outcome.result.bytes
+    passes, storage = outcome.result.cascade.passes, outcome.result.cascade.storage
     if passes:
         console.print("forward passes an image: " + ", ".join(f"{name} {n}" for name, n in passes.items()))
     table = Table("part of the file")
@@ -98,14 +114,3 @@ def report(outcome: CascadeRun, pictures: list[str], console: Console) -> None:
         console.print(
             f"pictures: {', '.join(drawn)} (and .svg, .csv, .json)", highlight=False, soft_wrap=True
         )
-
-
-def _document(outcome: CascadeRun, pictures: list[str]) -> dict[str, Any]:
-    return {
-        "folder": str(outcome.folder),
-        "interrupted": outcome.interrupted,
-        "experts": outcome.experts,
-        "cascade": None if outcome.interrupted else str(outcome.file),
-        "pictures": pictures,
-        "result": None if outcome.result is None else json.loads(json.dumps(dict(outcome.result))),
-    }

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from selfmask.cli.adapt import INTERRUPTED, document, report
+from selfmask.cli.adapt import INTERRUPTED, report
 from selfmask.cli.output import print_json
 from selfmask.features.rows import MASKED
-from selfmask.run.adapt_settings import AdaptSettings
-from selfmask.run.adaptation import adapt
+from selfmask.run.adapt import adapt
+from selfmask.run.settings import AdaptSettings
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def run(settings: DemoSettings) -> int:
     said.print(f"selfmask adapt {settings.data} --out {folder} --finetune", style="bold", highlight=False)
     outcome = adapt(AdaptSettings(settings.data, out=folder, seed=settings.seed, finetune=True), console=said)
     if settings.json:
-        print_json(document(outcome))
+        print_json(outcome.document())
         return INTERRUPTED if outcome.interrupted else 0
     console = Console()
     report(outcome, console)

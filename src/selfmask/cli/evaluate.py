@@ -19,8 +19,7 @@ from selfmask.images.opening import open_data
 from selfmask.images.splits import Splits, label_budget
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
-from selfmask.run.defaults import prefers_channels_last
-from selfmask.run.folder import MASK
+from selfmask.run.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def run(settings: EvaluateSettings) -> int:
     """Measure and print."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    mask = load(settings.run / MASK if settings.run.is_dir() else settings.run)
+    mask = RunFolder(settings.run).mask() if settings.run.is_dir() else load(settings.run)
     splits = _labelled(settings)
     with showing(Console(stderr=True)):
         rows = compare_with_base(mask, splits, settings)
@@ -72,7 +71,7 @@ def compare_with_base(mask: Mask, splits: Splits, settings: EvaluateSettings) ->
     """The rows pretrained, statistics only (if wanted) and masked."""
     backbone = backbone_of(mask, settings.backbone, settings.weights)
     assert splits.test is not None  # `_labelled` saw to it
-    channels_last = prefers_channels_last(backbone.family)
+    channels_last = backbone.prefers_channels_last
     if channels_last:
         backbone.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     train, test, seed = splits.train.labelled(), splits.test, settings.seed

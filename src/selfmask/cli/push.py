@@ -9,7 +9,7 @@ from typing import Any
 from selfmask.cli.output import print_json
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
-from selfmask.run.folder import MASK, RESULT, read_json
+from selfmask.run.folder import RunFolder
 from selfmask.tasks.card import model_card
 from selfmask.tasks.hub import FILENAME, push_to_hub
 
@@ -42,7 +42,7 @@ class PushSettings:
 
 def run(settings: PushSettings) -> int:
     """Read, check, make the card, send."""
-    mask = load(settings.mask / MASK if settings.mask.is_dir() else settings.mask)
+    mask = RunFolder(settings.mask).mask() if settings.mask.is_dir() else load(settings.mask)
     rows = _rows(settings.mask, mask)
     if settings.preview:
         card = model_card(
@@ -76,9 +76,8 @@ def run(settings: PushSettings) -> int:
 
 def _rows(path: Path, mask: Mask) -> dict[str, Any] | None:
     """The run's results, if `path` is a run's folder and they are those of this very file."""
-    if not path.is_dir() or not (path / RESULT).is_file():
+    folder = RunFolder(path)
+    if not path.is_dir() or not folder.result_file.is_file():
         return None
-    result = read_json(path / RESULT)
-    if not isinstance(result, dict) or result.get("bytes") != mask.bytes():
-        return None
-    return result.get("rows")
+    result = folder.result()
+    return None if result.rows is None or result.bytes != mask.bytes() else result.rows.to_json()

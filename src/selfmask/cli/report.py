@@ -15,8 +15,8 @@ from selfmask.errors import SettingsError
 from selfmask.report.gather import gather
 from selfmask.report.page.page import build_report
 from selfmask.report.run_folder import read_run
-from selfmask.run.adapt_settings import AdaptSettings
 from selfmask.run.provenance import command_words
+from selfmask.run.settings import AdaptSettings
 
 
 @dataclass(frozen=True)

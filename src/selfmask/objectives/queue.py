@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from selfmask._common.processes import gathered, place
 from selfmask.errors import SettingsError
-from selfmask.objectives.processes import gathered, place
 
 
 class EmbeddingQueue(nn.Module):

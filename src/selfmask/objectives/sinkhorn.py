@@ -65,10 +65,3 @@ def _logsumexp_of_samples(values: Tensor, together: bool) -> Tensor:
     if together:
         dist.all_reduce(total)
     return total.log_().add_(top)
-
-
-def usage_entropy(codes: Tensor) -> float:
-    """Entropy in nats of how the samples `codes` (B, K) spread over the prototypes: ln K if evenly, 0 if all
-    went to one."""
-    share = codes.detach().float().mean(dim=0)
-    return float(-(share * share.clamp_min(1e-30).log()).sum())

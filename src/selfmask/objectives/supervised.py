@@ -7,22 +7,19 @@ probe is where such a head would end up on the untouched backbone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfmask.backbones.backbone import Backbone
 from selfmask.errors import DataError, SettingsError
 from selfmask.features.features import features
 from selfmask.features.probe import fit_probe
-from selfmask.images.image_set import UNLABELLED
+from selfmask.images.image_set import UNLABELLED, ImageSet
 from selfmask.images.views import Augment, light
-from selfmask.objectives.base import Batch, Figures, Objective
-
-if TYPE_CHECKING:
-    from selfmask.backbones.backbone import Backbone
-    from selfmask.images.image_set import ImageSet
+from selfmask.objectives.base import FROM_LABELS, Batch, Figures, Job, Objective, PaperConstants, least_crop
 
 
 @dataclass(frozen=True)
@@ -30,16 +27,17 @@ class SupervisedSettings:
     """
     label_smoothing: share of the target spread over all classes, in [0, 1).
     class_weights: "balanced" weighs each class by 1 / its share of the labels, None weighs all alike.
-    head_start: "probe" or "random" (the paper's).
+    head_start: "probe" (logistic) or "random" (the paper's).
     head_rate: SGD rate of the head; None derives it from the size of the features.
-    crop: least share of an image's area in a training view, in (0, 1].
+    crop: least share of an image's area in a training view, in (0, 1]; None: 0.35, or 0.7 where
+        images must not be mirrored.
     """
 
     label_smoothing: float = 0.0
     class_weights: Literal["balanced"] | None = None
     head_start: Literal["probe", "random"] = "probe"
     head_rate: float | None = None
-    crop: float = 0.35
+    crop: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -50,14 +48,16 @@ class SupervisedSettings:
             raise SettingsError(f"class_weights is 'balanced' or None, got {self.class_weights!r}")
         if self.head_rate is not None and self.head_rate < 0:
             raise SettingsError(f"head_rate must not be negative, got {self.head_rate}")
-        if not 0 < self.crop <= 1:
+        if self.crop is not None and not 0 < self.crop <= 1:
             raise SettingsError(f"crop is a share of the area in (0, 1], got {self.crop}")
 
 
 class Supervised(Objective):
     """Cross-entropy of a linear head on one lightly augmented view (PAPER §6, supervised)."""
 
-    needs_labels = True
+    Settings: ClassVar[type] = SupervisedSettings
+    recipe = FROM_LABELS
+    labels = "needed"
 
     def __init__(
         self,
@@ -71,13 +71,28 @@ class Supervised(Objective):
     ) -> None:
         super().__init__()
         self.settings = SupervisedSettings() if settings is None else settings
-        view = light(size, flips=flips, least=self.settings.crop)
+        view = light(size, flips=flips, least=self.settings.crop or least_crop(flips))
         self.views = (Augment(**{**vars(view), "interpolation": interpolation}),)
         self.linear = nn.Linear(width, classes)
         self.register_buffer("class_weights", torch.ones(classes))
         self.register_buffer("rate", torch.tensor(self.settings.head_rate or 0.0, dtype=torch.float64))
         self.class_weights: Tensor
         self.rate: Tensor
+
+    @classmethod
+    def make(cls, job: Job, settings: SupervisedSettings) -> Self:
+        _check_classes(job.images)
+        return cls(
+            job.backbone.width, len(job.images.classes), job.size, settings,
+            flips=job.images.flips, interpolation=job.backbone.preprocessing.interpolation,
+        )  # fmt: skip
+
+    @classmethod
+    def paper(cls, family: str) -> PaperConstants:
+        own: dict[str, Any] = {"head_start": "random", "crop": 0.08}
+        if family in ("vit", "clip"):
+            return PaperConstants(lr=10.0, epochs=32.0, settings=own)
+        return PaperConstants(warmup=40 / 150, settings=own)
 
     @property
     def head_rate(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -89,11 +104,7 @@ class Supervised(Objective):
             raise DataError("supervised training needs labelled images only; leave the unlabelled ones out")
         classes = self.linear.out_features
         counts = torch.bincount(labels, minlength=classes)
-        if int((counts > 0).sum()) < 2:
-            raise DataError(
-                f"supervised training needs images of at least two classes, {images.name} has "
-                f"{int((counts > 0).sum())}; to adapt without labels use --objective distil"
-            )
+        _check_classes(images)
         x = features(backbone, images, size=self.views[0].size, what="for the head")
         if self.settings.class_weights == "balanced":
             self.class_weights.copy_(labels.numel() / (classes * counts.clamp_min(1)))
@@ -102,7 +113,7 @@ class Supervised(Objective):
             # this rate is an eighth of where plain descent would begin to swing on the average image.
             self.rate.fill_(0.5 / float(x.double().square().sum(dim=1).mean()))
         lines = [f"head: {classes} classes, rate {self.head_rate:.2g} from the mean size of the features"]
-        if self.settings.head_start == "probe":
+        if self.settings.head_start != "random":
             weight, bias = fit_probe(x, labels).head(classes)
             with torch.no_grad():
                 self.linear.weight.copy_(weight)
@@ -120,3 +131,12 @@ class Supervised(Objective):
 
     def head(self) -> dict[str, Tensor]:
         return {"weight": self.linear.weight.detach().clone(), "bias": self.linear.bias.detach().clone()}
+
+
+def _check_classes(images: ImageSet) -> None:
+    present = len(images.labels[images.labels != UNLABELLED].unique())
+    if present < 2:
+        raise DataError(
+            f"supervised training needs images of at least two classes, {images.name} has {present}; "
+            "to adapt without labels use --objective distil"
+        )

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfmask._common.clustering import kmeans, principal_axes
+from selfmask.backbones.backbone import Backbone
 from selfmask.errors import SettingsError
 from selfmask.features.features import features
+from selfmask.images.image_set import ImageSet
 from selfmask.images.views import Augment, multi_crop
-from selfmask.objectives.base import Batch, Figures, Objective
-from selfmask.objectives.defaults import crops_for, prototypes_for, queue_for
+from selfmask.objectives.base import PROPORTIONAL, Batch, Figures, Job, Objective, PaperConstants
 from selfmask.objectives.prototypes import Projection, PrototypeHead
 from selfmask.objectives.queue import EmbeddingQueue
 from selfmask.objectives.sinkhorn import sinkhorn
+from selfmask.objectives.swav_defaults import crops_for, prototypes_for, queue_for
 from selfmask.objectives.watch import RunWatch, spread_of
-
-if TYPE_CHECKING:
-    from selfmask.backbones.backbone import Backbone
-    from selfmask.images.image_set import ImageSet
 
 
 @dataclass(frozen=True)
 class SwavSettings:
-    """None lets the number of images, the batch and the images' size decide (see `objectives.defaults`).
+    """None lets the number of images, the batch and the images' size decide (see `swav_defaults`).
 
     prototypes: K. dim: width of the embedding. projection: "linear", "mlp" (SwAV's) or "none".
     temperature: of the predictions. epsilon, iterations: of Sinkhorn-Knopp.
@@ -108,6 +106,9 @@ class Swav(Objective):
         multiple: what the sides of small crops are divisible by.
     """
 
+    Settings: ClassVar[type] = SwavSettings
+    recipe = PROPORTIONAL
+
     def __init__(
         self,
         width: int,
@@ -147,6 +148,17 @@ class Swav(Objective):
         self.watch = RunWatch(chance=math.log(count))
         self.register_buffer("usage", torch.full((count,), 1 / count))
         self.usage: Tensor
+
+    @classmethod
+    def make(cls, job: Job, settings: SwavSettings) -> Self:
+        return cls(
+            job.backbone.width, len(job.images), job.size, settings, batch=job.batch,
+            short_side=job.images.short_side(), flips=job.images.flips, multiple=job.backbone.multiple,
+        )  # fmt: skip
+
+    @classmethod
+    def paper(cls, family: str) -> PaperConstants:
+        return PaperConstants(settings=asdict(PAPER))
 
     def _crops(self, size: int, short_side: int, flips: bool, multiple: int) -> tuple[Augment, ...]:
         s, fitted = self.settings, crops_for(self.settings.large or size, short_side, multiple)

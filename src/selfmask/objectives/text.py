@@ -9,24 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from selfmask.backbones.backbone import TextTower
+from selfmask.backbones.backbone import Backbone, TextTower
 from selfmask.errors import BackboneError, DataError, SettingsError
 from selfmask.features.features import features
-from selfmask.images.image_set import UNLABELLED
+from selfmask.images.image_set import UNLABELLED, ImageSet
 from selfmask.images.views import Augment, light
-from selfmask.objectives.base import Batch, Figures, Objective
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from selfmask.backbones.backbone import Backbone
-    from selfmask.images.image_set import ImageSet
+from selfmask.objectives.base import FROM_LABELS, Batch, Figures, Job, Objective, PaperConstants, least_crop
 
 
 @dataclass(frozen=True)
@@ -34,12 +28,13 @@ class TextSettings:
     """
     prompts: templates with one {} for the class name; their embeddings are averaged.
     label_smoothing: share of the target spread over all classes, in [0, 1).
-    crop: least share of an image's area in a training view, in (0, 1].
+    crop: least share of an image's area in a training view, in (0, 1]; None: 0.35, or 0.7 where
+        images must not be mirrored.
     """
 
     prompts: tuple[str, ...] = ("a photo of a {}.",)
     label_smoothing: float = 0.0
-    crop: float = 0.35
+    crop: float | None = None
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -49,7 +44,7 @@ class TextSettings:
                 raise SettingsError(f"the prompt {prompt!r} needs exactly one {{}} where the class name goes")
         if not 0 <= self.label_smoothing < 1:
             raise SettingsError(f"label_smoothing is a share in [0, 1), got {self.label_smoothing}")
-        if not 0 < self.crop <= 1:
+        if self.crop is not None and not 0 < self.crop <= 1:
             raise SettingsError(f"crop is a share of the area in (0, 1], got {self.crop}")
 
 
@@ -77,6 +72,10 @@ class Text(Objective):
     `prepare` where the backbone has no text tower (build it as `openclip:ARCHITECTURE:TAG`).
     """
 
+    Settings: ClassVar[type] = TextSettings
+    recipe = FROM_LABELS
+    labels = "names"
+
     def __init__(
         self,
         width: int,
@@ -93,7 +92,7 @@ class Text(Objective):
             raise DataError(f"a text head needs the names of at least two classes, got {list(classes)}")
         self.settings = TextSettings() if settings is None else settings
         self.classes = tuple(classes)
-        view = light(size, flips=flips, least=self.settings.crop)
+        view = light(size, flips=flips, least=self.settings.crop or least_crop(flips))
         self.views = (Augment(**{**vars(view), "interpolation": interpolation}),)
         self.register_buffer("embeddings", torch.zeros(len(classes), width))
         self.register_buffer("scale", torch.tensor(1.0))
@@ -101,6 +100,19 @@ class Text(Objective):
         self.embeddings: Tensor
         self.scale: Tensor
         self.targets: Tensor
+
+    @classmethod
+    def make(cls, job: Job, settings: TextSettings) -> Self:
+        return cls(
+            job.backbone.width, job.images.classes, job.size, settings, images=len(job.images),
+            flips=job.images.flips, interpolation=job.backbone.preprocessing.interpolation,
+        )  # fmt: skip
+
+    @classmethod
+    def paper(cls, family: str) -> PaperConstants:
+        if family in ("vit", "clip"):
+            return PaperConstants(lr=10.0, epochs=32.0)
+        return PaperConstants(warmup=40 / 150)
 
     def prepare(self, backbone: Backbone, images: ImageSet) -> list[str]:
         if backbone.text is None:

@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -50,7 +49,15 @@ def read_checkpoint(path: Path) -> State:
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         return _put_tensors(json.loads(metadata["state"]), tensors)
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (
+        SafetensorError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        StopIteration,
+        RecursionError,
+    ) as error:
         raise RunError(f"the checkpoint {path} is damaged: {error}") from error
 
 
@@ -88,8 +95,3 @@ def _put_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
         items = [_put_tensors(v, tensors) for v in content]
         return tuple(items) if kind == "tuple" else items
     return content
-
-
-def rng_state() -> Tensor:
-    """torch's own generator on the CPU: dropout and stochastic depth draw from it."""
-    return torch.get_rng_state()

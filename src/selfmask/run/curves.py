@@ -8,14 +8,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from selfmask._common.files import write_atomically
-from selfmask.run.journal import read_log
+from selfmask.run.log import Log
 
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#c2571a", "#555555"
 
 
-def draw_curves(log: Path, picture: Path, title: str) -> None:
+def draw_curves(log: Log, picture: Path, title: str) -> None:
     """Draw `picture` (PNG, 1200 × 450 pixels) from a run's log."""
-    entries = read_log(log)
+    entries = log.steps
     steps = [e["step"] + 1 for e in entries]
     figure = Figure(figsize=(12, 4.5), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,69 +1,197 @@
-"""The folder of a run: what lies where, and the rules that keep two runs from mixing.
+"""The folder of a run: what lies where, who is in it, and the rules that keep two runs from mixing.
 
-settings.json (as given; result.json and the mask have what was chosen), log.jsonl, checkpoint.safetensors,
-mask.safetensors, result.json, curves.png.
+A cascade keeps its dispatcher and its experts as runs of their own in folders inside its own.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from selfmask._common.files import write_atomically
 from selfmask.errors import RunError
+from selfmask.maskfile.loading import load
+from selfmask.maskfile.mask import Mask
+from selfmask.run.log import Log
+from selfmask.run.result import Result, read_json, write_json
 
-SETTINGS, RESULT, MASK, CURVES = "settings.json", "result.json", "mask.safetensors", "curves.png"
+LOCK = ".lock"
 
 
-def open_folder(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
-    """Make `folder` for a new run, or check that it holds the run that `settings` describe.
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder: its files by name, each read and written by one type.
 
-    Raises `RunError` for a folder that is not empty (without `resume`), that holds no run, or that holds one
-    made with other settings (the first that differs is named).
+    >>> folder = RunFolder(Path("runs/photos"))
+    >>> folder.result().rows["masked"].knn  # doctest: +SKIP
     """
-    path = folder / SETTINGS
-    if resume:
-        if not path.is_file():
-            raise RunError(
-                f"--resume: {folder} holds no run (there is no {SETTINGS}); leave --resume out to start one"
-            )
-        before = read_json(path)
-        for name, value in settings.items():
-            if name not in before or before[name] != value:
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """As given; the result and the mask have what was chosen."""
+        return self.path / "settings.json"
+
+    @property
+    def log_file(self) -> Path:
+        """One line a logged step: see `Log`."""
+        return self.path / "log.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Everything that the next step depends on."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def measured(self) -> Path:
+        """What was measured before the training, so that a resumed run need not do it again."""
+        return self.path / "measured.safetensors"
+
+    @property
+    def mask_file(self) -> Path:
+        """The mask."""
+        return self.path / "mask.safetensors"
+
+    @property
+    def result_file(self) -> Path:
+        """What was found: see `Result`."""
+        return self.path / "result.json"
+
+    @property
+    def curves(self) -> Path:
+        """The picture of the training."""
+        return self.path / "curves.png"
+
+    @property
+    def cascade_file(self) -> Path:
+        """A cascade's masks, router and fusions."""
+        return self.path / "cascade.safetensors"
+
+    @property
+    def router(self) -> Path:
+        """A cascade's router, and the images of each expert."""
+        return self.path / "router.safetensors"
+
+    @property
+    def dispatcher(self) -> RunFolder:
+        """The run of a cascade's dispatcher."""
+        return RunFolder(self.path / "dispatcher")
+
+    def expert(self, number: int) -> RunFolder:
+        """The run of a cascade's expert, from 1."""
+        return RunFolder(self.path / f"expert-{number}")
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings as they were recorded. Raises `RunError` where there are none."""
+        if not self.settings.is_file():
+            raise RunError(f"{self.path} holds no run: there is no {self.settings.name}")
+        found = read_json(self.settings)
+        if not isinstance(found, dict):
+            raise RunError(f"{self.settings} holds no settings but a {type(found).__name__}")
+        return found
+
+    def log(self) -> Log:
+        """The log; empty where none was written."""
+        return Log.read(self.log_file)
+
+    def result(self) -> Result:
+        """The result. Raises `RunError` where there is none or it is damaged."""
+        if not self.result_file.is_file():
+            raise RunError(f"{self.path} holds no {self.result_file.name}{self._how_to_go_on()}")
+        return Result.read(self.result_file)
+
+    def mask(self) -> Mask:
+        """The mask. Raises `RunError` where there is none, `MaskFileError` where it is damaged."""
+        if not self.mask_file.is_file():
+            raise RunError(f"{self.path} holds no {self.mask_file.name}{self._how_to_go_on()}")
+        return load(self.mask_file)
+
+    def open(self, settings: Mapping[str, Any], *, resume: bool) -> None:
+        """Take the folder, which is `held`, for a new run, or check that it holds the run that `settings` describe.
+
+        Raises `RunError` for a folder that is not empty (without `resume`), that holds no run, or that holds one
+        made with other settings (the first that differs is named).
+        """
+        if resume:
+            if not self.settings.is_file():
                 raise RunError(
-                    f"--resume: the run in {folder} was made with {name} = {before.get(name)!r}, not {value!r}; "
-                    "give the same settings, or start anew in another folder"
+                    f"--resume: {self.path} holds no run (there is no {self.settings.name}); leave --resume out to "
+                    "start one"
                 )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
-        what = "a run; go on with it by --resume, or" if path.is_file() else "files that no run wrote;"
-        raise RunError(f"the folder {folder} is not empty: it holds {what} name another with --out")
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file; name a folder with --out")
+            before = self.recorded()
+            for name, value in settings.items():
+                if name not in before or before[name] != value:
+                    raise RunError(
+                        f"--resume: the run in {self.path} was made with {name} = {before.get(name)!r}, not {value!r}; "
+                        "give the same settings, or start anew in another folder"
+                    )
+            return
+        if any(found.name != LOCK for found in self.path.iterdir()):
+            what = (
+                "a run; go on with it by --resume, or"
+                if self.settings.is_file()
+                else "files that no run wrote;"
+            )
+            raise RunError(f"the folder {self.path} is not empty: it holds {what} name another with --out")
+        write_json(self.settings, settings)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, no other process can run in this folder. The lock is the system's, so it dies with its process.
+
+        Raises `RunError` where another process holds it, or the folder cannot be made.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; name a folder with --out")
+        path = self.path / LOCK
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = path.open("a+")
+        except OSError as error:
+            raise RunError(
+                f"the folder {self.path} cannot be written: {error.strerror}; name another with --out"
+            ) from error
+        with lock:
+            if not _lock(lock):
+                raise RunError(
+                    f"another process is running in {self.path}; wait for it, or name another folder with --out"
+                )
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # nothing was written after all, or much was
+                    self.path.rmdir()
+
+    def _how_to_go_on(self) -> str:
+        if self.checkpoint.is_file() or self.dispatcher.checkpoint.is_file():
+            return (
+                ": the run was stopped before its end, and its checkpoint lies there. The same command with --resume "
+                "goes on"
+            )
+        return "; name the folder of a finished run (--out of selfmask adapt)"
+
+
+def _lock(file: IO[str]) -> bool:
+    """Take the system's lock on an open file; False where somebody else has it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    import fcntl
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"the folder {folder} cannot be made: {error.strerror}; name another with --out"
-        ) from error
-    write_json(path, settings)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    try:
-        write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + os.linesep).encode())
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be written: {error.strerror}; make room and go on with --resume"
-        ) from error
-
-
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote. Raises `RunError` where it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    # Somebody who has just ended may have taken the name away from this very file.
+    return os.fstat(file.fileno()).st_nlink > 0

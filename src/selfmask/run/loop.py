@@ -7,9 +7,9 @@ what the baseline is trained with.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,37 +17,32 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import nn
 
+from selfmask._common.processes import any_of, average, same_on_all
 from selfmask.backbones.backbone import Backbone
 from selfmask.errors import RunError
 from selfmask.images.batches import Batches
 from selfmask.images.image_set import ImageSet
+from selfmask.masking.norm import running_statistics
 from selfmask.masking.tensor_adam import TensorAdam
 from selfmask.maskset import MaskSet
 from selfmask.objectives.base import Batch, Objective
-from selfmask.run.checkpoint import read_checkpoint, rng_state, write_checkpoint
-from selfmask.run.distribution import (
-    accelerator_for,
-    any_of,
-    average_gradients,
-    average_statistics,
-    same_on_all,
-)
-from selfmask.run.flips import Flips
-from selfmask.run.interrupt import Interruption
-from selfmask.run.journal import Journal
-from selfmask.run.memory import keep_freed_memory
-from selfmask.run.settings import FitSettings, rate_at
-
-CHECKPOINT = "checkpoint.safetensors"
-LOG = "log.jsonl"
+from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
+from selfmask.run.folder import RunFolder
+from selfmask.run.log import LogWriter
+from selfmask.run.process import Interruption, accelerator_for, keep_freed_memory
+from selfmask.run.schedule import FitSettings, rate_at
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """How a training ended. `interrupted`: a signal came; the checkpoint holds everything up to `steps`."""
+    """How a training ended. `interrupted`: a signal came; the checkpoint holds everything up to `steps`.
+
+    seconds: of training, those of the stretches before a resumption included.
+    """
 
     steps: int
     interrupted: bool
+    seconds: float
 
 
 def fit(
@@ -56,7 +51,7 @@ def fit(
     objective: Objective,
     images: ImageSet,
     settings: FitSettings,
-    folder: Path,
+    folder: RunFolder,
     *,
     resume: bool = False,
     accelerator: Accelerator | None = None,
@@ -67,8 +62,8 @@ def fit(
 ) -> Fitted:
     """Train `masks` (or with None all of the backbone's weights) and the objective's head on `images`.
 
-    Writes `log.jsonl` and `checkpoint.safetensors` into `folder`. With `resume`, goes on from the checkpoint
-    there: on the CPU with the same number of threads, to the same masks bit for bit. `watch(step)` may add
+    Writes the log and the checkpoints into `folder`. With `resume`, goes on from the checkpoint there: on the CPU with
+    the same number of threads, to the same masks bit for bit. `watch(step)` may add
     figures to a line of the log, and stop a run by raising.
 
     Raises `RunError` where the loss is no longer finite; the last checkpoint is kept.
@@ -81,23 +76,26 @@ def fit(
     objective.to(device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
-    state = read_checkpoint(folder / CHECKPOINT) if resume else None
+    state = read_checkpoint(folder.checkpoint) if resume else None
     if state is not None:
         # First, because an objective finds its own rate in `prepare` and keeps it in its state.
         objective.load_state_dict(state["objective"])
     optimizer = _score_optimizer(module, masks, settings)
     head = _head_optimizer(objective)
     trained = [p for group in optimizer.param_groups for p in group["params"]] + list(objective.parameters())
-    start = 0
+    start, spent = 0, 0.0
     if state is not None:
-        start = _restore(state, module, optimizer, head, settings)
+        start, spent = _restore(state, module, optimizer, head, settings)
     else:
-        same_on_all(accelerator, objective)
+        same_on_all([*objective.parameters(), *objective.buffers()])
         torch.manual_seed(settings.seed)
+    began = time.perf_counter()
 
     def save(step: int) -> None:
         if accelerator.is_main_process:
-            write_checkpoint(folder / CHECKPOINT, _state(step, module, optimizer, head, objective, settings))
+            seconds = spent + time.perf_counter() - began
+            state = _state(step, seconds, module, optimizer, head, objective, settings)
+            write_checkpoint(folder.checkpoint, state)
 
     batches = Batches(
         images,
@@ -110,15 +108,15 @@ def fit(
         world=accelerator.num_processes,
         device=device,
     )
-    journal = Journal(
-        folder / LOG if accelerator.is_main_process else folder / f"log.{accelerator.process_index}.jsonl",
+    path = folder.log_file
+    log = LogWriter(
+        path if accelerator.is_main_process else path.with_name(f"log.{accelerator.process_index}.jsonl"),
         steps=settings.steps, start=start, batch=settings.batch, console=console, title=title,
     )  # fmt: skip
-    flips = None if masks is None else Flips(masks, start)
+    flips = None if masks is None else _Flips(masks, start)
     module.train()
     objective.train()
-    step = start
-    with Interruption() as interruption, journal, batches:
+    with Interruption() as interruption, log, batches:
         for step, raw in batches:
             views = [
                 backbone.preprocessing.normalise(view.to(device)).contiguous(memory_format=layout)
@@ -130,39 +128,40 @@ def fit(
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 loss, figures = objective.loss(module, batch, step, settings.steps)
             if not math.isfinite(float(loss.detach())):
-                raise RunError(_not_finite(step, settings, masks is None, (folder / CHECKPOINT).is_file()))
+                raise RunError(_not_finite(step, settings, masks is None, folder.checkpoint.is_file()))
             optimizer.zero_grad(set_to_none=True)
             if head is not None:
                 head.zero_grad(set_to_none=True)
             loss.backward()
-            average_gradients(accelerator, trained)
+            # By hand and not by a wrapper around the model: an objective may pass through it several times a step.
+            average([p.grad for p in trained if p.grad is not None])
 
             objective.before_step(step, settings.steps)
             optimizer.step()
             if head is not None:
                 head.step()
             objective.after_step(step, settings.steps, module)
-            average_statistics(accelerator, module)
+            average(list(running_statistics(module).values()))
 
             last = step + 1 == settings.steps
-            stop = any_of(accelerator, interruption.requested)
+            stop = any_of(interruption.requested, device)
             if last or step % settings.log_every == 0:
                 entry = {"loss": float(loss.detach()), **figures, "rate": rate_at(step, settings)}
                 if masks is not None and flips is not None:
                     entry |= {"off": 1 - masks.density(), "flipped": flips.share(step + 1)}
                 if watch is not None:
                     entry |= watch(step)
-                journal.write(step, entry)
+                log.write(step, entry)
             else:
-                journal.advance(step)
+                log.advance(step)
             if last or stop or (
                 settings.checkpoint_every and (step + 1) % settings.checkpoint_every == 0
             ):  # fmt: skip
                 save(step + 1)
             if stop and not last:
-                return Fitted(step + 1, interrupted=True)
+                return Fitted(step + 1, True, spent + time.perf_counter() - began)
     module.eval()
-    return Fitted(settings.steps, interrupted=False)
+    return Fitted(settings.steps, False, spent + time.perf_counter() - began)
 
 
 def _score_optimizer(
@@ -199,8 +198,29 @@ def _set_rates(
             group["lr"] = objective.head_rate * share
 
 
+class _Flips:
+    """How restless a mask is: counts flips between one line of the log and the next. Keeps one byte a weight."""
+
+    def __init__(self, masks: MaskSet, step: int) -> None:
+        self._masks, self._before, self._step = masks, masks.masks(), step
+
+    def share(self, step: int) -> float:
+        """Share of the bits, a step, that differ from the last call's (of the steps done by `step`), in [0, 1].
+
+        A bit that flipped there and back in between is not seen.
+        """
+        now, total, flipped = self._masks.masks(), 0, 0
+        for name, mask in now.items():
+            total += mask.numel()
+            flipped += int((mask != self._before[name]).sum())
+        steps = max(step - self._step, 1)
+        self._before, self._step = now, step
+        return flipped / max(total, 1) / steps
+
+
 def _state(
     step: int,
+    seconds: float,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     head: torch.optim.Optimizer | None,
@@ -209,12 +229,13 @@ def _state(
 ) -> dict[str, Any]:
     return {
         "step": step,
-        "settings": _comparable(settings),
+        "seconds": seconds,
+        "settings": settings.recorded(),
         "module": module.state_dict(),
         "optimizer": optimizer.state_dict(),
         "head": None if head is None else head.state_dict(),
         "objective": objective.state_dict(),
-        "rng": rng_state(),
+        "rng": torch.get_rng_state(),  # torch's own on the CPU: dropout and stochastic depth draw from it
     }
 
 
@@ -224,10 +245,13 @@ def _restore(
     optimizer: torch.optim.Optimizer,
     head: torch.optim.Optimizer | None,
     settings: FitSettings,
-) -> int:
-    """Bring everything but the objective back to where the checkpoint was written; returns the step to go on with."""
-    mine, theirs = _comparable(settings), state["settings"]
-    for name, value in mine.items():
+) -> tuple[int, float]:
+    """Bring everything but the objective back to where the checkpoint was written.
+
+    Returns the step to go on with, and the seconds spent by then.
+    """
+    theirs = state["settings"]
+    for name, value in settings.recorded().items():
         if theirs.get(name) != value:
             raise RunError(
                 f"the checkpoint was made with {name} = {theirs.get(name)!r}, this run has {value!r}; "
@@ -238,13 +262,7 @@ def _restore(
     if head is not None and state["head"] is not None:
         head.load_state_dict(state["head"])
     torch.set_rng_state(state["rng"])
-    return int(state["step"])
-
-
-def _comparable(settings: FitSettings) -> dict[str, Any]:
-    """The settings that the next step depends on, as they come back from JSON."""
-    free = ("checkpoint_every", "log_every")
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(settings).items() if k not in free}
+    return int(state["step"]), float(state["seconds"])
 
 
 def _not_finite(step: int, settings: FitSettings, full: bool, kept: bool) -> str:

@@ -1,4 +1,4 @@
-"""From what the user said to everything that a training needs: the plan, with the reasons to print."""
+"""From what the user said to everything that a training needs: the plan. It is data; `build` makes things from it."""
 
 from __future__ import annotations
 
@@ -20,79 +20,83 @@ from selfmask.masking.densities import check_densities
 from selfmask.masking.norm import NormStats
 from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
-from selfmask.maskset import MaskSet
-from selfmask.objectives.base import Objective
-from selfmask.run.adapt_settings import AdaptSettings
-from selfmask.run.defaults import (
-    default_rate,
-    prefers_channels_last,
-    score_recipe,
-    step_count,
-    view_size,
+from selfmask.objectives.base import PaperConstants, ScoreRecipe
+from selfmask.objectives.registry import (
+    AUTO,
+    WITH_LABELS,
+    WITHOUT_LABELS,
+    objective_class,
+    objective_settings,
 )
-from selfmask.run.objectives import make_objective
-from selfmask.run.paper import paper_constants
-from selfmask.run.settings import FitSettings
+from selfmask.run.schedule import FitSettings, default_rate, step_count
+from selfmask.run.settings import AdaptSettings
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plan:
-    """Everything chosen. `train` holds the images that are trained on, `labelled` those that a probe may use."""
+    """Everything chosen.
+
+    settings: what was given. objective: its name, with `objective_settings` a `Settings` of its own.
+    splits: all images. train: those that are trained on. labelled: those of them that a probe may use.
+    fit: the loop's settings. rule, selection, norm_stats: of the mask set. size: pixels of the views.
+    native: pixels that the backbone was pretrained at. channels_last: the memory format that suits the network.
+    """
 
     settings: AdaptSettings
     objective: str
+    objective_settings: Any
     backbone: Backbone
     splits: Splits
     train: ImageSet
     labelled: ImageSet
     fit: FitSettings
+    rule: Rule
+    selection: Selection
     norm_stats: NormStats
     size: int
     native: int
-    crop: float
     channels_last: bool
-    lines: list[str]
-
-    def make_masks(self) -> MaskSet:
-        """The mask set that the settings ask for, on the backbone as it is now."""
-        return MaskSet(
-            self.backbone.module,
-            select=_selection(self.settings),
-            rule=_rule(self.settings, self.fit, self.objective),
-            norm_stats=self.norm_stats,
-            seed=self.settings.seed,
-        )
-
-    def check_masks(self) -> None:
-        """Raise what `make_masks` would raise, at the cost of reading names and sizes: no weight is touched."""
-        selection = _selection(self.settings)
-        rule = _rule(self.settings, self.fit, self.objective)
-        chosen, _ = selection.choose(self.backbone.module)
-        check_densities(rule, chosen, selection.weights)
-
-    def make_objective(self) -> Objective:
-        """The objective, as it is before `prepare`."""
-        return make_objective(self.objective, self)
 
     def record(self) -> dict[str, Any]:
         """What the mask file keeps of the training: no path, and no image's name."""
+        labels = objective_class(self.objective).labels
         return {
             "objective": self.objective,
             "data": self.train.name,
             "images": len(self.train),
-            "labels": int((self.train.labels != UNLABELLED).sum()) if self.objective == "supervised" else 0,
-            "classes": list(self.train.classes) if self.objective in ("supervised", "text") else [],
+            "labels": int((self.train.labels != UNLABELLED).sum()) if labels == "needed" else 0,
+            "classes": list(self.train.classes) if labels != "none" else [],
             "size": self.size,
             "norm_stats": self.norm_stats,
-            **{k: list(v) if isinstance(v, tuple) else v for k, v in vars(self.fit).items()
-               if k not in ("checkpoint_every", "log_every")},
-        }  # fmt: skip
+            **self.fit.recorded(),
+        }
+
+    def lines(self) -> list[str]:
+        """What was chosen, to print at the start."""
+        fit, data = self.fit, self.train
+        spread = self.rule.spread if isinstance(self.rule, Threshold) else 0.0
+        test = "no test images" if self.splits.test is None else f"{len(self.splits.test)} test images"
+        return [
+            *self.splits.notes,
+            f"data: {data.name}, {len(data)} training images, {test}, {len(data.classes)} classes",
+            f"backbone: {self.backbone.spec}, family {self.backbone.family}, {self.backbone.width} features, "
+            f"views of {self.size} px",
+            f"objective: {self.objective}; batch norms {self.norm_stats}",
+            f"training: {fit.steps} steps of {fit.batch} images ({fit.steps * fit.batch / len(data):.1f} epochs), "
+            f"{fit.method} on the scores, peak rate {fit.rate:.3g}, rising over {fit.warmup:.0%} of the steps"
+            + (f"; scores start between {1 - spread:g} and {1 + spread:g}" if spread else ""),
+        ]
 
 
 def make_plan(settings: AdaptSettings) -> Plan:
-    """Open the data, build the backbone, and choose what was left open."""
+    """Open the data, build the backbone, and choose what was left open.
+
+    Raises a `SelfmaskError` for whatever cannot be: nothing has been written or trained by then.
+    """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    device = _device(settings.device)
+    selection = _selection(settings)
     splits = open_data(
         settings.data,
         split_file=settings.split_file,
@@ -107,76 +111,94 @@ def make_plan(settings: AdaptSettings) -> Plan:
         images = label_budget(images, settings.budget, settings.seed)
     labelled = images.labelled()
     objective = _objective(settings, images, labelled)
-    train = labelled if objective == "supervised" else images
+    kind = objective_class(objective)
+    train = labelled if kind.labels == "needed" else images
 
-    device = _device(settings.device)
     backbone = build(settings.backbone, weights=settings.weights)
     native = backbone.preprocessing.size  # what it was pretrained at: targets without labels are taken there
-    paper = paper_constants(backbone.family, objective) if settings.preset == "paper" else {}
-    size = settings.size or paper.get("size") or view_size(
-        images, backbone.preprocessing.size, on_cpu=device.type == "cpu", spec=settings.backbone
-    )  # fmt: skip
-    if size != backbone.preprocessing.size and backbone.family in ("vit", "clip", "swin"):
+    paper = kind.paper(backbone.family) if settings.preset == "paper" else None
+    size = settings.size or (
+        _PAPER_SIZE if paper else view_size(images, backbone, on_cpu=device.type == "cpu")
+    )
+    if size != native and backbone.is_transformer:
         backbone = build(settings.backbone, weights=settings.weights, image_size=size)
     # Tiny images have no border to spare: the evaluation view then shows all of them.
     crop = backbone.preprocessing.crop if size > 160 else 1.0
     backbone.preprocessing = replace(backbone.preprocessing, size=size, crop=crop)
     backbone.module.to(device)
-    channels_last = prefers_channels_last(backbone.family)
+    channels_last = backbone.prefers_channels_last
     if channels_last:
         backbone.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    fit = _fit_settings(settings, paper, len(train), objective)
-    norm_stats: NormStats = settings.norm_stats or paper.get("norm_stats", "frozen")
-    plan = Plan(
-        settings,
-        objective,
-        backbone,
-        splits,
-        train,
-        labelled,
-        fit,
-        norm_stats,
-        size,
-        native,
-        crop,
-        channels_last,
-        [],
+    recipe = kind.recipe_for(settings.optimizer or ("sgd" if paper else None))
+    fit = _fit_settings(settings, recipe, paper, len(train))
+    rule = _rule(settings, fit, 0.0 if paper else recipe.spread)
+    # At the cost of names and sizes, what a mask set would refuse only after the base has been measured.
+    check_densities(rule, selection.choose(backbone.module)[0], selection.weights)
+    return Plan(
+        settings=settings,
+        objective=objective,
+        objective_settings=objective_settings(
+            objective, settings.objective_settings, paper.settings if paper else None
+        ),
+        backbone=backbone,
+        splits=splits,
+        train=train,
+        labelled=labelled,
+        fit=fit,
+        rule=rule,
+        selection=selection,
+        norm_stats=settings.norm_stats or ("adapt" if paper else "frozen"),
+        size=size,
+        native=native,
+        channels_last=channels_last,
     )
-    plan.lines = _lines(plan)
-    return plan
 
 
-def _fit_settings(settings: AdaptSettings, paper: dict[str, Any], images: int, objective: str) -> FitSettings:
-    epochs = (
-        settings.epochs if settings.epochs is not None or settings.steps is not None else paper.get("epochs")
-    )
-    recipe = score_recipe(objective, settings.optimizer or paper.get("optimizer"))
-    method = recipe.method
-    if method == "sgd" and settings.lr is None and "lr" not in paper:
+_PAPER_SIZE = 224
+
+
+def view_size(images: ImageSet, backbone: Backbone, *, on_cpu: bool) -> int:
+    """Pixels of the square view: twice the images' short side (more shows nothing new), within what the
+    backbone was trained at, and at most 128 on a CPU; a multiple of 16, or of a transformer's patch.
+    """
+    native = backbone.preprocessing.size
+    most = min(native, 128) if on_cpu else native
+    size = max(min(2 * images.short_side(), most), min(48, native))
+    step = backbone.multiple
+    return max(step, size // step * step)
+
+
+def _fit_settings(
+    settings: AdaptSettings, recipe: ScoreRecipe, paper: PaperConstants | None, images: int
+) -> FitSettings:
+    given = settings.epochs is not None or settings.steps is not None
+    epochs = settings.epochs if given or paper is None else paper.epochs
+    if recipe.method == "sgd" and settings.lr is None and paper is None:
         raise SettingsError(
             "--optimizer sgd needs --lr: the right one differs a thousandfold between networks"
         )
+    warmup = settings.warmup if settings.warmup is not None else paper.warmup if paper else recipe.warmup
     fit = FitSettings(
         steps=step_count(images, settings.batch, epochs, settings.steps),
         batch=settings.batch,
-        method=method,
-        warmup=settings.warmup if settings.warmup is not None else paper.get("warmup", recipe.warmup),
+        method=recipe.method,
+        warmup=warmup,
         precision=settings.precision,
         seed=settings.seed,
         checkpoint_every=settings.checkpoint_every,
     )
-    rate = settings.lr or paper.get("lr") or default_rate(fit, recipe)
+    rate = settings.lr or (paper.lr if paper else default_rate(fit, recipe.path, recipe.most))
     return replace(fit, rate=rate)
 
 
 def _objective(settings: AdaptSettings, images: ImageSet, labelled: ImageSet) -> str:
-    if settings.objective == "auto":
-        return "supervised" if 2 * len(labelled) >= len(images) and len(labelled) else "distil"
-    if settings.objective == "supervised" and len(labelled) == 0:
+    if settings.objective == AUTO:
+        return WITH_LABELS if 2 * len(labelled) >= len(images) and len(labelled) else WITHOUT_LABELS
+    if objective_class(settings.objective).labels == "needed" and len(labelled) == 0:
         raise DataError(
-            f"--objective supervised needs labels, and none of the {len(images)} images of {images.name} has one: "
-            "put them into class folders, give --labels FILE, or leave --objective out to adapt without labels"
+            f"--objective {settings.objective} needs labels, and none of the {len(images)} images of {images.name} "
+            "has one: put them into class folders, give --labels FILE, or leave --objective out to adapt without labels"
         )
     return settings.objective
 
@@ -200,16 +222,9 @@ def _selection(settings: AdaptSettings) -> Selection:
     return Selection(select, weights, settings.stages)
 
 
-def _spread(settings: AdaptSettings, fit: FitSettings, objective: str) -> float:
-    """How far from 1 the scores of the threshold rule start."""
-    if settings.spread is not None:
-        return settings.spread
-    return 0.0 if settings.preset == "paper" else score_recipe(objective, fit.method).spread
-
-
-def _rule(settings: AdaptSettings, fit: FitSettings, objective: str) -> Rule:
+def _rule(settings: AdaptSettings, fit: FitSettings, spread: float) -> Rule:
     if settings.rule == "threshold":
-        return Threshold(spread=_spread(settings, fit, objective))
+        return Threshold(spread=spread if settings.spread is None else settings.spread)
     density: float | dict[str, float] = 0.5
     if settings.density_from is not None:
         density = _found(settings.density_from)
@@ -250,25 +265,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise SettingsError(f"--device is auto, cpu, cuda, cuda:1 or mps, got {name!r}") from None
+        raise SettingsError(f"--device is auto, cpu, cuda or mps, got {name!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SettingsError(
             f"--device {name}: this machine has no CUDA device that torch can use; leave it out"
         )
     return device
-
-
-def _lines(plan: Plan) -> list[str]:
-    fit, data = plan.fit, plan.train
-    spread = _spread(plan.settings, fit, plan.objective) if plan.settings.rule == "threshold" else 0.0
-    test = "no test images" if plan.splits.test is None else f"{len(plan.splits.test)} test images"
-    return [
-        *plan.splits.notes,
-        f"data: {data.name}, {len(data)} training images, {test}, {len(data.classes)} classes",
-        f"backbone: {plan.backbone.spec}, family {plan.backbone.family}, {plan.backbone.width} features, "
-        f"views of {plan.size} px",
-        f"objective: {plan.objective}; batch norms {plan.norm_stats}",
-        f"training: {fit.steps} steps of {fit.batch} images ({fit.steps * fit.batch / len(data):.1f} epochs), "
-        f"{fit.method} on the scores, peak rate {fit.rate:.3g}, rising over {fit.warmup:.0%} of the steps"
-        + (f"; scores start between {1 - spread:g} and {1 + spread:g}" if spread else ""),
-    ]

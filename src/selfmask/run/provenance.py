@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from selfmask.run.adapt_settings import AdaptSettings
+from selfmask.run.settings import AdaptSettings
 from selfmask.version import VERSION
 
 _PACKAGES = ("torchvision", "timm", "accelerate", "numpy", "scikit-learn")
@@ -29,7 +29,11 @@ def command_words(command: str, kind: type[AdaptSettings], values: Mapping[str, 
     words = ["selfmask", command, str(values["data"])]
     for field in fields(kind):
         value = values.get(field.name)
-        if field.name in ("data", "resume", "json") or value is None or value == field.default:
+        if field.name in ("data", "resume") or value is None or value == field.default:
+            continue
+        if isinstance(value, Mapping):  # the objective's own settings
+            for name, own in value.items():
+                words += [f"--{values['objective']}.{name.replace('_', '-')}", str(own)]
             continue
         flag = field.name.replace("_", "-")
         if isinstance(value, bool):
@@ -56,11 +60,6 @@ def machine(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         found["accelerator"] = torch.cuda.get_device_name(device)
     return found
-
-
-def record(settings: AdaptSettings, device: torch.device, command: str = "adapt") -> dict[str, Any]:
-    """All of it, as result.json keeps it."""
-    return {"command": command_of(settings, command), "versions": versions(), "machine": machine(device)}
 
 
 def _processor() -> str:

@@ -1,73 +1,194 @@
-"""Settings of one training: the score optimizer, its schedule, and how often things are written."""
+"""What a user can say about an adaptation. Every field is a flag of `selfmask adapt`; None means "choose for me"."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
+import msgspec
+
+from selfmask.backbones.catalogue import DEFAULT
 from selfmask.errors import SettingsError
-
-Method = Literal["adam", "tensor-adam", "sgd"]
-Precision = Literal["fp32", "bf16"]
+from selfmask.masking.norm import NormStats
+from selfmask.objectives.base import Method
+from selfmask.objectives.registry import AUTO, objective_settings
+from selfmask.run.schedule import Precision
 
 
 @dataclass(frozen=True)
-class FitSettings:
-    """
-    steps: how many optimizer steps.
-    batch: images a step, over all processes.
-    method: "adam", whose rate is in scores a step whatever the network; "tensor-adam", one second moment a tensor
-        (see `masking.tensor_adam`); or "sgd", the paper's.
-    rate: the peak learning rate of the scores (of the weights, in full fine-tuning).
-    warmup: share of the steps over which the rate rises linearly; it then falls as a cosine to 0.
-    betas: Adam's. momentum: SGD's. weight_decay: 0 for masks (PAPER §3).
-    precision: "bf16" runs the network under autocast; scores and losses stay float32.
-    seed: of the order of the images and their views.
-    checkpoint_every: steps between checkpoints; 0 writes one only when stopped and at the end.
-    log_every: steps between lines of the log.
-    """
+class AdaptSettings:
+    """Learn a mask for a backbone on your images."""
 
-    steps: int
+    data: str
+    """Images: a folder (class sub-folders, train/ and test/ of such, or no structure at all), a .csv or .jsonl
+    list, or the name of a data set (see `selfmask data list`)."""
+    out: Path | None = None
+    """Folder for everything that the run writes. Default: runs/NAME-OF-THE-DATA."""
+    backbone: str = DEFAULT
+    """The pretrained network: package:efficientnet_lite0 (comes with selfmask), timm:NAME, openclip:NAME, …"""
+    weights: Path | None = None
+    """A file of weights for the backbone (.safetensors, .pth), instead of the hub's."""
+    objective: str = AUTO
+    """How to learn: supervised (labels), distil or swav (no labels), text (class names, CLIP). auto takes
+    supervised where most training images have labels, else distil."""
+    objective_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the objective's own, by name; on the command line --OBJECTIVE.NAME."""
+    preset: Literal["default", "paper"] = "default"
+    """paper sets every constant that you do not give as the paper does (SGD on the scores, 150 epochs, …)."""
+
+    labels: Path | None = None
+    """A CSV of file,label: the only labels to use."""
+    budget: str | None = None
+    """Use only so many of the labels: "5 per class", "1 %"."""
+    split_file: Path | None = None
+    """Which image is for training, validation or test."""
+    test_share: float = 0.2
+    """Share of labelled images held out for the test where the data has no test part of its own."""
+    images: int | None = None
+    """Train on so many images only, drawn in proportion to the classes."""
+
+    size: int | None = None
+    """Side of the training and evaluation views, in pixels. Default: from the images' own size."""
+    epochs: float | None = None
+    """Passes over the training images."""
+    steps: int | None = None
+    """Optimizer steps, instead of epochs."""
     batch: int = 64
-    method: Method = "adam"
-    rate: float = 0.05
-    warmup: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.99)
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    precision: Precision = "fp32"
+    """Images a step."""
+    optimizer: Method | None = None
+    """What moves the scores: adam (the default but for swav), tensor-adam (swav's default), or sgd (the paper's)."""
+    spread: float | None = None
+    """Scores start between 1 - spread and 1 + spread, in [0, 1). Default with adam: 0.5, for distil 0.95; else,
+    and with --preset paper, 0."""
+    lr: float | None = None
+    """Peak learning rate of the scores. Default: from the number of steps (sgd has none)."""
+    warmup: float | None = None
+    """Share of the steps over which the rate rises, in [0, 1)."""
+
+    select: str | None = None
+    """Which parameters are masked: auto, presets' names and name patterns, separated by commas ("auto,*.bias")."""
+    weights_share: str | None = None
+    """Mask only a share of each tensor's weights: "largest:50" or "random:50" (percent)."""
+    stages: int | None = None
+    """Mask only the first so many stages of the network."""
+    rule: Literal["threshold", "topk", "progressive"] = "threshold"
+    """How scores become a mask."""
+    density: float | None = None
+    """Share of weights that topk and progressive leave on, in (0, 1]."""
+    density_from: Path | None = None
+    """A mask file whose densities, tensor by tensor, topk is to use and progressive to end at ("found")."""
+    scores: Literal["random", "magnitude"] = "random"
+    """Where the scores of topk and progressive start: at random, or in proportion to |weight|."""
+    norm_stats: NormStats | None = None
+    """Batch norms: frozen (nothing to store) or adapt (their running statistics move and are stored)."""
+
+    head_dtype: Literal["float32", "float16"] = "float32"
+    """How the mask file stores the classifier. float16 takes half the bytes; what it costs is measured and said."""
+
+    evaluate: bool = True
+    """Measure k-NN, linear probe and head on the test images, before and after."""
+    statistics: bool = True
+    """Also measure "statistics only": running statistics moved to the images, no mask."""
+    finetune: bool = False
+    """Also train all weights the ordinary way with the same budget, as a row to compare with."""
+    finetune_lr: float | None = None
+    """Peak learning rate of that row."""
     seed: int = 0
+    """Of everything that is drawn."""
+    threads: int | None = None
+    """CPU threads for the network. Default: all cores."""
+    device: str = "auto"
+    """auto (cuda if there is one, else cpu), cpu, cuda, mps. Another GPU: by CUDA_VISIBLE_DEVICES."""
+    precision: Precision = "fp32"
+    """bf16 runs the network in mixed precision."""
     checkpoint_every: int = 200
-    log_every: int = 5
+    """Steps between checkpoints."""
+    resume: bool = False
+    """Go on with the run in `out` where it was stopped."""
+
+    FREE: ClassVar[tuple[str, ...]] = (
+        "resume", "threads", "checkpoint_every", "evaluate", "statistics", "finetune", "finetune_lr", "out", "device",
+        "head_dtype",
+    )  # fmt: skip
+    """What a resumed run may change."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "log_every"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.data:
+            raise SettingsError("no data was given: name a folder of images, a list file, or 'digits'")
+        if self.epochs is not None and self.steps is not None:
+            raise SettingsError("give epochs or steps, not both")
+        for name in ("epochs", "steps", "images", "size", "stages", "lr", "finetune_lr"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise SettingsError(f"--{name.replace('_', '-')} must be positive, got {value}")
         if self.batch < 2:
-            raise SettingsError("a batch needs at least 2 images: a batch norm takes a variance over it")
-        if self.checkpoint_every < 0:
-            raise SettingsError(f"checkpoint_every must not be negative, got {self.checkpoint_every}")
-        if not self.rate > 0 or not math.isfinite(self.rate):
-            raise SettingsError(f"the learning rate must be positive, got {self.rate}")
-        if not 0 <= self.warmup < 1:
-            raise SettingsError(f"warmup is a share of the steps in [0, 1), got {self.warmup}")
-        if self.method not in get_args(Method):
-            raise SettingsError(f"the score optimizer is one of {get_args(Method)}, got {self.method!r}")
-        if self.precision not in ("fp32", "bf16"):
-            raise SettingsError(f"precision is 'fp32' or 'bf16', got {self.precision!r}")
+            raise SettingsError(f"--batch must be at least 2, got {self.batch}")
+        if not 0 <= self.test_share < 1:
+            raise SettingsError(f"--test-share is a share in [0, 1), got {self.test_share}")
+        if self.rule == "progressive" and self.density is None and self.density_from is None:
+            raise SettingsError(
+                "--rule progressive needs the density to end at: --density 0.9 say, or --density-from MASK"
+            )
+        if self.rule == "threshold" and (self.density is not None or self.density_from is not None):
+            raise SettingsError(
+                "the threshold rule finds its density itself; --density goes with --rule topk"
+            )
+        if self.rule == "threshold" and self.scores != "random":
+            raise SettingsError(
+                "the threshold rule starts all scores alike; --scores magnitude goes with --rule topk"
+            )
+        if self.density is not None and self.density_from is not None:
+            raise SettingsError("give --density or --density-from, not both")
+        if self.objective != AUTO:
+            objective_settings(self.objective, self.objective_settings)
+        elif self.objective_settings:
+            raise SettingsError(
+                f"objective_settings ({', '.join(self.objective_settings)}) belong to one objective: name it too"
+            )
+
+    def folder(self) -> Path:
+        """Where the run is written."""
+        if self.out is not None:
+            return self.out
+        name = Path(self.data.rpartition(":")[2]).name or "run"
+        return Path("runs") / name
+
+    def recorded(self) -> dict[str, Any]:
+        """As JSON, for the run's folder: without what a resumed run may change. `read` is its inverse."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.FREE}
+        return {
+            k: str(v) if isinstance(v, Path) else dict(v) if isinstance(v, Mapping) else v
+            for k, v in values.items()
+        }
+
+    @classmethod
+    def read(cls, recorded: Mapping[str, Any], **changes: Any) -> Self:
+        """The settings that `recorded` holds, with `changes`. Raises `SettingsError` where it is no such record."""
+        try:
+            return msgspec.convert({**recorded, **changes}, cls, dec_hook=_path)
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"the recorded settings cannot be read: {error}") from error
 
 
-def rate_at(step: int, settings: FitSettings) -> float:
-    """The learning rate of step `step` (from 0): a linear warm-up, then a cosine to 0 (PAPER §6)."""
-    warm = settings.warmup * settings.steps
-    if step < warm:
-        return settings.rate * (step + 1) / (math.floor(warm) + 1)
-    done = (step - warm) / max(settings.steps - warm, 1)
-    return settings.rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+def _path(kind: type, value: Any) -> Any:
+    if kind is not Path:
+        raise NotImplementedError
+    return Path(value)
 
 
-def path_length(settings: FitSettings) -> float:
-    """The sum of the rates over all steps: how far Adam can carry a score whose gradient never changes sign."""
-    return sum(rate_at(step, settings) for step in range(settings.steps))
+HEADINGS: dict[str, tuple[str, ...]] = {
+    "": ("data", "out", "backbone", "weights", "objective", "labels", "size", "epochs", "finetune", "resume"),
+    "Images": ("budget", "split_file", "test_share", "images"),
+    "Training": (
+        "steps", "batch", "optimizer", "lr", "warmup", "spread", "precision", "seed", "preset", "checkpoint_every",
+    ),
+    "Which weights, and how many": (
+        "select", "weights_share", "stages", "rule", "density", "density_from", "scores", "norm_stats",
+    ),
+    "What is measured and stored": ("evaluate", "statistics", "finetune_lr", "head_dtype"),
+    "Machine": ("threads", "device"),
+}  # fmt: skip
+"""The flags under their headings; the first are those that a user needs first, in that order."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfmask.features.rows import Estimate, Row, Rows
+from selfmask.objectives.registry import is_label_free
 from selfmask.report.results import MEASURES
 from selfmask.report.run_folder import RunFolder
 from selfmask.report.wording import count, duration, percent, points, size
-from selfmask.run.paper import LABEL_FREE
 
 _OURS = ("masked", "unconditional", "conditional", "self-masked")
 
@@ -52,7 +52,7 @@ def headline(run: RunFolder) -> Headline:
     share = off / total if total else 0.0
     how = (
         "without labels"
-        if objective in LABEL_FREE
+        if is_label_free(objective)
         else "from labelled images"
         if objective == "supervised"
         else ""
@@ -124,7 +124,7 @@ def _main_measure(rows: Rows | None, objective: str) -> tuple[str, Estimate, Est
     masked = next((named[name] for name in _OURS if name in named), None)
     if base is None or masked is None:
         return None
-    order = ("knn", "probe", "head") if objective in LABEL_FREE else ("head", "probe", "knn")
+    order = ("knn", "probe", "head") if is_label_free(objective) else ("head", "probe", "knn")
     for key in order:
         reached, gain = getattr(masked, key), getattr(masked, f"{key}_gain")
         before = _before(base, key)
@@ -184,10 +184,11 @@ def _log_tiles(run: RunFolder) -> tuple[tuple[str, str], ...]:
 
 def _effort(run: RunFolder) -> str:
     steps, images = run.setting("steps"), _training(run).get("images")
-    threads = run.result.get("threads")
+    machine = run.result.get("machine")
+    threads = str(machine.get("threads")) if isinstance(machine, dict) else ""
     parts = [f"of training: {steps} steps" if isinstance(steps, int) else "of training"]
     if isinstance(images, int):
         parts.append(f"over {count(images)} images")
-    if isinstance(threads, int):
-        parts.append(f"({threads} CPU thread{'s' if threads != 1 else ''})")
+    if threads.isdigit():
+        parts.append(f"({threads} CPU thread{'s' if threads != '1' else ''})")
     return " ".join(parts)

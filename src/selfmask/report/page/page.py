@@ -108,7 +108,7 @@ def build_report(run: RunFolder, material: Material) -> Report:
             add(chart, chart.alt)
         filters = filter_chart(filter_shares(material.masks))
         add(filters, filters.alt)
-    clusters = run.result.get("clusters")
+    clusters = (run.result.get("cascade") or {}).get("clusters")
     if isinstance(clusters, list) and clusters:
         add(clusters_chart(clusters))
     if material.members is not None:

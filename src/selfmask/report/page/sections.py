@@ -120,8 +120,6 @@ def making(run: RunFolder, command: str | None) -> str:
     facts: dict[str, Any] = {
         **settings,
         "seconds": _pairs(run.result.get("seconds")),
-        "CPU threads": run.result.get("threads"),
-        "torch": run.result.get("torch"),
         "mask written by": f"selfmask {mask_version}" if mask_version else None,
         "this page by": f"selfmask {VERSION}, Python {platform.python_version()}",
     }

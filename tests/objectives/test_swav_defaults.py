@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfmask.objectives.defaults import crops_for, prototypes_for, queue_for
 from selfmask.objectives.swav import Swav
+from selfmask.objectives.swav_defaults import crops_for, prototypes_for, queue_for
 
 
 @pytest.mark.parametrize(

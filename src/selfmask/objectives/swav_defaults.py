@@ -1,21 +1,12 @@
-"""Settings that depend on the images: how many prototypes, how long a queue, which crops, and why."""
+"""What SwAV chooses by the images: how many prototypes, how long a queue, which crops, and why."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
-T = TypeVar("T")
+from selfmask.objectives.base import Choice
 
 _SMALLEST_CROP = 16  # pixels of the photograph below which a crop shows nothing of it
-
-
-@dataclass(frozen=True)
-class Choice(Generic[T]):
-    """A value, and the reason for it in a few words."""
-
-    value: T
-    why: str
 
 
 def prototypes_for(images: int) -> Choice[int]:

@@ -1,0 +1,125 @@
+"""What a run found, as `result.json` keeps it: written and read by one type."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from selfmask._common.files import write_atomically
+from selfmask.errors import RunError
+from selfmask.features.measure import HeadCost
+from selfmask.features.rows import Rows
+
+
+@dataclass(frozen=True)
+class MaskSummary:
+    """All masked tensors together: see `masking.status.Status`."""
+
+    weights: int
+    on: int
+    density: float
+    flipped: int
+    steps: int
+    packed_bytes: int
+    entropy_bytes: int
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """training: of all stretches of a run that was stopped and resumed. total: of the last one, all included."""
+
+    training: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One cluster: how many of its images have a label, its classes from the most common one down, and
+    `covered[x - 1]`, the share of the labelled images, in [0, 1], that its x most common classes make up."""
+
+    expert: int
+    images: int
+    labelled: int
+    classes: tuple[str, ...]
+    covered: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class CascadePart:
+    """What only a cascade has.
+
+    expert_training: of each expert images, batch, steps, rate and the density that it found.
+    passes: forward passes an image, by row. storage: see `cascade.evaluation.storage`.
+    """
+
+    experts: int
+    router: str
+    expert_training: tuple[dict[str, float], ...]
+    passes: dict[str, int]
+    storage: dict[str, Any]
+    clusters: tuple[Cluster, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    training: what the mask file's metadata has under "training". rows: None where nothing could be measured.
+    masks: None for a cascade. bytes: of the file that the run is about, by part. command: the words that make this run.
+    """
+
+    data: str
+    backbone: str | None
+    objective: str
+    seed: int
+    size: int
+    training: dict[str, Any]
+    rows: Rows | None
+    bytes: dict[str, int]
+    seconds: Seconds
+    command: tuple[str, ...]
+    versions: dict[str, str]
+    machine: dict[str, str]
+    masks: MaskSummary | None = None
+    head_cost: HeadCost | None = None
+    cascade: CascadePart | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    def document(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return msgspec.to_builtins(self)
+
+    def write(self, path: Path) -> None:
+        """Write it, whole or not at all."""
+        write_json(path, self.document())
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """What `write` wrote. Raises `RunError`, naming the place, where it is damaged or something else."""
+        try:
+            return msgspec.convert(read_json(path), cls)
+        except msgspec.ValidationError as error:
+            raise RunError(f"{path} is not a result of this program: {error}") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    try:
+        write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + os.linesep).encode())
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written: {error.strerror}; make room and go on with --resume"
+        ) from error
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote. Raises `RunError` where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
