@@ -29,7 +29,7 @@ import torch
 import zstandard
 from torch import Tensor
 
-from selfmask.cli.rebuilding import backbone_of
+from selfmask.backbones.spec import backbone_of
 from selfmask.features.features import features
 from selfmask.features.knn import knn
 from selfmask.images.batches import Batches

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from selfmask.cli.rebuilding import backbone_of
+from selfmask.backbones.spec import backbone_of
 from selfmask.errors import SettingsError
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.heads import HeadDtype, head_as

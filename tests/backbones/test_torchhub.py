@@ -9,8 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from selfmask.backbones.spec import build, rebuild
-from selfmask.cli.rebuilding import backbone_of
+from selfmask.backbones.spec import backbone_of, build, rebuild
 from selfmask.errors import BackboneError, WrongBaseError
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import save_mask

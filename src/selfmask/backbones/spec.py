@@ -1,4 +1,4 @@
-"""A backbone from one string."""
+"""A backbone from one string, or again from what a mask file records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from selfmask.backbones.from_timm import build_from_timm
 from selfmask.backbones.from_torchhub import build_from_torchhub
 from selfmask.backbones.from_transformers import build_from_transformers
 from selfmask.backbones.hub import fetched
+from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.errors import BackboneError
+from selfmask.maskfile.mask import Mask
 
 KINDS = ("timm", "package", "keras", "torchhub", "openclip", "hf")
 
@@ -104,6 +106,30 @@ def rebuild(description: dict[str, Any], *, weights: str | Path | None = None) -
     if weights is None and name is not None:
         weights = _find(name, spec)
     return build(spec, weights=weights, image_size=description.get("image_size"))
+
+
+def backbone_of(mask: Mask, spec: str | None = None, weights: str | Path | None = None) -> Backbone:
+    """The backbone that `mask` was learnt on, from its metadata, or as `spec` and `weights` say, with the recorded recipe.
+
+    Raises `BackboneError` where it cannot be built, `WrongBaseError` where what was built is not the mask's base.
+    """
+    described = mask.metadata.get("backbone")
+    described = described if isinstance(described, dict) else {}
+    if spec is None and not described.get("spec"):
+        raise BackboneError(
+            f"{mask.path.name} does not say which backbone it was learnt on: name it with --backbone, and its file of "
+            "weights, if any, with --weights"
+        )
+    if spec is not None:
+        check_description(described)
+        backbone = build(spec, weights=weights, image_size=described.get("image_size"))
+    else:
+        backbone = rebuild(described, weights=weights)
+    recipe = mask.metadata.get("preprocessing") or described.get("preprocessing")
+    if isinstance(recipe, dict):
+        backbone.preprocessing = Preprocessing.read(recipe)
+    mask.check(backbone.module)
+    return backbone
 
 
 def check_description(description: dict[str, Any]) -> None:

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from selfmask.backbones.spec import backbone_of
 from selfmask.cli.output import print_json
 from selfmask.maskfile.mask import Mask
-from selfmask.report.before_after import base_of
 from selfmask.report.study import Study, study
 from selfmask.report.wording import percent, size
 
@@ -36,7 +36,7 @@ def run(settings: AnalyzeSettings) -> int:
     """Measure, draw, print."""
 
     def base(mask: Mask) -> nn.Module:
-        return base_of(mask, settings.weights).module
+        return backbone_of(mask, weights=settings.weights).module
 
     console = Console(stderr=True, quiet=settings.json)
     with console.status("measuring masks"):

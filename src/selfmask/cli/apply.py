@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfmask.backbones.spec import backbone_of
 from selfmask.cli.destination import check_out
 from selfmask.cli.output import print_json
-from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.recorded_weights import check_recorded_weights
 from selfmask.maskfile.loading import load
 from selfmask.tasks.baking import save_baked

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import nn
 
+from selfmask.backbones.spec import backbone_of
 from selfmask.cli.destination import check_out
 from selfmask.cli.inspect import describe
 from selfmask.cli.output import print_json
-from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.recorded_weights import check_recorded_weights
 from selfmask.maskfile.derive import Operation, combine
 from selfmask.maskfile.loading import load

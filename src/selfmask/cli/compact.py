@@ -10,10 +10,10 @@ from typing import Any, Literal
 from rich.console import Console
 from torch import Tensor
 
+from selfmask.backbones.spec import backbone_of
 from selfmask.cli.destination import check_out
 from selfmask.cli.image_side import check_size
 from selfmask.cli.output import print_json
-from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.scoring import Judge, judge
 from selfmask.errors import SettingsError
 from selfmask.features.intervals import paired_interval

@@ -9,8 +9,8 @@ from rich.console import Console
 from torch import nn
 
 from selfmask._common.escape import printable
+from selfmask.backbones.spec import backbone_of
 from selfmask.cli.output import print_json
-from selfmask.cli.rebuilding import backbone_of
 from selfmask.cli.whole_text import print_rows
 from selfmask.maskfile.loading import load
 from selfmask.tasks.comparison import Comparison, compare

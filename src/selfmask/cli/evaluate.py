@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from selfmask.backbones.spec import backbone_of
 from selfmask.cli.output import print_json
-from selfmask.cli.rebuilding import backbone_of
 from selfmask.errors import DataError
 from selfmask.features.measure import measure
 from selfmask.features.passes import showing

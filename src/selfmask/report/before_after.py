@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from selfmask.backbones.backbone import Backbone
-from selfmask.backbones.preprocessing import Preprocessing
-from selfmask.backbones.spec import rebuild
-from selfmask.errors import DataError, RunError
+from selfmask.errors import DataError
 from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
 from selfmask.images.opening import open_data
@@ -41,20 +38,6 @@ def look(mask: Mask, backbone: Backbone, images: ImageSet, part: str = "test") -
     with mask.apply(backbone.module):
         after = features(backbone, images)
     return BeforeAfter(images, before, after, part)
-
-
-def base_of(mask: Mask, weights: Path | None = None) -> Backbone:
-    """The backbone that `mask` was learnt on, with the evaluation recipe that its file records."""
-    described = mask.metadata.get("backbone")
-    if not isinstance(described, dict):
-        raise RunError(
-            f"{mask.path.name} does not say which backbone it was learnt on; pass the base yourself"
-        )
-    backbone = rebuild(described, weights=weights)
-    recipe = mask.metadata.get("preprocessing") or described.get("preprocessing")
-    if isinstance(recipe, dict):
-        backbone.preprocessing = Preprocessing.read(recipe)
-    return backbone
 
 
 def images_of(run: RunFolder, limit: int, data: str | None = None) -> tuple[ImageSet, str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.spec import backbone_of
 from selfmask.errors import SelfmaskError
-from selfmask.report.before_after import base_of, images_of, look
+from selfmask.report.before_after import images_of, look
 from selfmask.report.embedding import Method
 from selfmask.report.neighbours import strips
 from selfmask.report.page.page import Material
@@ -41,7 +42,7 @@ def gather(
         return Material(command=command)
     weights = weights or _recorded_weights(run)
     try:
-        base = base or base_of(run.mask, weights)
+        base = base or backbone_of(run.mask, weights=weights)
     except SelfmaskError as error:
         notes.append(f"The base could not be built, so the figures that need it are left out: {error}.")
     module: nn.Module | None = base.module if base is not None else None
