@@ -67,12 +67,12 @@ def preset(family: str, model: nn.Module | None = None) -> Preset:
     text tower, and the last linear layer of a `generic` network, which may be its classifier; both are kept
     out of the mask. Raises `SelectionError` for an unknown family, with near misses.
     """
-    if family not in _RULES:
+    if family not in _PRESETS:
         raise SelectionError(
             f"unknown preset {family!r}{did_you_mean(family, FAMILIES)}; "
             f"the presets are {', '.join(FAMILIES)}"
         )
-    choice, why = _RULES[family]
+    choice, why = _PRESETS[family]
     if model is not None and family == "clip":
         choice = _seeing_tower(choice, model)
     if model is not None and family == "generic":
@@ -225,7 +225,7 @@ _WHY_MOBILE = (
     "(squeeze-and-excitation) scales whole channels; norms and heads stay as they are"
 )
 
-_RULES: dict[str, tuple[Choice, str]] = {
+_PRESETS: dict[str, tuple[Choice, str]] = {
     "resnet": (
         _resnet,
         "every convolution, the stem's included, and the weights and biases of the norms of the downsampling "
@@ -257,4 +257,4 @@ _RULES: dict[str, tuple[Choice, str]] = {
     ),
 }
 
-FAMILIES: tuple[str, ...] = tuple(_RULES)
+FAMILIES: tuple[str, ...] = tuple(_PRESETS)

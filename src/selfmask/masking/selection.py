@@ -162,9 +162,9 @@ def _union(
             chosen[entry] = [n for n in parameters if isinstance(owners[n], entry)]
             reasons.append(f"every parameter of {entry.__name__}")
         elif entry == "auto" or entry in FAMILIES:
-            rule = preset(detect_family(model) if entry == "auto" else entry, model)
-            chosen[entry] = [n for n, p in parameters.items() if rule.chosen(n, p, owners[n])]
-            reasons.append(f"preset {rule.name!r}: {rule.why}")
+            family = preset(detect_family(model) if entry == "auto" else entry, model)
+            chosen[entry] = [n for n, p in parameters.items() if family.chosen(n, p, owners[n])]
+            reasons.append(f"preset {family.name!r}: {family.why}")
             if not chosen[entry] and len(entries) > 1:
                 raise SelectionError(
                     f"the preset {entry!r} chooses none of the model's {len(parameters)} parameters "
