@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from selfmask._common.near import did_you_mean
 from selfmask.errors import SelectionError, SettingsError, WrongBaseError
 from selfmask.maskfile.coding import Coding
+from selfmask.maskfile.fingerprint import base_tensors, signature
 from selfmask.maskfile.heads import HeadDtype
 from selfmask.maskfile.saving import save_mask
 from selfmask.masking import norm, occupancy
@@ -24,6 +25,7 @@ from selfmask.masking.densities import check_densities
 from selfmask.masking.masked import MaskedTensor, MaskedTensors
 from selfmask.masking.norm import NormStats
 from selfmask.masking.optimizer import MaskOptimizer
+from selfmask.masking.places import places
 from selfmask.masking.rules import Rule, Threshold
 from selfmask.masking.selection import Select, Selection, matches
 from selfmask.masking.status import Status, TensorStatus
@@ -83,25 +85,33 @@ class MaskSet:
             raise WrongBaseError(occupancy.held(holder))
         check_densities(self.rule, chosen, self.selection.weights)
         generator = torch.Generator().manual_seed(seed)
+        everywhere = places(model)
         tensors: dict[str, MaskedTensor] = {}
         for name, weight in chosen.items():
             theta = weight.detach()
             scores = self.rule.initial_scores(theta, generator)
             weights = self.selection.weights
             maskable = None if weights is None else weights(theta, generator)
-            tensors[name] = MaskedTensor(name, weight, scores, maskable, self.rule)
+            where = [place for place in everywhere.values() if place.tensor is weight]
+            tensors[name] = MaskedTensor(name, weight, where, scores, maskable, self.rule)
         # Nothing raises from here on, so a MaskSet that could not be made leaves the model as it was.
         occupancy.occupy(model, "a MaskSet")
-        self.masked = MaskedTensors(tensors, trained)
-        self._trained_base = {name: p.detach().clone() for name, p in trained.items()}
-        self._buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
-        self._required_grad = {p: p.requires_grad for p in model.parameters()}
+        self._required_grad = [
+            (place, place.tensor.requires_grad)
+            for place in everywhere.values()
+            if isinstance(place.tensor, nn.Parameter)
+        ]
         for p in model.parameters():
             p.requires_grad_(False)
-        for p in (*chosen.values(), *trained.values()):
+        for p in chosen.values():
             p.requires_grad_(True)
+        self.masked = MaskedTensors(model, tensors, trained)
+        self._rest = {
+            name: None if name in self.masked.base else signature(tensor)
+            for name, tensor in base_tensors(model).items()
+            if name not in tensors
+        }
         self._frozen_norms = norm.freeze(model) if norm_stats == "frozen" else []
-        self._live = True
         for tensor in tensors.values():
             if tensor.start_mask is not None:
                 tensor.rewrite(0)
@@ -142,7 +152,7 @@ class MaskSet:
         return {
             name: tensor.detach().clone()
             for name, tensor in current.items()
-            if not torch.equal(tensor, self._buffers[name].to(tensor.device))
+            if not torch.equal(tensor, self.masked.base[name].to(tensor.device))
         }
 
     def trained(self) -> dict[str, Tensor]:
@@ -151,11 +161,10 @@ class MaskSet:
 
     def rest(self) -> dict[str, Tensor]:
         """Every other tensor of the base's state dict, with the base's values: what a mask file fingerprints."""
-        known = self._buffers | self._trained_base
         return {
-            name: known[name] if name in known else value.detach()
-            for name, value in self.model.state_dict().items()
-            if name not in self.masked.tensors
+            name: self.masked.base.get(name, tensor)
+            for name, tensor in base_tensors(self.model).items()
+            if name in self._rest
         }
 
     def status(self) -> Status:
@@ -190,12 +199,12 @@ class MaskSet:
                 does not name are taken from `settings`.
             **settings: of the optimizer on the scores: `lr=50, momentum=0.9` are the paper's for ResNets.
         """
-        self._check_live("optimizer")
+        self.masked.check("optimizer")
         return MaskOptimizer(self.masked, base, settings, trained)
 
     def set_scores(self, scores: Mapping[str, Tensor]) -> None:
         """Take other scores (copied), for all masked tensors, and rewrite the weights from them."""
-        self._check_live("set_scores")
+        self.masked.check("set_scores")
         if set(scores) != set(self.masked.tensors):
             odd = sorted(set(scores) ^ set(self.masked.tensors))[0]
             raise SelectionError(
@@ -206,6 +215,10 @@ class MaskSet:
             if scores[name].shape != t.theta.shape:
                 raise SelectionError(
                     f"set_scores: {name} has shape {tuple(t.theta.shape)}, got {tuple(scores[name].shape)}"
+                )
+            if bool(scores[name].isnan().any()):
+                raise SettingsError(
+                    f"set_scores: the scores for {name} hold NaN, which is on neither side of a threshold"
                 )
         for name, t in self.masked.tensors.items():
             t.scores.copy_(scores[name])
@@ -233,7 +246,12 @@ class MaskSet:
         `training=` …) is kept as given. `coding` ("auto", "alone", "base", "packed") is explained at `save_mask`;
         what "base" writes can be read only beside the base. The file appears whole or not at all. Returns its path.
         """
-        self._check_live("save")
+        self.masked.check("save")
+        if (changed := self._changed()) is not None:
+            raise SettingsError(
+                f"save: {changed[0]} {changed[1]} since the MaskSet was made, so the file would fit no base; change a "
+                "model before its MaskSet is made"
+            )
         # A top-k mask starts with weights off, so the masks alone cannot tell what the training moved.
         flipped = [t.flipped for t in self.status().tensors]
         return save_mask(
@@ -254,29 +272,36 @@ class MaskSet:
             coding=coding,
         )
 
-    @torch.no_grad()
     def remove(self) -> None:
-        """Make the model the base again, bit for bit: weights, buffers, what requires a gradient, norm modes."""
-        if not self._live:
+        """Make the model the base again, bit for bit: weights, buffers, what requires a gradient, norm modes.
+
+        An optimizer made here refuses to step afterwards.
+        """
+        if not self.masked.live:
             return
-        for t in self.masked.tensors.values():
-            t.weight.copy_(t.theta)
-        for name, p in self.masked.trained.items():
-            p.copy_(self._trained_base[name])
-        for name, buffer in self.model.named_buffers():
-            if name in self._buffers:
-                buffer.copy_(self._buffers[name])
-        for p, required in self._required_grad.items():
-            p.requires_grad_(required)
-        for t in self.masked.tensors.values():
-            t.weight.grad = None
+        self.masked.restore()
+        for place, required in self._required_grad:
+            if isinstance(place.tensor, nn.Parameter):
+                place.tensor.requires_grad_(required)
         norm.thaw(self._frozen_norms)
         occupancy.vacate(self.model)
-        self._live = False
 
-    def _check_live(self, what: str) -> None:
-        if not self._live:
-            raise SettingsError(f"{what}: this MaskSet was removed from its model; make a new one")
+    def _changed(self) -> tuple[str, str] | None:
+        """A tensor that makes the model another than the base with its masks, and why; None where there is none."""
+        now, everywhere = base_tensors(self.model), places(self.model)
+        for name in (*self.masked.tensors, *self._rest):
+            if name not in now:
+                return name, "is not in the model any more"
+        for name, t in self.masked.tensors.items():
+            if everywhere[name].tensor is not t.weight:
+                return name, "belongs to a layer that was replaced"
+        for name, known in self._rest.items():
+            if known is not None and name not in self.masked.base and signature(now[name]) != known:
+                return name, "has changed, though it is neither masked nor named by train="
+        for name, _ in self.model.named_parameters():
+            if name not in self._rest and name not in self.masked.tensors:
+                return name, "was added to the model"
+        return None
 
     def __repr__(self) -> str:
         total, tensors = sum(t.theta.numel() for t in self.masked.tensors.values()), len(self.masked.tensors)

@@ -48,9 +48,9 @@ def score_gradient(
     grad: Tensor,
     on: float | Tensor,
     factor: float | Tensor,
-    out: Tensor | None = None,
+    term: Tensor | None = None,
 ) -> Tensor:
-    """∂L/∂M for one tensor, in the dtype of `out` (or θ's dtype, at least float32), of θ's shape.
+    """∂L/∂M for one tensor, in θ's dtype, at least float32, and of θ's shape.
 
     Args:
         theta: the base weight θ.
@@ -58,9 +58,9 @@ def score_gradient(
         grad: g = ∂L/∂w.
         on: Σ M > 0.
         factor: 1/α.
-        out: written to if given.
+        term: the second term, where it is known already (from `shared_term`).
     """
     wide = torch.promote_types(theta.dtype, torch.float32)
-    term = shared_term(weight, grad, on)
-    result = torch.mul(theta.to(wide), grad.to(wide), out=out)
-    return result.mul_(factor).sub_(term)
+    if term is None:
+        term = shared_term(weight, grad, on)
+    return theta.to(wide).mul(grad.to(wide)).mul_(factor).sub_(term)

@@ -5,14 +5,16 @@ The model keeps ordinary parameters w = θ·M/α. They are rebuilt from the exac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfmask.errors import SettingsError
 from selfmask.masking.gradient import same_layout
-from selfmask.masking.rules import Rule, Threshold
+from selfmask.masking.places import Kept, Place, put_back
+from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.masking.weight import masked_weight, scale
 
 
@@ -24,14 +26,22 @@ class MaskedTensor:
     """
 
     def __init__(
-        self, name: str, weight: nn.Parameter, scores: Tensor, maskable: Tensor | None, rule: Rule
+        self,
+        name: str,
+        weight: nn.Parameter,
+        where: Sequence[Place],
+        scores: Tensor,
+        maskable: Tensor | None,
+        rule: Rule,
     ) -> None:
         self.name = name
         self.weight = weight
+        self.where = tuple(where)
         self.theta = weight.detach().clone()
         self.scores = scores
         self.maskable = maskable
         self.rule = rule
+        self.scheduled = isinstance(rule, TopK) and isinstance(rule.density, Progressive)
         first = self.mask(0)
         self.start_mask = None if bool(first.all()) else first
         self.on: float | Tensor = weight.numel()
@@ -94,18 +104,80 @@ class MaskedTensor:
 
 
 class MaskedTensors:
-    """All masked tensors of a model by name, the ordinary parameters trained beside them, and the steps done."""
+    """All masked tensors of a model by name, the ordinary parameters trained beside them, and the steps done.
 
-    def __init__(self, tensors: Mapping[str, MaskedTensor], trained: Mapping[str, nn.Parameter]) -> None:
+    Args:
+        model: the network that they belong to.
+        tensors: the masked ones, by the first of each one's names.
+        trained: the names of the others.
+    """
+
+    def __init__(
+        self, model: nn.Module, tensors: Mapping[str, MaskedTensor], trained: Mapping[str, nn.Parameter]
+    ) -> None:
         self.tensors = dict(tensors)
-        self.trained = dict(trained)
+        self.trained: dict[str, nn.Parameter] = {}
         self.steps = 0
+        self._model = model
+        self.live = True
+        self._base = Kept(model, [name for name, _ in model.named_buffers(remove_duplicate=False)])
+        for parameter in trained.values():
+            self.train(parameter)
+
+    @property
+    def base(self) -> dict[str, Tensor]:
+        """The base's buffers and the base values of what is trained, by name."""
+        return self._base.values
+
+    def train(self, parameter: nn.Parameter) -> bool:
+        """Train an ordinary parameter beside the masks; False, with nothing done, where it is none of the model's."""
+        name = next((n for n, p in self._model.named_parameters() if p is parameter), None)
+        if name is None:
+            return False
+        self._base.keep(self._model, [name])
+        parameter.requires_grad_(True)
+        self.trained[name] = parameter
+        return True
+
+    def check(self, what: str) -> None:
+        """Raises `SettingsError` where `what` would go wrong unseen: the model is not what is moved here any more."""
+        if not self.live:
+            raise SettingsError(f"{what}: this MaskSet was removed from its model; make a new one")
+        for t in self.tensors.values():
+            if any(place.tensor is not t.weight for place in t.where):
+                raise SettingsError(_another(what, t.name))
+            if t.weight.dtype != t.theta.dtype:
+                was, now = (str(d).removeprefix("torch.") for d in (t.theta.dtype, t.weight.dtype))
+                raise SettingsError(
+                    f"{what}: {t.name} was cast from {was} to {now} after the MaskSet was made, so its mask would fit "
+                    f"no base; cast the model first, or train under torch.autocast"
+                )
+        for name, parameter in self.trained.items():
+            if self._base.place(name).tensor is not parameter:
+                raise SettingsError(_another(what, name))
 
     @torch.no_grad()
     def rewrite(self) -> None:
         """Write w = θ·M/α for every tensor, from the scores as they are."""
+        self.check("rewrite")
         for t in self.tensors.values():
             t.rewrite(self.steps)
+
+    def restore(self) -> None:
+        """Make weights, what was trained, and buffers the base's again, bit for bit. Ends all work on them."""
+        for t in self.tensors.values():
+            for place in t.where:
+                put_back(place, t.theta)
+            t.weight.grad = None
+        self._base.restore()
+        self.live = False
+
+
+def _another(what: str, name: str) -> str:
+    return (
+        f"{what}: {name} is another parameter than when the MaskSet was made (load_state_dict(assign=True) makes new "
+        "ones), so what is learnt would not reach the model; load without assign, or make the MaskSet afterwards"
+    )
 
 
 def laid_out_as(tensor: Tensor, model: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ stays in evaluation mode whatever `model.train()` says, so there is nothing to c
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,24 +20,31 @@ def _frozen_class(cls: type[_BatchNorm]) -> type[_BatchNorm]:
     """A subclass of `cls` that cannot be put into training mode.
 
     A class, and not a hook or a patched method: the module keeps its tensors, its `repr` stays readable, and
-    copies of the model are frozen too.
+    copies and pickles of the model are frozen too.
     """
 
     def train(self: _BatchNorm, mode: bool = True) -> _BatchNorm:
         return cls.train(self, False)
 
-    return type(f"Frozen{cls.__name__}", (cls,), {"train": train, "__module__": __name__})
+    def reduce(self: _BatchNorm, protocol: int) -> tuple[Any, ...]:
+        return (_frozen, (cls,), self.__getstate__())
+
+    name = f"Frozen{cls.__name__}"
+    return type(name, (cls,), {"train": train, "__reduce_ex__": reduce, "__module__": __name__})
 
 
-def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """Every batch norm of `model` that keeps running statistics."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+def _frozen(cls: type[_BatchNorm]) -> _BatchNorm:
+    """An empty frozen batch norm, for `copy` and `pickle`, which cannot find a class that was made at run time."""
+    frozen = _frozen_class(cls)
+    return frozen.__new__(frozen)
 
 
 def freeze(model: nn.Module) -> list[tuple[_BatchNorm, type[_BatchNorm], bool]]:
-    """Freeze every batch norm; returns what `thaw` needs."""
+    """Freeze every batch norm that keeps running statistics; returns what `thaw` needs."""
     frozen: list[tuple[_BatchNorm, type[_BatchNorm], bool]] = []
-    for module in batch_norms(model):
+    for module in model.modules():
+        if not isinstance(module, _BatchNorm) or module.running_mean is None:
+            continue
         cls = type(module)
         frozen.append((module, cls, module.training))
         module.__class__ = _frozen_class(cls)

@@ -15,9 +15,12 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from selfmask.errors import SettingsError
-from selfmask.masking.gradient import flat, same_layout, score_gradient
+from selfmask.errors import RunError, SettingsError
+from selfmask.masking.gradient import flat, same_layout, score_gradient, shared_term
 from selfmask.masking.masked import MaskedTensor, MaskedTensors, laid_out_as
+
+PATIENCE = 5
+"""Steps in a row for which a gradient that is not finite is borne with: a spike is, a broken run is not."""
 
 _STEPS = "mask_steps"
 
@@ -49,6 +52,8 @@ class MaskOptimizer(torch.optim.Optimizer):
             )
         self._masked = masked
         self._tensors = list(masked.tensors.values())
+        self.skipped: dict[str, int] = {}
+        self._in_a_row: dict[str, int] = {}
         self._inner = self._make_inner(cls, settings)
         groups: list[dict[str, Any]] = [{"params": [t.weight for t in self._tensors], **settings}]
         if parameters:
@@ -71,10 +76,18 @@ class MaskOptimizer(torch.optim.Optimizer):
         return cls(scores, **settings)  # pyright: ignore[reportCallIssue]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add ordinary parameters, trained as the optimizer class trains them."""
-        if getattr(self, "_ready", False):
-            self._inner.add_param_group(dict(param_group))
-        super().add_param_group(param_group)
+        """Add ordinary parameters, trained as the optimizer class trains them.
+
+        Those of the model are then asked for a gradient, saved with the mask, and restored by `MaskSet.remove`, as if
+        `train=` had named them.
+        """
+        params = param_group["params"]
+        param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
+        super().add_param_group(dict(param_group))
+        if self._ready:
+            for parameter in param_group["params"]:
+                self._masked.train(parameter)
+            self._inner.add_param_group(param_group)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -83,36 +96,82 @@ class MaskOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step on the scores, and the new weights. Tensors without a gradient keep their scores and weights."""
+        """One step on the scores, and the new weights. Tensors without a gradient keep their scores.
+
+        So do those whose gradient is not finite: one NaN would destroy their scores for good, while outputs and loss
+        stay finite. `skipped` counts such steps by the tensor's name. Raises `RunError` after `PATIENCE` of them in a
+        row, and `SettingsError` where the model is not masked any more, or not the one that was.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._masked.check("optimizer.step")
         for outer, inner in zip(self.param_groups, self._inner.param_groups, strict=True):
             inner.update({k: v for k, v in outer.items() if k not in ("params", _STEPS)})
-        group = self._inner.param_groups[0]
-        fused = _fused_settings(self._inner, group)
-        stepped = [t for t in self._tensors if t.weight.grad is not None]
-        for t in stepped:
+        fused = _fused_settings(self._inner, self._inner.param_groups[0])
+        masked = [(t, t.weight.grad) for t in self._tensors if t.weight.grad is not None and t.theta.numel()]
+        for t, _ in masked:
             self._follow(t)
-            grad = t.weight.grad
-            assert grad is not None
-            if fused is not None and _sgd_step(t, grad, self._inner.state[t.scores], *fused):
-                t.scores.grad = None
+        terms = {t.name: shared_term(t.weight, grad, t.on) for t, grad in masked}
+        ordinary = self._ordinary_gradients()
+        # The term is a sum over all of the gradient: no NaN and no infinity gets past it, not even times w = 0.
+        unsound = self._unsound(
+            terms | {name: torch.linalg.vector_norm(g, torch.inf) for name, (_, g) in ordinary.items()}
+        )
+        for t, grad in masked:
+            if t.name in unsound:
+                continue
+            term = terms[t.name]
+            if fused is not None and _sgd_step(t, grad, term, self._inner.state[t.scores], *fused):
                 continue
             # torch's fused kernels take the memory order for granted, and do not check it.
             t.scores.grad = laid_out_as(
-                score_gradient(t.theta, t.weight, grad, t.on, _match(t.factor, t.scores)), t.scores
+                score_gradient(t.theta, t.weight, grad, t.on, _match(t.factor, t.scores), term), t.scores
             )
             if t.maskable is not None:
                 t.scores.grad.mul_(t.maskable)
+        for name in unsound & set(ordinary):
+            ordinary[name][0].grad = None
         self._inner.step()
-        for t in stepped:
+        for name in unsound & set(ordinary):
+            ordinary[name][0].grad = ordinary[name][1]
+        for t in self._tensors:
             t.scores.grad = None
         self._masked.steps += 1
-        for t in stepped:
-            t.rewrite(self._masked.steps)
+        for t in self._tensors:
+            if t.weight.grad is not None or t.scheduled:
+                t.rewrite(self._masked.steps)
         return loss
+
+    def _ordinary_gradients(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The parameters that are trained as they are, with their gradients, by name."""
+        names = {id(p): name for name, p in self._masked.trained.items()}
+        return {
+            names.get(id(p), f"parameter {i} of group {k}"): (p, p.grad)
+            for k, group in enumerate(self.param_groups[1:], start=1)
+            for i, p in enumerate(group["params"])
+            if p.grad is not None
+        }
+
+    def _unsound(self, figures: dict[str, Tensor]) -> set[str]:
+        """Which names' figures (0-dim) are not finite, counted; one message from each device, not one a tensor."""
+        unsound: set[str] = set()
+        for device in {figure.device for figure in figures.values()}:
+            here = {name: figure.double() for name, figure in figures.items() if figure.device == device}
+            finite = torch.stack(list(here.values())).isfinite().tolist()
+            unsound |= {name for name, sound in zip(here, finite, strict=True) if not sound}
+        for name in figures:
+            self._in_a_row[name] = self._in_a_row.get(name, 0) + 1 if name in unsound else 0
+            if name in unsound:
+                self.skipped[name] = self.skipped.get(name, 0) + 1
+            if self._in_a_row[name] >= PATIENCE:
+                raise RunError(
+                    f"the gradient of {name!r} held NaN or infinity in {PATIENCE} steps in a row; they were skipped, "
+                    "so its scores are intact. Look for what makes it so: a loss that overflows, half precision "
+                    "without a GradScaler, too large a learning rate"
+                )
+        return unsound
 
     def _follow(self, t: MaskedTensor) -> None:
         """Where the user has moved or re-laid the model, scores and their optimizer state go along."""
@@ -142,8 +201,9 @@ class MaskOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take scores, optimizer state and settings from `state_dict`, and rewrite the model's weights.
 
-        Raises `SettingsError` if it was made for other masked weights.
+        Raises `SettingsError` if it was made for other masked weights, or holds scores that are not numbers.
         """
+        self._masked.check("load_state_dict")
         states: dict[int, dict[str, Any]] = state_dict["state"]
         for i, t in enumerate(self._tensors):
             score = states.get(i, {}).get("score")
@@ -152,6 +212,10 @@ class MaskOptimizer(torch.optim.Optimizer):
                 raise SettingsError(
                     f"load_state_dict: {t.name} needs scores of shape {tuple(t.scores.shape)}, the state has {got}; "
                     "was it saved for another model or selection?"
+                )
+            if bool(score.isnan().any()):
+                raise SettingsError(
+                    f"load_state_dict: the scores of {t.name} hold NaN; take an earlier checkpoint"
                 )
         groups = [{k: v for k, v in g.items() if k != _STEPS} for g in state_dict["param_groups"]]
         inner = {i: {k: v for k, v in s.items() if k != "score"} for i, s in states.items()}
@@ -180,12 +244,15 @@ def _match(factor: float | Tensor, scores: Tensor) -> float | Tensor:
     return factor.to(scores.dtype) if isinstance(factor, Tensor) else factor
 
 
-def _sgd_step(tensor: MaskedTensor, grad: Tensor, state: dict[str, Any], lr: float, momentum: float) -> bool:
+def _sgd_step(
+    tensor: MaskedTensor, grad: Tensor, term: Tensor, state: dict[str, Any], lr: float, momentum: float
+) -> bool:
     """One step of SGD on `tensor.scores` in as few passes over memory as there can be without a kernel of our own.
 
-    The plain road writes the score's gradient out and reads it back; here it goes straight into the momentum:
+    The plain road writes the score's gradient out and reads it back; here it goes straight into the momentum, once the
+    second term of Main Eq. 2, `term`, is known:
 
-        v ← m·v − Σ w g / (2 Σ M)          one pass (the second term of Main Eq. 2 is one number)
+        v ← m·v − Σ w g / (2 Σ M)          one pass
         v ← v + (1/α) θ ⊙ g                 one pass
         S ← S − λ v                         one pass
 
@@ -193,14 +260,14 @@ def _sgd_step(tensor: MaskedTensor, grad: Tensor, state: dict[str, Any], lr: flo
     this path does not apply: no momentum, an accelerator (whose 1/α is on the device), some weights that may not be
     masked, low precision, or unlike memory layouts.
     """
-    theta, weight, scores = tensor.theta, tensor.weight.detach(), tensor.scores
+    theta, scores = tensor.theta, tensor.scores
     applies = (
         momentum != 0
         and tensor.maskable is None
         and isinstance(tensor.on, int)
         and isinstance(tensor.factor, float)
         and theta.dtype == scores.dtype == grad.dtype
-        and same_layout(theta, weight, grad, scores)
+        and same_layout(theta, grad, scores)
     )
     if not applies:
         return False
@@ -210,8 +277,7 @@ def _sgd_step(tensor: MaskedTensor, grad: Tensor, state: dict[str, Any], lr: flo
     elif not same_layout(buffer, scores):
         return False
     v, g = flat(buffer), flat(grad)
-    term = torch.dot(flat(weight), g).div_(-2 * tensor.on)
-    torch.add(term, v, alpha=momentum, out=v)
+    torch.add(term.neg(), v, alpha=momentum, out=v)
     v.addcmul_(flat(theta), g, value=tensor.factor)  # pyright: ignore[reportArgumentType]
     flat(scores).add_(v, alpha=-lr)
     return True

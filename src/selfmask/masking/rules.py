@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from selfmask.errors import SettingsError
+from selfmask.errors import RunError, SettingsError
 
 
 @runtime_checkable
@@ -74,7 +74,7 @@ class Threshold:
         return scores
 
     def mask(self, scores: Tensor, name: str, step: int) -> Tensor:
-        return keep_one_on(scores > self.mu, scores)
+        return keep_one_on(scores > self.mu, scores, name)
 
     def describe(self) -> dict[str, Any]:
         return {"name": "threshold", "mu": self.mu, "start": self.start, "spread": self.spread}
@@ -170,7 +170,7 @@ class TopK:
         total = scores.numel()
         if total == 0:
             return torch.ones_like(scores, dtype=torch.bool)
-        return highest(scores, self.count(name, total, step))
+        return highest(scores, self.count(name, total, step), name)
 
     def describe(self) -> dict[str, Any]:
         if isinstance(self.density, Progressive):
@@ -197,15 +197,16 @@ def _check_density(share: float, of: str) -> None:
         raise SettingsError(f"TopK: a density{of} is a share in (0, 1], got {share!r}; 50 % is 0.5")
 
 
-def keep_one_on(mask: Tensor, scores: Tensor) -> Tensor:
+def keep_one_on(mask: Tensor, scores: Tensor, name: str) -> Tensor:
     """`mask`, with its highest-scored weight turned on in place if all were off."""
     if mask.numel() and not bool(mask.any()):
+        _check_numbers(scores, name)
         index = int(scores.argmax())
         mask[torch.unravel_index(torch.tensor(index), mask.shape)] = True
     return mask
 
 
-def highest(scores: Tensor, count: int) -> Tensor:
+def highest(scores: Tensor, count: int, name: str) -> Tensor:
     """The `count` highest of `scores` (1 <= count <= N) as a bool mask; ties go to the earlier position."""
     total = scores.numel()
     if count == total:
@@ -215,5 +216,16 @@ def highest(scores: Tensor, count: int) -> Tensor:
     mask = flat > cut
     missing = count - int(mask.sum())
     tied = (flat == cut).nonzero().squeeze(1)[:missing]
+    if len(tied) < missing:
+        _check_numbers(scores, name)
     mask[tied] = True
     return torch.empty_like(scores, dtype=torch.bool).copy_(mask.view(scores.shape))
+
+
+def _check_numbers(scores: Tensor, name: str) -> None:
+    bad = int(scores.isnan().sum())
+    if bad:
+        raise RunError(
+            f"{bad} of the {scores.numel()} scores of {name!r} are not numbers (NaN), so they have no order and "
+            "no mask; go back to the last checkpoint, with a smaller rate"
+        )
