@@ -39,7 +39,7 @@ from selfmask.maskfile.index import model_bytes
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.streams import Writer
 from selfmask.objectives.base import Batch
-from selfmask.run.adapt import adapt
+from selfmask.run.adapt import learn_mask
 from selfmask.run.build import build_masks, build_objective
 from selfmask.run.plan import Plan, make_plan
 from selfmask.run.schedule import path_length
@@ -116,7 +116,7 @@ def make(out: Path, only: list[str]) -> None:
                 settings = AdaptSettings(**of_data, **of_backbone, **of_recipe, out=place, evaluate=False)
                 if settings.optimizer == "sgd":
                     settings = replace(settings, lr=sgd_rate(settings))
-                adapt(settings)
+                learn_mask(settings)
                 chosen = make_plan(settings)
                 before = knn_of(chosen)
                 mask = load(place / "mask.safetensors")

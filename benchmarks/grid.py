@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from selfmask.run.adapt import adapt
+from selfmask.run.adapt import learn_mask
 from selfmask.run.settings import AdaptSettings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -132,7 +132,7 @@ def main() -> None:
             own = {"optimizer": arguments.optimizer, "lr": arguments.lr}
             if arguments.optimizer is not None:
                 own["finetune"] = False  # stands in the default's table
-            adapt(AdaptSettings(**(cell.settings | own), out=place, seed=seed, resume=place.is_dir()))
+            learn_mask(AdaptSettings(**(cell.settings | own), out=place, seed=seed, resume=place.is_dir()))
     print(table(arguments.out, arguments.seeds))
 
 

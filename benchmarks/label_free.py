@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from selfmask.run.adapt import adapt
+from selfmask.run.adapt import learn_mask
 from selfmask.run.settings import AdaptSettings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -130,7 +130,7 @@ def main() -> None:
             if asked.table or (place / "result.json").is_file():
                 continue
             resume = (place / "settings.json").is_file()
-            adapt(
+            learn_mask(
                 AdaptSettings(
                     **cell.settings(), finetune=asked.finetune, out=place, seed=seed, resume=resume,
                     threads=asked.threads,

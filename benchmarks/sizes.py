@@ -29,7 +29,7 @@ from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.heads import HeadDtype, head_as
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
-from selfmask.tasks.baking import baked_state
+from selfmask.tasks.apply import baked_state
 
 RANK = 8
 DTYPES: dict[HeadDtype, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}

@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import cyclopts
 import torch
 import torch.nn.functional as F
-import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -229,7 +229,7 @@ def draw(found: dict[str, Any], picture: Path) -> None:
     figure.savefig(picture)
 
 
-def main(asked: Figure1) -> None:
+def main(asked: Annotated[Figure1, cyclopts.Parameter(name="*")]) -> None:
     """Run what has not been run yet; then gather and draw."""
     torch.set_num_threads(asked.threads)
     console = Console()
@@ -248,4 +248,4 @@ def main(asked: Figure1) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Figure1))
+    cyclopts.run(main)

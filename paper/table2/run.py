@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import cyclopts
 import torch
-import tyro
 from rich.console import Console
 
 from selfmask.errors import SettingsError
@@ -310,7 +310,7 @@ def scan_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(asked: Table2) -> None:
+def main(asked: Annotated[Table2, cyclopts.Parameter(name="*")]) -> None:
     """Run what has not been run yet, and gather."""
     torch.set_num_threads(asked.threads)
     console = Console()
@@ -326,4 +326,4 @@ def main(asked: Table2) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Table2))
+    cyclopts.run(main)

@@ -13,19 +13,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Annotated, Any
 
-import tyro
+import cyclopts
 from rich.console import Console
 
 from selfmask.cascade.cascade_file import load_cascade
 from selfmask.cascade.evaluation import measure_cascade
 from selfmask.cascade.learning import learn_cascade
 from selfmask.cascade.settings import CascadeSettings
-from selfmask.cli.cascade import draw
 from selfmask.errors import DataError, RunError
 from selfmask.run.plan import make_plan
 from selfmask.run.result import read_json, write_json
+from selfmask.tasks.cascade import draw
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Table3:
     """CPU threads."""
 
 
-def main(settings: Table3) -> None:
+def main(settings: Annotated[Table3, cyclopts.Parameter(name="*")]) -> None:
     """Run what has not been run yet, and gather."""
     console = Console(stderr=True)
     results: list[dict[str, Any]] = []
@@ -171,4 +171,4 @@ def markdown(table: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Table3))
+    cyclopts.run(main)

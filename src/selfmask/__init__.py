@@ -1,25 +1,9 @@
-"""selfmask: adapt a pretrained vision model to your images by learning which of its weights to switch off."""
+"""selfmask: adapt a pretrained vision model to your images by learning which of its weights to switch off.
 
-from selfmask.maskfile.loading import load
-from selfmask.maskfile.mask import Handle, Mask
-from selfmask.masking.rules import Progressive, Threshold, TopK
-from selfmask.masking.selection import LargestShare, RandomShare, Selection
-from selfmask.maskset import MaskSet
-from selfmask.tasks.hub import from_hub, push_to_hub
-from selfmask.version import VERSION as __version__
+The public names are those of `__all__`, listed once in `__init__.pyi`. Every module below is private: its names may
+change without notice. A name is imported when it is first asked for, so `import selfmask` is quick.
+"""
 
-__all__ = [
-    "Handle",
-    "LargestShare",
-    "Mask",
-    "MaskSet",
-    "Progressive",
-    "RandomShare",
-    "Selection",
-    "Threshold",
-    "TopK",
-    "__version__",
-    "from_hub",
-    "load",
-    "push_to_hub",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

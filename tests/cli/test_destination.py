@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from selfmask.backbones.spec import weight_places
 from selfmask.cli import main
-from selfmask.cli.destination import check_out
-from selfmask.cli.recorded_weights import recorded_weights
 from selfmask.errors import SettingsError
+from selfmask.tasks.opening import check_out
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -53,14 +53,14 @@ def test_a_mask_is_not_written_over(
     assert {p.name for p in mask.parent.iterdir()} <= {mask.name, other.name, "link.onnx"}
 
 
-@pytest.mark.parametrize("command", ["apply", "export", "combine", "compact"])
+@pytest.mark.parametrize("command", ["apply", "export", "compact"])
 def test_weights_are_not_written_over(
     command: str, pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, link = tmp_path / "weights.pth", tmp_path / "link.pt2"
     weights.write_bytes(b"years of work")
     link.symlink_to(weights)
-    inputs = {"combine": list(pair), "compact": [pair[0], "digits"]}.get(command, [pair[0]])
+    inputs = {"compact": [pair[0], "digits"]}.get(command, [pair[0]])
     line = refused(capsys, command, *inputs, "--weights", weights, "--out", link)
     assert squeezed("out is the file of weights itself") in line
     assert squeezed(str(weights)) in line
@@ -101,7 +101,6 @@ def test_weights_that_are_found_unasked_are_not_written_over(
 ) -> None:
     import torch
 
-    from selfmask.maskfile.loading import load
     from selfmask.maskset import MaskSet
 
     weights = tmp_path / "weights.onnx"
@@ -111,7 +110,7 @@ def test_weights_that_are_found_unasked_are_not_written_over(
     path = MaskSet(model, select="0.weight").save(
         tmp_path / "m.safetensors", backbone={"spec": "timm:resnet18", "weights": weights.name}
     )
-    assert recorded_weights(load(path)) == [tmp_path / "none" / weights.name, weights]
+    assert weight_places(weights.name) == [tmp_path / "none" / weights.name, weights]
     for command in ("apply", "export"):
         assert squeezed("out is the file of weights itself") in refused(
             capsys, command, path, "--out", weights

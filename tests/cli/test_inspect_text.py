@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from rich.console import Console
 from torch import nn
 
 from selfmask._common.escape import printable
-from selfmask.cli import compare as comparing
-from selfmask.cli import inspect, main
+from selfmask.cli import main
+from selfmask.cli.masks import show_comparison, show_inspection
+from selfmask.cli.printing import print_rows
 from selfmask.maskfile.loading import load
 from selfmask.masking.rules import Progressive, TopK
 from selfmask.maskset import MaskSet
-from selfmask.tasks.comparison import compare
+from selfmask.tasks.compare import compare_masks
+from selfmask.tasks.inspect import Inspection
 
 LONG = "the_second_stage_of_the_network.downsample"
 
@@ -89,7 +92,7 @@ def test_half_a_character_leaves_the_output_whole(tmp_path: Path, monkeypatch: p
     path = saved(tmp_path / "m")
     mask = load(path)
     mask.metadata["training"] = {"data": "flo\ud800wers", "\udc80": ["\udfff"]}
-    monkeypatch.setattr(inspect, "load", lambda path: mask)
+    monkeypatch.setattr("selfmask.tasks.inspect.open_mask", lambda path: mask)
     out = Strict()
     monkeypatch.setattr("sys.stdout", out)
     assert main(["inspect", str(path), "--json"]) == 0
@@ -107,9 +110,9 @@ def test_printable_changes_nothing_else() -> None:
 
 def test_tables_that_are_piped_are_not_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = saved(tmp_path / "a"), saved(tmp_path / "b", seed=1)
-    assert main(["compare", str(a), str(b)]) == 0
+    assert main(["compare", str(a), str(b), "--tensors"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    overall = compare(load(a), load(b), None).overall
+    overall = compare_masks(load(a), load(b)).overall
     figures = [
         f"{n:,}" for n in (overall.total, overall.off_a, overall.off_b, overall.off_both, overall.hamming)
     ]
@@ -126,10 +129,10 @@ def test_tables_that_are_piped_are_not_cut(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize("width", [80, 60, 20])
 def test_tables_on_a_narrow_terminal_are_folded_not_cut(width: int, tmp_path: Path) -> None:
     a, b = load(saved(tmp_path / "a")), load(saved(tmp_path / "b", seed=1))
-    found = compare(a, b, None)
+    found = replace(compare_masks(a, b), each=True)
     for draw in (
-        lambda console: comparing._print(found, console),
-        lambda console: inspect._print(a, True, console),
+        lambda console: show_comparison(found, console),
+        lambda console: show_inspection(Inspection(a, True), console),
     ):
         out = io.StringIO()
         draw(Console(file=out, width=width, force_terminal=True, color_system=None, legacy_windows=False))
@@ -138,7 +141,7 @@ def test_tables_on_a_narrow_terminal_are_folded_not_cut(width: int, tmp_path: Pa
         folded = "".join(line.split("  ")[0].strip() for line in text.splitlines())
         assert f"{LONG}.weight" in folded
     out = io.StringIO()
-    comparing._print(found, Console(file=out, width=width, force_terminal=True, color_system=None))
+    show_comparison(found, Console(file=out, width=width, force_terminal=True, color_system=None))
     assert out.getvalue().count("1,100,000") == 2
     if width == 80:
         assert max(map(len, out.getvalue().splitlines())) <= 80
@@ -146,8 +149,6 @@ def test_tables_on_a_narrow_terminal_are_folded_not_cut(width: int, tmp_path: Pa
 
 def test_names_are_not_read_as_markup(tmp_path: Path) -> None:
     out = io.StringIO()
-    from selfmask.cli.whole_text import print_rows
-
-    print_rows(Console(file=out), ("name", "n"), [("[red]x[/red]", "1")], folded=("name",))
+    print_rows(("name", "n"), [("[red]x[/red]", "1")], folded=("name",), console=Console(file=out))
     assert "[red]x[/red]" in out.getvalue()
-    print_rows(Console(file=out), ("name", "n"), [], folded=("name",))
+    print_rows(("name", "n"), [], folded=("name",), console=Console(file=out))

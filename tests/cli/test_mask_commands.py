@@ -13,12 +13,18 @@ import torch
 from safetensors.torch import load_file
 
 from selfmask.backbones.spec import build
-from selfmask.cli import apply, combine, compact, compare, export, inspect, main
+from selfmask.cli import main
+from selfmask.cli.masks import show_compacted
 from selfmask.errors import BackboneError, SettingsError, WrongBaseError
 from selfmask.images.opening import open_data
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskset import MaskSet
+from selfmask.tasks.apply import ApplySettings
+from selfmask.tasks.apply import run as apply
+from selfmask.tasks.compact import CompactSettings
+from selfmask.tasks.compact import run as compact
+from selfmask.tasks.export import ExportSettings
 
 SPEC = "package:efficientnet_lite0"
 SIZE = 32
@@ -51,7 +57,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 def test_inspect_says_what_is_in_the_file(files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert inspect.run(inspect.InspectSettings(files[0], json=True)) == 0
+    assert main(["inspect", str(files[0]), "--json"]) == 0
     found = printed(capsys)
     assert set(found["bytes"]) == {"masks", "statistics", "head", "metadata", "file"}
     assert (
@@ -67,20 +73,20 @@ def test_inspect_says_what_is_in_the_file(files: list[Path], capsys: pytest.Capt
     assert found["training"] == {"data": "digits", "size": SIZE}
     assert found["head_dtype"] == {"weight": "float32", "bias": "float32"}
     assert {"selection", "preprocessing", "selfmask"} <= set(found)
-    assert inspect.run(inspect.InspectSettings(files[0], tensors=True)) == 0
+    assert main(["inspect", str(files[0]), "--tensors"]) == 0
     text = capsys.readouterr().out
     assert "99.0" in text
     assert SPEC in text
 
 
 def test_compare_and_combine(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare.run(compare.CompareSettings(files[0], files[1], json=True)) == 0
+    assert main(["compare", str(files[0]), str(files[1]), "--json"]) == 0
     overall = printed(capsys)["overall"]
     assert overall["jaccard"] == pytest.approx(overall["expected_jaccard"], abs=0.01)
-    assert compare.run(compare.CompareSettings(files[0], files[0])) == 0
+    assert main(["compare", str(files[0]), str(files[0])]) == 0
     assert "1.000" in capsys.readouterr().out
     out = tmp_path / "both"
-    assert combine.run(combine.CombineSettings((files[0], files[1]), out, "and", json=True)) == 0
+    assert main(["combine", *map(str, files), "--out", str(out), "--operation", "and", "--json"]) == 0
     assert (
         printed(capsys)["on"] == overall["total"] - overall["off_a"] - overall["off_b"] + overall["off_both"]
     )
@@ -95,7 +101,7 @@ def test_apply_and_export_make_the_adapted_network(
     with load(files[0]).apply(backbone.module), torch.no_grad():
         expected = backbone.module(images)
     baked = tmp_path / "baked.safetensors"
-    assert apply.run(apply.ApplySettings(files[0], baked, json=True)) == 0
+    assert main(["apply", str(files[0]), str(baked), "--json"]) == 0
     assert printed(capsys)["bytes"] == baked.stat().st_size
     backbone.module.load_state_dict(load_file(baked), strict=True)
     with torch.no_grad():
@@ -104,7 +110,7 @@ def test_apply_and_export_make_the_adapted_network(
     program = tmp_path / "model.pt2"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own insides
-        assert export.run(export.ExportSettings(files[0], program, size=SIZE, json=True)) == 0
+        assert main(["export", str(files[0]), str(program), "--size", str(SIZE), "--json"]) == 0
     assert printed(capsys)["input"]["shape"] == ["batch", 3, SIZE, SIZE]
     assert torch.allclose(torch.export.load(program).module()(images), expected, atol=1e-4)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["baked.safetensors", "model.pt2"]
@@ -124,37 +130,35 @@ def test_a_mask_without_a_named_backbone_asks_for_it(files: list[Path], tmp_path
     path = masks.save(tmp_path / "own")
     masks.remove()
     with pytest.raises(BackboneError, match="name it with --backbone"):
-        apply.run(apply.ApplySettings(path, tmp_path / "x"))
+        apply(ApplySettings(path, tmp_path / "x"))
     with pytest.raises(WrongBaseError, match="not the base"):
-        apply.run(apply.ApplySettings(path, tmp_path / "x", backbone=SPEC))
+        apply(ApplySettings(path, tmp_path / "x", backbone=SPEC))
     assert not (tmp_path / "x").exists()
 
 
 def test_compact_settings_are_checked(files: list[Path], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="max_drop"):
-        compact.CompactSettings(files[0], "digits", tmp_path / "x", max_drop=-1)
+        CompactSettings(files[0], "digits", tmp_path / "x", max_drop=-1)
     with pytest.raises(SettingsError, match="out is the mask file itself"):
-        compact.CompactSettings(files[0], "digits", files[0])
+        CompactSettings(files[0], "digits", files[0])
     with pytest.raises(SettingsError, match="images"):
-        compact.CompactSettings(files[0], "digits", tmp_path / "x", images=2)
+        CompactSettings(files[0], "digits", tmp_path / "x", images=2)
     for size in (0, -3):
         with pytest.raises(SettingsError, match=f"size is the side of the images in pixels, .* got {size}"):
-            compact.CompactSettings(files[0], "digits", tmp_path / "x", size=size)
+            CompactSettings(files[0], "digits", tmp_path / "x", size=size)
         with pytest.raises(SettingsError, match=f"size is the side of the images in pixels, .* got {size}"):
-            export.ExportSettings(files[0], tmp_path / "x.onnx", size=size)
-    found = compact.CompactSettings(tmp_path / "a.safetensors", "digits").written
+            ExportSettings(files[0], tmp_path / "x.onnx", size=size)
+    found = CompactSettings(tmp_path / "a.safetensors", "digits").written
     assert found == tmp_path / "a.small.safetensors"
     found.touch()
     with pytest.raises(SettingsError, match=r"a\.small\.safetensors is there already: name the new file"):
-        compact.CompactSettings(tmp_path / "a.safetensors", "digits")
+        CompactSettings(tmp_path / "a.safetensors", "digits")
 
 
 @pytest.mark.slow
-def test_compact_makes_a_smaller_file_within_the_tolerance(
-    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compact_makes_a_smaller_file_within_the_tolerance(files: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "small"
-    settings = compact.CompactSettings(
+    settings = CompactSettings(
         files[0],
         "digits",
         out,
@@ -162,10 +166,8 @@ def test_compact_makes_a_smaller_file_within_the_tolerance(
         images=60,
         steps=1,
         refine=1,
-        json=True,  # type: ignore[arg-type]
     )
-    assert compact.run(settings) == 0
-    found = printed(capsys)
+    found = compact(settings).document()
     assert found["after"]["score"] >= found["before"]["score"] - 5
     assert found["bytes"]["after"]["file"] == out.stat().st_size <= files[0].stat().st_size
     small, before = load(out), load(files[0])
@@ -177,12 +179,11 @@ def test_compact_makes_a_smaller_file_within_the_tolerance(
     assert found["notes"] == []
 
     halved = replace(settings, bits=0.5, max_drop=0.0, out=tmp_path / "half")
-    assert compact.run(halved) == 0
-    found = printed(capsys)
+    found = compact(halved).document()
     assert 0.45 * before.bytes()["masks"] < found["bytes"]["after"]["masks"] < 0.52 * before.bytes()["masks"]
     assert load(tmp_path / "half").metadata["compaction"]["bits"] == 0.5
-    assert compact.run(replace(settings, images=9, max_drop=1, out=tmp_path / "few")) == 0
-    assert "held-out images is" in printed(capsys)["notes"][0]
+    few = compact(replace(settings, images=9, max_drop=1, out=tmp_path / "few"))
+    assert "held-out images is" in few.notes[0]
 
 
 @pytest.mark.slow
@@ -204,8 +205,7 @@ def test_compact_rounds_the_head_and_says_what_it_costs(
         "refine": 0,
         "head_dtype": "float16",
     }
-    assert compact.run(compact.CompactSettings(path, out=tmp_path / "half", json=True, **common)) == 0
-    found = printed(capsys)
+    found = compact(CompactSettings(path, out=tmp_path / "half", **common)).document()
     assert found["bytes"]["after"]["head"] * 2 == found["bytes"]["before"]["head"]
     cost = found["head"]
     assert cost["dtype"] == "float16"
@@ -213,7 +213,7 @@ def test_compact_rounds_the_head_and_says_what_it_costs(
     assert load(tmp_path / "half").head["weight"].dtype == torch.float16
     assert load(tmp_path / "half").metadata["compaction"]["head"] == cost
     # The head of two classes of `files` is none of the digits': its cost cannot be told.
-    assert compact.run(compact.CompactSettings(files[0], out=tmp_path / "two", **common)) == 0
+    show_compacted(compact(CompactSettings(files[0], out=tmp_path / "two", **common)))
     assert "was not measured" in capsys.readouterr().out
 
 
@@ -221,4 +221,4 @@ def test_compact_without_a_head_to_round(files: list[Path], tmp_path: Path) -> N
     mask = load(files[0])
     bare = save_derived(tmp_path / "bare", mask, mask.masks(), note={}, head={})
     with pytest.raises(SettingsError, match="bare carries no head"):
-        compact.run(compact.CompactSettings(bare, "digits", tmp_path / "x", head_dtype="float16"))
+        compact(CompactSettings(bare, "digits", tmp_path / "x", head_dtype="float16"))

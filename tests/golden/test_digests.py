@@ -46,7 +46,7 @@ SAMPLED = (
 IMAGES = "images"  # the folder of images, beside the runs
 COMMON = ["--size", "32", "--batch", "16", "--threads", "1", "--seed", "0"]
 ADAPT = ["adapt", IMAGES, *COMMON, "--steps", "20", "--no-evaluate"]
-LABELLED = [*ADAPT, "--objective", "supervised", "--own", "label_smoothing=0.1"]
+LABELLED = [*ADAPT, "--objective", "supervised", "--supervised.label-smoothing", "0.1"]
 MAGNITUDE = ["--scores", "magnitude", "--lr", "0.01"]
 CASES: dict[str, list[list[str]]] = {
     "labels": [
@@ -97,7 +97,7 @@ def found_in(folder: Path) -> dict[str, Any]:
         if path.name == "cascade.safetensors":  # its masks lie in the folder one by one as well
             plain = {n: t for n, t in load_file(path).items() if n.startswith(("router/", "fusion/"))}
             found[name] = {"tensors": tensors_found(plain)}
-        elif path.name not in ("checkpoint.safetensors", "router.safetensors", "split.safetensors"):
+        elif path.name not in ("checkpoint.safetensors", "router.safetensors"):
             mask = selfmask.load(path)
             found[name] = {
                 "masks": masks_found(mask.masks()),

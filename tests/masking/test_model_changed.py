@@ -150,7 +150,9 @@ def test_a_masked_model_can_be_pickled_and_copied(norm_stats: str) -> None:
     file.seek(0)
     for other in (torch.load(file, weights_only=False), copy.deepcopy(masks.model)):
         other.train()
-        assert other.get_submodule("norm1").training == (norm_stats == "adapt"), "a copy is as frozen as the model was"
+        assert other.get_submodule("norm1").training == (norm_stats == "adapt"), (
+            "a copy is as frozen as the model was"
+        )
         assert torch.equal(other.eval()(x), expected)
         assert isinstance(other.get_submodule("norm1"), nn.BatchNorm2d)
 

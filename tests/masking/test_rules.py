@@ -14,9 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from selfmask.cli import inspect
+from selfmask.cli import main
 from selfmask.errors import SelectionError, SettingsError
-from selfmask.maskfile.derive import combine
+from selfmask.maskfile.derive import combine_masks
 from selfmask.maskfile.loading import load
 from selfmask.masking.gradient import score_gradient
 from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
@@ -208,7 +208,7 @@ def test_status_and_inspect_report_every_rule(
     assert status.packed_bytes == sum(-(-m.numel() // 8) for m in after.values())
 
     path = masks.save(tmp_path / "mask.safetensors")
-    assert inspect.run(inspect.InspectSettings(path, json=True)) == 0
+    assert main(["inspect", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["rule"] == json.loads(json.dumps(rule.describe()))
     assert (found["weights"], found["on"], found["flipped"]) == (status.weights, status.on, status.flipped)
@@ -216,7 +216,7 @@ def test_status_and_inspect_report_every_rule(
     for t in status.tensors:
         reported = found["tensors"][t.name]
         assert (reported["on"], reported["density"], reported["flipped"]) == (t.on, t.density, t.flipped)
-    assert inspect.run(inspect.InspectSettings(path, tensors=True)) == 0
+    assert main(["inspect", str(path), "--tensors"]) == 0
     assert f"{status.flipped:,} bits since the start" in capsys.readouterr().out
 
 
@@ -226,7 +226,7 @@ def test_inspect_does_not_make_up_what_a_file_does_not_say(
     for kept in ({"bits": [1]}, {"bits": ["many", 0, 0]}, "all", None):
         masks = MaskSet(network(), select=NAMES)
         path = masks.save(tmp_path / "mask.safetensors", flipped=kept)
-        assert inspect.run(inspect.InspectSettings(path, json=True)) == 0
+        assert main(["inspect", str(path), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["flipped"] is None
         assert found["tensors"][NAMES[0]]["flipped"] is None
@@ -239,7 +239,7 @@ def test_a_mask_made_from_others_does_not_claim_their_flips(tmp_path: Path) -> N
         masks.save(path)
         masks.remove()
     assert load(paths[0]).metadata["flipped"] == {"steps": 0, "bits": [0, 0, 0]}
-    both = load(combine(tmp_path / "both", "or", [load(p) for p in paths]))
+    both = load(combine_masks(tmp_path / "both", "or", [load(p) for p in paths]))
     assert "flipped" not in both.metadata
     assert both.metadata["rule"]["name"] == "topk"
 

@@ -7,20 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from selfmask.cli.analyze import AnalyzeSettings
-from selfmask.cli.analyze import run as analyze
-from selfmask.cli.report import ReportSettings, _command
-from selfmask.cli.report import run as report
+from selfmask.cli.masks import show_analysis
 from selfmask.errors import MaskFileError, RunError, SettingsError
+from selfmask.tasks.analyze import AnalyzeSettings
+from selfmask.tasks.analyze import run as analyze
+from selfmask.tasks.report import ReportSettings, _command
+from selfmask.tasks.report import run as report
 
 
 @pytest.mark.slow
-def test_report_as_json(tiny_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_as_json(tiny_run, tmp_path: Path) -> None:
     page = tmp_path / "pages" / "page.html"
-    assert (
-        report(ReportSettings(run=tiny_run.path, out=page, figures=tmp_path / "f", images=0, json=True)) == 0
-    )
-    document = json.loads(capsys.readouterr().out)
+    written = report(ReportSettings(run=tiny_run.path, out=page, figures=tmp_path / "f", images=0))
+    document = json.loads(json.dumps(written.document()))
     assert document["page"] == str(page)
     assert document["status"] == "A learnt mask, finished"
     assert document["figures"]["training"]["rows"][0] == {
@@ -34,9 +33,8 @@ def test_report_as_json(tiny_run, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert any("base could not be built" in note for note in document["notes"])
 
 
-def test_report_beside_the_run(tiny_run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report(ReportSettings(run=tiny_run.path)) == 0
-    assert capsys.readouterr().out.strip() == str(tiny_run.path / "report.html")
+def test_report_beside_the_run(tiny_run) -> None:
+    assert report(ReportSettings(run=tiny_run.path)).out == tiny_run.path / "report.html"
     assert "selfmask adapt some/folder/tiny --backbone timm:tiny --steps 30 --seed 3" in (
         tiny_run.path / "report.html"
     ).read_text(encoding="utf-8")
@@ -44,13 +42,13 @@ def test_report_beside_the_run(tiny_run, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_analyze_as_json_and_as_text(tiny_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert analyze(AnalyzeSettings(masks=(tiny_run.path,), out=out, base=True, json=True)) == 0
-    document = json.loads(capsys.readouterr().out)
+    found = analyze(AnalyzeSettings(masks=(tiny_run.path,), out=out, base=True))
+    document = json.loads(json.dumps(found.document()))
     assert set(document["tables"]) == {"masks", "table1-weights-on", "table3-over-runs"}
     assert set(document["figures"]) == {"densities-by-depth", "densities-by-stage", "filters"}
     assert all(Path(file).is_file() for file in document["files"])
     assert any("|θ|" in note for note in document["notes"])
-    assert analyze(AnalyzeSettings(masks=(tiny_run.path,))) == 0
+    show_analysis(analyze(AnalyzeSettings(masks=(tiny_run.path,))))
     assert "run" in capsys.readouterr().out
 
 

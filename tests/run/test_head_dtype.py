@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 import selfmask
-from selfmask.run.adapt import adapt
+from selfmask.run.adapt import learn_mask
 from selfmask.run.result import Result
 from selfmask.run.settings import AdaptSettings
 
@@ -23,7 +23,7 @@ def test_the_rounded_head_is_stored_and_measured(tmp_path: Path, weights: Path) 
             images=120, head_dtype=dtype, threads=1,
         )  # fmt: skip
         console = Console(file=(tmp_path / f"{dtype}.txt").open("w"))
-        runs[dtype] = adapt(settings, console=console).result
+        runs[dtype] = learn_mask(settings, console=console).result
         console.file.close()
     exact, half = (selfmask.load(tmp_path / dtype / "mask.safetensors") for dtype in runs)
     assert {t.dtype for t in half.head.values()} == {torch.float16}

@@ -14,7 +14,7 @@ from torch import nn
 from selfmask.backbones.spec import build
 from selfmask.errors import SelfmaskError
 from selfmask.maskset import MaskSet
-from selfmask.run.adapt import adapt
+from selfmask.run.adapt import learn_mask
 from selfmask.run.build import build_masks
 from selfmask.run.plan import make_plan
 from selfmask.run.settings import AdaptSettings
@@ -65,7 +65,7 @@ def test_refused_settings_leave_no_folder(
     out = tmp_path / "run"
     settings = small(weights, out)
     with pytest.raises(SelfmaskError, match=message):
-        adapt(replace(settings, evaluate=True, **flags), console=QUIET)
+        learn_mask(replace(settings, evaluate=True, **flags), console=QUIET)
     assert not out.exists()
 
 
@@ -73,8 +73,8 @@ def test_refused_settings_leave_no_folder(
 def test_the_corrected_call_works_in_the_same_folder(weights: Path, tmp_path: Path) -> None:
     settings = small(weights, tmp_path / "run")
     with pytest.raises(SelfmaskError):
-        adapt(replace(settings, select="resnt"), console=QUIET)
-    run = adapt(replace(settings, select="auto,*.bias"), console=QUIET)
+        learn_mask(replace(settings, select="resnt"), console=QUIET)
+    run = learn_mask(replace(settings, select="auto,*.bias"), console=QUIET)
     assert run.steps == 2
     assert run.mask.is_file()
 

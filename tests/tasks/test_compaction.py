@@ -42,7 +42,7 @@ def test_the_result_is_within_the_tolerance_and_no_larger(
     seed: int, max_drop: float, refine: int, off: float
 ) -> None:
     masks, importance = case(seed, off)
-    found = compaction.compact(
+    found = compaction.smallest(
         masks, importance, loss_of(masks, importance), max_drop=max_drop, steps=2, refine=refine
     )
     assert loss_of(masks, importance)(found.masks) >= -max_drop
@@ -62,7 +62,7 @@ def test_beside_the_base_bits_are_counted_as_they_are_coded() -> None:
     masks, importance = {"a": theta.abs() < 1}, {"a": torch.rand(60, 80, generator=random)}
     levels = {"a": magnitudes(theta)}
     assert compaction.coded_bits(masks, levels) < 0.1 * compaction.coded_bits(masks)
-    found = compaction.compact(masks, importance, lambda m: 0.0, max_drop=1, steps=1, levels=levels)
+    found = compaction.smallest(masks, importance, lambda m: 0.0, max_drop=1, steps=1, levels=levels)
     assert found.chosen == found.before
 
 
@@ -75,10 +75,10 @@ def test_so_many_bits_are_left_as_were_asked_for() -> None:
 
 def test_a_tolerance_without_end_turns_everything_on_and_none_nothing() -> None:
     masks, importance = case()
-    everything = compaction.compact(masks, importance, lambda m: 0.0, max_drop=0, steps=12)
+    everything = compaction.smallest(masks, importance, lambda m: 0.0, max_drop=0, steps=12)
     assert everything.chosen.share > 0.99
     assert everything.chosen.bits < 0.05 * everything.before.bits
-    nothing = compaction.compact(masks, importance, lambda m: -float(m["a"].sum()), max_drop=0)
+    nothing = compaction.smallest(masks, importance, lambda m: -float(m["a"].sum()), max_drop=0)
     assert all(torch.equal(nothing.masks[n], m) for n, m in masks.items())
     assert nothing.chosen == nothing.before
     assert len(nothing.curve) == 7
@@ -122,7 +122,7 @@ def test_sensitivity_is_the_features_first_order_change(model: nn.Module) -> Non
 def test_alpha_follows_the_new_count() -> None:
     masks, importance = case()
     theta = {n: torch.randn(m.shape) for n, m in masks.items()}
-    found = compaction.compact(masks, importance, lambda m: 0.0, max_drop=0, steps=1)
+    found = compaction.smallest(masks, importance, lambda m: 0.0, max_drop=0, steps=1)
     w = masked_weight(theta["a"], found.masks["a"])
     on = found.masks["a"]
     assert torch.allclose(w[on], theta["a"][on] / on.float().mean().sqrt())
@@ -158,12 +158,9 @@ def test_what_counts_is_the_importance_for_each_bit_saved() -> None:
     assert float(found["many"][0]) == pytest.approx(1 / 2.4274, rel=1e-3)
 
 
-def test_the_curve_is_the_points_asked_for() -> None:
+def test_settings_out_of_range_are_refused() -> None:
     masks, importance = case()
-    points = compaction.curve(masks, importance, (0.0, 0.5, 1.0), lambda m: float(m["a"].sum()))
-    assert [round(p.share, 1) for p in points] == [0, 0.5, 1]
-    assert points[0].bits > points[1].bits > points[2].bits == 0
     with pytest.raises(SettingsError, match="max_drop"):
-        compaction.compact(masks, importance, lambda m: 0.0, max_drop=-1)
+        compaction.smallest(masks, importance, lambda m: 0.0, max_drop=-1)
     with pytest.raises(SettingsError, match="steps"):
-        compaction.compact(masks, importance, lambda m: 0.0, max_drop=1, steps=0)
+        compaction.smallest(masks, importance, lambda m: 0.0, max_drop=1, steps=0)

@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from selfmask.errors import SettingsError, WrongBaseError
-from selfmask.maskfile.derive import combine, save_derived
+from selfmask.maskfile.derive import combine_masks, save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.saving import save_mask
-from selfmask.tasks.baking import baked_module, baked_state, export, save_baked
+from selfmask.tasks.apply import baked_state, save_baked
 from selfmask.tasks.card import model_card
-from selfmask.tasks.comparison import compare
+from selfmask.tasks.compare import compare_masks
+from selfmask.tasks.export import baked_module, export_module
 
 MASKED = ("conv2.weight", "conv3.weight")
 
@@ -39,13 +40,13 @@ def three(tmp_path: Path, model: nn.Module) -> list[Mask]:
 def test_comparison_counts_what_sets_count(three: list[Mask]) -> None:
     a, b = (set(torch.cat([m.reshape(-1) for m in x.masks().values()]).logical_not().nonzero().flatten().tolist())
             for x in three[:2])  # fmt: skip
-    found = compare(three[0], three[1])
+    found = compare_masks(three[0], three[1])
     assert found.overall.off_a == len(a)
     assert found.overall.hamming == len(a ^ b)
     assert found.overall.jaccard == pytest.approx(len(a & b) / len(a | b))
     assert found.overall.expected_jaccard == pytest.approx(found.overall.jaccard, abs=0.02)
     assert sum(o.total for o in found.tensors.values()) == found.overall.total == three[0].index.weights
-    same = compare(three[0], three[0]).overall
+    same = compare_masks(three[0], three[0]).overall
     assert (same.hamming, same.jaccard) == (0, 1.0)
 
 
@@ -53,7 +54,7 @@ def test_comparison_counts_what_sets_count(three: list[Mask]) -> None:
 def test_set_algebra_makes_a_file_of_the_same_base(
     tmp_path: Path, model: nn.Module, three: list[Mask], operation: str
 ) -> None:
-    path = combine(tmp_path / "new", operation, three)  # type: ignore[arg-type]
+    path = combine_masks(tmp_path / "new", operation, three)  # type: ignore[arg-type]
     made = load(path)
     for name in MASKED:
         on = torch.stack([m.masks()[name] for m in three]).sum(0)
@@ -68,8 +69,8 @@ def test_set_algebra_makes_a_file_of_the_same_base(
 def test_companions_that_differ_are_dropped(tmp_path: Path, model: nn.Module) -> None:
     a = random_mask(model, tmp_path / "a", 0, statistics={"norm1.running_mean": torch.ones(8)})
     b = random_mask(model, tmp_path / "b", 0, statistics={"norm1.running_mean": torch.zeros(8)})
-    assert load(combine(tmp_path / "c", "and", [a, a])).statistics
-    assert not load(combine(tmp_path / "d", "and", [a, b])).statistics
+    assert load(combine_masks(tmp_path / "c", "and", [a, a])).statistics
+    assert not load(combine_masks(tmp_path / "d", "and", [a, b])).statistics
 
 
 def test_of_masks_learnt_on_different_images_is_not_said_that_they_were_learnt_on_the_first(
@@ -86,7 +87,7 @@ def test_of_masks_learnt_on_different_images_is_not_said_that_they_were_learnt_o
         }
         return random_mask(model, tmp_path / data, seed, metadata=told)
 
-    made = load(combine(tmp_path / "mix", "or", [learnt("digits", 48, 0), learnt("clothing", 64, 1)]))
+    made = load(combine_masks(tmp_path / "mix", "or", [learnt("digits", 48, 0), learnt("clothing", 64, 1)]))
     assert made.metadata["training"] == {"objective": "distil"}
     assert made.metadata["rule"] == {"name": "threshold"}
     assert made.metadata["backbone"] == {"spec": "timm:x", "image_size": 48}
@@ -100,20 +101,23 @@ def test_masks_of_other_bases_are_not_mixed(tmp_path: Path, model: nn.Module, th
     with torch.no_grad():
         model.get_parameter("fc.bias").add_(1)
     other = random_mask(model, tmp_path / "other", 0)
-    for act in (lambda: compare(three[0], other), lambda: combine(tmp_path / "x", "or", [three[0], other])):
+    for act in (
+        lambda: compare_masks(three[0], other),
+        lambda: combine_masks(tmp_path / "x", "or", [three[0], other]),
+    ):
         with pytest.raises(WrongBaseError, match="different bases"):
             act()
 
 
 def test_what_makes_no_mask_is_said(tmp_path: Path, model: nn.Module, three: list[Mask]) -> None:
     with pytest.raises(SettingsError, match="at least two"):
-        combine(tmp_path / "x", "or", three[:1])
+        combine_masks(tmp_path / "x", "or", three[:1])
     with pytest.raises(SettingsError, match="one of and, or, majority"):
-        combine(tmp_path / "x", "xor", three)  # type: ignore[arg-type]
+        combine_masks(tmp_path / "x", "xor", three)  # type: ignore[arg-type]
     inverse = {name: ~m for name, m in three[0].masks().items()}
     opposite = load(save_derived(tmp_path / "inverse", three[0], inverse, note={}))
     with pytest.raises(SettingsError, match=r"every weight of 'conv2.weight' off"):
-        combine(tmp_path / "x", "and", [three[0], opposite])
+        combine_masks(tmp_path / "x", "and", [three[0], opposite])
     with pytest.raises(SettingsError, match="needs the base model"):
         save_derived(tmp_path / "x", three[0], inverse, note={}, coding="base")
     with pytest.raises(SettingsError, match="in its order"):
@@ -156,7 +160,7 @@ def test_exported_programs_compute_the_same(
     module = baked_module(three[0], model, head=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters warn about their own insides
-        path = export(module, tmp_path / f"program{suffix}", 8)
+        path = export_module(module, tmp_path / f"program{suffix}", 8)
         if suffix == ".pt2":
             found = torch.export.load(path).module()(images)
         else:
@@ -166,4 +170,4 @@ def test_exported_programs_compute_the_same(
     assert torch.allclose(found, module(images), atol=1e-4)
     assert [p.name for p in tmp_path.glob("*program*")] == [path.name]
     with pytest.raises(SettingsError, match=r"\.onnx.*\.pt2"):
-        export(module, tmp_path / "program.pb", 8)
+        export_module(module, tmp_path / "program.pb", 8)

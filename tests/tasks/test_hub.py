@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,6 +24,8 @@ from torch import nn
 import selfmask
 from selfmask.cli import main
 from selfmask.errors import HubError, MaskFileError, MissingExtraError, SettingsError
+from selfmask.features.rows import Estimate, Row, Rows
+from selfmask.run.result import Result, Seconds
 from selfmask.tasks import hub
 from selfmask.tasks.card import GENERATED
 from selfmask.tasks.hub import commit_of, save_from_hub
@@ -429,9 +431,12 @@ def test_the_commands(
     run = tmp_path / "run"
     run.mkdir()
     (run / "mask.safetensors").write_bytes(file.read_bytes())
-    rows = {"images": 9, "rows": [{"name": "masked", "knn": {"value": 0.5, "low": 0.4, "high": 0.625}}]}
-    result = {"bytes": selfmask.load(file).bytes(), "rows": rows}
-    (run / "result.json").write_text(json.dumps(result))
+    result = Result(
+        data="leaves", backbone=None, objective="distil", seed=0, size=32, training={},
+        rows=Rows((Row("masked", knn=Estimate(0.5, 0.4, 0.625)),), 9), bytes=selfmask.load(file).bytes(),
+        seconds=Seconds(1.0, 2.0), command=(), versions={}, machine={},
+    )  # fmt: skip
+    result.write(run / "result.json")
     assert main(["push", str(run), "me/leaves", "--preview"]) == 0
     assert "0.500 (0.400 to 0.625)" in capsys.readouterr().out
     assert server.log == []
@@ -451,7 +456,7 @@ def test_the_commands(
     assert main(["pull", "me/leaves", str(tmp_path), *there]) == 2
     assert "is a folder" in capsys.readouterr().err
     # Results of another mask are none of this one's.
-    (run / "result.json").write_text(json.dumps({**result, "bytes": {}}))
+    replace(result, bytes={}).write(run / "result.json")
     assert main(["push", str(run), "me/leaves", "--preview", "--json"]) == 0
     assert "0.500" not in json.loads(capsys.readouterr().out)["card"]
 

@@ -109,7 +109,7 @@ def rebuild(description: dict[str, Any], *, weights: str | Path | None = None) -
 
 
 def backbone_of(mask: Mask, spec: str | None = None, weights: str | Path | None = None) -> Backbone:
-    """The backbone that `mask` was learnt on, from its metadata, or as `spec` and `weights` say, with the recorded recipe.
+    """The backbone that `mask` was learnt on, from its metadata, or as `spec` and `weights` say; with its recipe.
 
     Raises `BackboneError` where it cannot be built, `WrongBaseError` where what was built is not the mask's base.
     """

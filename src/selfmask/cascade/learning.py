@@ -26,7 +26,7 @@ from selfmask.errors import RunError
 from selfmask.features.features import features
 from selfmask.features.passes import showing
 from selfmask.features.rows import Rows
-from selfmask.run.adapt import adapt
+from selfmask.run.adapt import learn_mask
 from selfmask.run.build import build_objective
 from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
 from selfmask.run.folder import RunFolder
@@ -35,7 +35,6 @@ from selfmask.run.process import accelerator_for, console_for
 from selfmask.run.provenance import command_of, machine, versions
 from selfmask.run.result import CascadePart, Cluster, Result, Seconds
 from selfmask.run.settings import AdaptSettings
-from selfmask.run.split import put_on_record, rule_of
 
 # The fusion's axes are fitted on so many images at most: their Gram matrix is decomposed in float64, a minute's work
 # at this size, and the leading axes of thousands of images are those of all.
@@ -77,7 +76,7 @@ class CascadeRun:
         return () if self.result is None or self.result.cascade is None else self.result.cascade.clusters
 
 
-def learn_cascade(settings: CascadeSettings, *, console: Console | None = None) -> CascadeRun:
+def learn_cascade(settings: CascadeSettings, console: Console | None = None) -> CascadeRun:
     """Learn a cascade as `settings` say; everything is written into `settings.folder()`.
 
     With `resume`, whatever part is finished is kept (dispatcher, router, experts one by one) and an unfinished one
@@ -142,7 +141,7 @@ def _learn(
         objective=plan.objective,
         seed=settings.seed,
         size=plan.size,
-        training=_record(plan, folder),
+        training=plan.record(),
         rows=rows,
         bytes=cascade.bytes(),
         # Of this call alone: what a resumed cascade had before is not counted.
@@ -174,7 +173,7 @@ def _dispatcher(settings: CascadeSettings, folder: RunFolder, console: Console) 
     own = AdaptSettings(
         **values | {"out": folder.path, "evaluate": False, "resume": folder.settings.is_file()}
     )
-    return not adapt(own, console=console).interrupted
+    return not learn_mask(own, console=console).interrupted
 
 
 def _router(
@@ -197,11 +196,6 @@ def _router(
     by_the_first(accelerator.device, make)
     state = read_checkpoint(path)
     return Router.from_tensors(state["kind"], state["router"]), state["assignment"]
-
-
-def _record(plan: Plan, folder: RunFolder) -> dict[str, Any]:
-    """What is kept of the training. The images are the dispatcher's, which has put them on record."""
-    return {**plan.record(), "split": rule_of(plan.settings, put_on_record(plan.train, folder.dispatcher))}
 
 
 def _trained(expert: RunFolder) -> dict[str, float]:
@@ -227,7 +221,7 @@ def _write(
             router=router,
             fusions=fusions,
             base=module,
-            metadata={"training": _record(plan, folder)},
+            metadata={"training": plan.record()},
         )
         return load_cascade(folder.cascade_file, module)
 

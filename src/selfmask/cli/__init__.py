@@ -1,53 +1,94 @@
-"""The command line: `selfmask COMMAND …`. One small module a command; here they are only named."""
+"""The command line: `selfmask COMMAND …`. Parse, do, print; what a command does stands in tasks/.
+
+Here the commands are only named: their modules, and torch with them, are imported when one is called.
+"""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import tyro
-
-from selfmask.cli.positions import placed
+from selfmask._common.escape import lines
+from selfmask._common.near import did_you_mean
 from selfmask.errors import SelfmaskError
 from selfmask.version import VERSION
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what it does in a line, and where its settings class and its `run` are."""
+    """A command: what it does in a line, and where its settings, its task and what prints its result are."""
 
     about: str
-    module: str
     settings: str
+    task: str
+    show: str
 
 
 COMMANDS = {
-    "demo": Command("the main job on handwritten digits, in minutes", "selfmask.cli.demo", "DemoSettings"),
-    "adapt": Command("learn a mask for a backbone on your images", "selfmask.cli.adapt", "AdaptSettings"),
+    "demo": Command(
+        "the main job on handwritten digits, in minutes",
+        "tasks.demo:DemoSettings", "tasks.demo:run", "cli.runs:show_demo",
+    ),
+    "adapt": Command(
+        "learn a mask for a backbone on your images",
+        "run.settings:AdaptSettings", "run.adapt:learn_mask", "cli.runs:show_run",
+    ),
     "evaluate": Command(
-        "k-NN and linear probe, before and after", "selfmask.cli.evaluate", "EvaluateSettings"
+        "k-NN and linear probe, before and after",
+        "tasks.evaluate:EvaluateSettings", "tasks.evaluate:run", "cli.runs:show_evaluation",
     ),
     "inspect": Command(
-        "what a mask file holds, and what it costs", "selfmask.cli.inspect", "InspectSettings"
+        "what a mask file holds, and what it costs",
+        "tasks.inspect:InspectSettings", "tasks.inspect:run", "cli.masks:show_inspection",
     ),
-    "apply": Command("write the adapted weights as an ordinary file", "selfmask.cli.apply", "ApplySettings"),
-    "export": Command("the adapted network as ONNX or torch.export", "selfmask.cli.export", "ExportSettings"),
-    "compare": Command("how alike two masks are", "selfmask.cli.compare", "CompareSettings"),
-    "combine": Command("and, or, majority of several masks", "selfmask.cli.combine", "CombineSettings"),
-    "analyze": Command("densities and similarities of many masks", "selfmask.cli.analyze", "AnalyzeSettings"),
+    "apply": Command(
+        "write the adapted weights as an ordinary file",
+        "tasks.apply:ApplySettings", "tasks.apply:run", "cli.masks:show_applied",
+    ),
+    "export": Command(
+        "the adapted network as ONNX or torch.export",
+        "tasks.export:ExportSettings", "tasks.export:run", "cli.masks:show_exported",
+    ),
+    "compare": Command(
+        "how alike two masks are",
+        "tasks.compare:CompareSettings", "tasks.compare:run", "cli.masks:show_comparison",
+    ),
+    "combine": Command(
+        "and, or, majority of several masks",
+        "tasks.combine:CombineSettings", "tasks.combine:run", "cli.masks:show_combined",
+    ),
+    "analyze": Command(
+        "densities and similarities of many masks",
+        "tasks.analyze:AnalyzeSettings", "tasks.analyze:run", "cli.masks:show_analysis",
+    ),
     "cascade": Command(
-        "a dispatcher, a router and experts in one file", "selfmask.cli.cascade", "CascadeSettings"
+        "a dispatcher, a router and experts in one file",
+        "cascade.settings:CascadeSettings", "tasks.cascade:run", "cli.runs:show_cascade",
     ),
     "compact": Command(
-        "make a mask file smaller within a tolerance", "selfmask.cli.compact", "CompactSettings"
+        "make a mask file smaller within a tolerance",
+        "tasks.compact:CompactSettings", "tasks.compact:run", "cli.masks:show_compacted",
     ),
-    "push": Command("publish a mask on the hub, with a card", "selfmask.cli.push", "PushSettings"),
-    "pull": Command("fetch a mask from the hub", "selfmask.cli.pull", "PullSettings"),
-    "data": Command("list or download data sets by name", "selfmask.cli.data", "DataSettings"),
-    "report": Command("one self-contained page about a run", "selfmask.cli.report", "ReportSettings"),
-}
+    "push": Command(
+        "publish a mask on the hub, with a card",
+        "tasks.publish:PushSettings", "tasks.publish:push", "cli.hub:show_pushed",
+    ),
+    "pull": Command(
+        "fetch a mask from the hub",
+        "tasks.publish:PullSettings", "tasks.publish:pull", "cli.hub:show_pulled",
+    ),
+    "data": Command(
+        "list or download data sets by name", "tasks.data:DataSettings", "tasks.data:run", "cli.hub:show_data"
+    ),
+    "report": Command(
+        "one self-contained page about a run",
+        "tasks.report:ReportSettings", "tasks.report:run", "cli.runs:show_report",
+    ),
+}  # fmt: skip
 
 ADVICE, USAGE, INTERRUPTED = 2, 2, 130
 
@@ -61,44 +102,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"selfmask {VERSION}")
         return 0
-    name, rest = arguments[0], arguments[1:]
+    name, words = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        from selfmask._common.near import did_you_mean
-
         print(
-            f"selfmask: unknown command {name!r}{did_you_mean(name, COMMANDS)}\n\n{_overview()}",
+            lines(f"selfmask: unknown command {name!r}{did_you_mean(name, COMMANDS)}\n\n{_overview()}"),
             file=sys.stderr,
         )
         return USAGE
-    command = COMMANDS[name]
-    module = importlib.import_module(command.module)  # only now: torch takes a second to import
     try:
-        described = getattr(module, command.settings)
-        settings = tyro.cli(
-            described,
-            prog=f"selfmask {name}",
-            args=placed(described, rest),
-            config=(tyro.conf.PositionalRequiredArgs,),
-        )
-        return module.run(settings)
+        return _run(name, words)
     except SelfmaskError as error:
-        print(f"selfmask {name}: {error}", file=sys.stderr)
-        return ADVICE
+        return _advise(name, str(error))
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        return 0
     except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `| head` does
-            return 0
-        print(f"selfmask {name}: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
-        return ADVICE
+        return _advise(name, f"{error.strerror}: {error.filename or 'while writing'}")
     except KeyboardInterrupt:
         print(f"selfmask {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
+def _run(name: str, words: Sequence[str]) -> int:
+    from rich.console import Console
+
+    from selfmask.cli.parse import parse
+    from selfmask.cli.printing import print_json
+
+    command = COMMANDS[name]
+    parsed = parse(name, _named(command.settings), words)
+    if parsed is None:
+        return 0
+    from selfmask._common.processes import leave_processes
+    from selfmask.features.passes import showing
+
+    task = _named(command.task)
+    console = Console(stderr=True, quiet=parsed.json)
+    speaks = {"console": console} if "console" in inspect.signature(task).parameters else {}
+    try:
+        with showing(console):
+            result = task(parsed.settings, **speaks)
+    finally:
+        leave_processes()  # left to the interpreter's end, a process of several now and then aborts
+    interrupted = getattr(result, "interrupted", False)
+    if getattr(result, "silent", False):
+        return 0  # one of several processes, and not the first, which says it all
+    if parsed.json:
+        print_json(result.document())
+    else:
+        _named(command.show)(result)
+    return INTERRUPTED if interrupted else 0
+
+
+def _named(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(f"selfmask.{module}"), name)
+
+
+def _advise(name: str, message: str) -> int:
+    print(f"selfmask {name}: {lines(message)}", file=sys.stderr)
+    return ADVICE
+
+
 def _overview() -> str:
     width = max(len(name) for name in COMMANDS)
-    lines = [f"  {name:<{width}}  {command.about}" for name, command in COMMANDS.items()]
+    commands = [f"  {name:<{width}}  {command.about}" for name, command in COMMANDS.items()]
     return (
         "usage: selfmask COMMAND …   (selfmask COMMAND --help shows its flags)\n\n"
         "Adapt a pretrained vision model to your images by learning which of its weights to switch off.\n\n"
-        + "\n".join(lines)
+        + "\n".join(commands)
     )

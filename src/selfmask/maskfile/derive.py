@@ -75,7 +75,7 @@ def save_derived(
     return path
 
 
-def combine(
+def combine_masks(
     path: str | os.PathLike[str],
     operation: Operation,
     masks: Sequence[Mask],

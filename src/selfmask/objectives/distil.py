@@ -26,15 +26,15 @@ from selfmask.objectives.watch import RunWatch, spread_of
 
 @dataclass(frozen=True)
 class DistilSettings:
-    """
-    target_size: pixels at which the targets are taken; None lets size and backbone decide.
-    crop: least share of an image's area in a training view, in (0, 1].
-    watch: end a run that does harm.
-    """
+    """Settings of `Distil`."""
 
     target_size: int | None = None
+    """Side of the whole images that the targets are taken from, in pixels. Default: 2.5 times the views', within what
+    the network was trained at."""
     crop: float = 0.6
+    """Least share of an image's area in a training view, in (0, 1]."""
     watch: bool = True
+    """End a run that does harm."""
 
     def __post_init__(self) -> None:
         if self.target_size is not None and self.target_size < 1:

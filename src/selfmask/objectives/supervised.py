@@ -24,20 +24,19 @@ from selfmask.objectives.base import FROM_LABELS, Batch, Figures, Job, Objective
 
 @dataclass(frozen=True)
 class SupervisedSettings:
-    """
-    label_smoothing: share of the target spread over all classes, in [0, 1).
-    class_weights: "balanced" weighs each class by 1 / its share of the labels, None weighs all alike.
-    head_start: "probe" (logistic) or "random" (the paper's).
-    head_rate: SGD rate of the head; None derives it from the size of the features.
-    crop: least share of an image's area in a training view, in (0, 1]; None: 0.35, or 0.7 where
-        images must not be mirrored.
-    """
+    """Settings of `Supervised`."""
 
     label_smoothing: float = 0.0
+    """Share of the target spread over all classes, in [0, 1)."""
     class_weights: Literal["balanced"] | None = None
+    """balanced: each class weighs 1 / its share of the labels, so that rare ones count as much as common ones."""
     head_start: Literal["probe", "random"] = "probe"
+    """Where the head starts: a logistic probe of the pretrained features, or at random (the paper's)."""
     head_rate: float | None = None
+    """SGD rate of the head. Default: from the size of the features."""
     crop: float | None = None
+    """Least share of an image's area in a training view, in (0, 1]. Default: 0.35, or 0.7 for what must not be
+    mirrored."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:

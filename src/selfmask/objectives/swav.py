@@ -27,37 +27,47 @@ from selfmask.objectives.watch import RunWatch, spread_of
 
 @dataclass(frozen=True)
 class SwavSettings:
-    """None lets the number of images, the batch and the images' size decide (see `swav_defaults`).
-
-    prototypes: K. dim: width of the embedding. projection: "linear", "mlp" (SwAV's) or "none".
-    temperature: of the predictions. epsilon, iterations: of Sinkhorn-Knopp.
-    queue: embeddings of earlier batches that join in the codes' balance, a multiple of the batch; 0 for none.
-    queue_from: share of the run after which the queue fills. frozen: share during which prototypes stay.
-    start: "kmeans" starts from the pretrained features' main axes and clusters, "random" as the paper.
-    large, small: pixels of the crops; count: how many of each; split, least: shares of the area (`multi_crop`).
-    head_rate, head_decay: SGD's for projection and prototypes.
-    watch: end a run that is not learning. keep: put projection and prototypes into the mask file.
-    """
+    """Settings of `Swav`. None lets the number of images, the batch and the images' size decide (`swav_defaults`)."""
 
     prototypes: int | None = None
+    """How many. Default: from the number of images."""
     dim: int = 128
+    """Width of the embedding."""
     projection: Projection = "linear"
+    """From features to embeddings: linear, mlp (SwAV's) or none."""
     temperature: float = 0.1
+    """Of the predictions."""
     epsilon: float = 0.05
+    """Sinkhorn-Knopp's smoothness."""
     iterations: int = 3
+    """Of Sinkhorn-Knopp."""
     queue: int | None = None
+    """Embeddings of earlier batches that join in the codes' balance, a multiple of the batch; 0 for none. Default: from
+    prototypes and batch."""
     queue_from: float = 0.2
+    """Share of the run after which the queue fills."""
     frozen: float = 0.01
+    """Share of the run during which prototypes stay."""
     start: Literal["kmeans", "random"] = "kmeans"
+    """kmeans starts from the pretrained features' main axes and clusters, random as the paper."""
     large: int | None = None
+    """Pixels of the large crops. Default: the views' size."""
     small: int | None = None
+    """Pixels of the small crops."""
     count: tuple[int, int] | None = None
+    """How many large and small crops."""
     split: float | None = None
+    """Share of the area that divides large from small crops."""
     least: float | None = None
+    """Smallest share of the area of a crop."""
     head_rate: float = 0.15
+    """SGD's for projection and prototypes."""
     head_decay: float = 1e-6
+    """Weight decay of both."""
     watch: bool = True
+    """End a run that is not learning."""
     keep: bool = False
+    """Put projection and prototypes into the mask file."""
 
     def __post_init__(self) -> None:
         if self.prototypes is not None and self.prototypes < 2:

@@ -25,16 +25,15 @@ from selfmask.objectives.base import FROM_LABELS, Batch, Figures, Job, Objective
 
 @dataclass(frozen=True)
 class TextSettings:
-    """
-    prompts: templates with one {} for the class name; their embeddings are averaged.
-    label_smoothing: share of the target spread over all classes, in [0, 1).
-    crop: least share of an image's area in a training view, in (0, 1]; None: 0.35, or 0.7 where
-        images must not be mirrored.
-    """
+    """Settings of `Text`."""
 
     prompts: tuple[str, ...] = ("a photo of a {}.",)
+    """Templates with one {} for the class name; their embeddings are averaged."""
     label_smoothing: float = 0.0
+    """Share of the target spread over all classes, in [0, 1)."""
     crop: float | None = None
+    """Least share of an image's area in a training view, in (0, 1]. Default: 0.35, or 0.7 for what must not be
+    mirrored."""
 
     def __post_init__(self) -> None:
         if not self.prompts:

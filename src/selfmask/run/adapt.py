@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
+from selfmask._common.calls import call
 from selfmask._common.processes import by_the_first
 from selfmask.features.measure import HeadCost, head_cost, measure
 from selfmask.features.passes import showing
@@ -34,7 +35,6 @@ from selfmask.run.process import accelerator_for, console_for
 from selfmask.run.provenance import command_of, machine, versions
 from selfmask.run.result import MaskSummary, Result, Seconds
 from selfmask.run.settings import AdaptSettings
-from selfmask.run.split import put_on_record, rule_of
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Run:
     steps: int
     status: Status | None = None
     result: Result | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether this is one of several processes, and not the first, which says it all."""
+        return self.result is None and not self.interrupted
 
     @property
     def mask(self) -> Path:
@@ -72,7 +77,7 @@ class Run:
         }
 
 
-def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
+def learn_mask(settings: AdaptSettings, console: Console | None = None) -> Run:
     """Learn a mask as `settings` say; everything is written into `settings.folder()`.
 
     Raises a `SelfmaskError` for whatever a user can mend. A first Ctrl-C writes a checkpoint and returns a `Run`
@@ -89,6 +94,9 @@ def adapt(settings: AdaptSettings, *, console: Console | None = None) -> Run:
         return _adapt(plan, objective, folder, accelerator, console)
 
 
+adapt = call(AdaptSettings, learn_mask)
+
+
 def _adapt(
     plan: Plan, objective: Objective, folder: RunFolder, accelerator: Accelerator, console: Console
 ) -> Run:
@@ -98,9 +106,6 @@ def _adapt(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     started = time.perf_counter()
-    training = plan.record()
-    if first:
-        training["split"] = rule_of(settings, put_on_record(plan.train, folder))
     measurable = first and settings.evaluate and can_be_measured(plan)
     outcomes = measure_base(plan, folder, console) if measurable else []
     if not resume:
@@ -127,7 +132,7 @@ def _adapt(
             head=head,
             backbone=plan.backbone.describe(),
             preprocessing=plan.backbone.preprocessing.describe(),
-            training=training,
+            training=plan.record(),
         )
     cost: HeadCost | None = None
     if measurable:
@@ -156,7 +161,7 @@ def _adapt(
         objective=plan.objective,
         seed=settings.seed,
         size=plan.size,
-        training=training,
+        training=plan.record(),
         rows=Rows.of(outcomes) if outcomes else None,
         bytes=load(folder.mask_file).bytes(),
         seconds=Seconds(round(fitted.seconds, 1), round(time.perf_counter() - started, 1)),

@@ -181,20 +181,13 @@ def to_bits(
     share: float,
     levels: Levels | None = None,
 ) -> Compaction:
-    """The masks with `share` of their bits (see `at_bits`), whatever that costs; arguments as for `compact`."""
+    """The masks with `share` of their bits (see `at_bits`), whatever that costs; arguments as for `smallest`."""
     chosen = at_bits(masks, per_bit(masks, importance), share)
     before, after = _point(masks, dict(masks), score, levels), _point(masks, chosen, score, levels)
     return Compaction(chosen, after, before, (before, after))
 
 
-def curve(
-    masks: Mapping[str, Tensor], importance: Mapping[str, Tensor], cuts: Iterable[float], score: Score
-) -> tuple[Point, ...]:
-    """The rate-distortion curve over `cuts`, each in the importance's own unit."""
-    return tuple(_point(masks, restored(masks, importance, cut), score) for cut in cuts)
-
-
-def compact(
+def smallest(
     masks: Mapping[str, Tensor],
     importance: Mapping[str, Tensor],
     score: Score,

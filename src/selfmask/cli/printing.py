@@ -1,25 +1,45 @@
-"""Text from files and paths, as it can be printed whole: neither a table's width nor a broken character cuts it."""
+"""Text for a terminal or a pipe: whole, and with nothing in it that a terminal would obey."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.segment import SegmentLines
 from rich.table import Table
 
+from selfmask._common.escape import json_text, lines, one_line
+
 _NARROWEST = 12
 _GAP = 2
 _NO_WIDTH = 100_000
 
 
+def say(text: object) -> None:
+    """A line (or lines) of text on standard output, escaped where it came from a file."""
+    print(lines(str(text)))
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output, and nothing else."""
+    sys.stdout.write(json_text(document) + "\n")
+
+
 def print_rows(
-    console: Console, heads: Sequence[str], rows: Sequence[Sequence[str]], *, folded: Collection[str]
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    folded: Collection[str] = (),
+    console: Console | None = None,
 ) -> None:
     """A table with every cell whole. On a terminal that is too narrow the columns `folded` go on below themselves;
     a pipe or a file has no width, so there each row is one line."""
+    console = console or Console()
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
+    rows = [[one_line(cell) for cell in row] for row in rows]
     least = 0
     for place, head in enumerate(heads):
         longest = max(map(len, [*head.split(), *(row[place] for row in rows)]))
@@ -32,5 +52,5 @@ def print_rows(
     for row in rows:
         table.add_row(*map(escape, row))
     width = max(console.width, least) if console.is_terminal else _NO_WIDTH
-    lines = console.render_lines(table, console.options.update_width(width), pad=False)
-    console.print(SegmentLines(lines, new_lines=True), crop=False)
+    shown = console.render_lines(table, console.options.update_width(width), pad=False)
+    console.print(SegmentLines(shown, new_lines=True), crop=False)

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
+from selfmask._common.calls import call
 from selfmask.cascade.settings import CascadeSettings
-from selfmask.cli.output import print_json
 from selfmask.errors import SettingsError
 from selfmask.report.gather import gather
-from selfmask.report.page.page import build_report
+from selfmask.report.page.page import Report, build_report
 from selfmask.report.run_folder import read_run
 from selfmask.run.provenance import command_words
 from selfmask.run.settings import AdaptSettings
@@ -37,47 +35,50 @@ class ReportSettings:
     """How many test images to show in the embedding and to look for neighbours in; 0 shows no image."""
     embedding: Literal["tsne", "umap", "pca"] = "tsne"
     """How features become points in the plane; umap needs the extra of that name."""
-    json: bool = False
-    """Print one JSON document instead of text."""
 
     def __post_init__(self) -> None:
         if self.images < 0 or 0 < self.images < 5:
             raise SettingsError(f"--images is 0 or at least 5, got {self.images}")
 
 
-def run(settings: ReportSettings) -> int:
-    """Write the page and say where it is."""
-    console = Console(stderr=True, quiet=settings.json)
+@dataclass(frozen=True)
+class Written:
+    """The page that was written, where it is, and all files."""
+
+    out: Path
+    page: Report
+    files: tuple[Path, ...]
+
+    def document(self) -> dict[str, Any]:
+        """What --json prints."""
+        return {
+            "page": str(self.out),
+            "files": [str(path) for path in self.files],
+            "title": self.page.headline.title,
+            "status": self.page.headline.status,
+            "sentence": self.page.headline.sentence,
+            "notes": list(self.page.notes),
+            "figures": {chart.name: chart.json() for chart in self.page.charts},
+        }
+
+
+def run(settings: ReportSettings) -> Written:
+    """Gather, build, write."""
     found = read_run(settings.run)
-    with console.status("looking at the run"):
-        material = gather(
-            found,
-            data=settings.data,
-            weights=settings.weights,
-            images=settings.images,
-            method=settings.embedding,
-            command=_command(found.settings),
-        )
-        page = build_report(found, material)
+    material = gather(
+        found,
+        data=settings.data,
+        weights=settings.weights,
+        images=settings.images,
+        method=settings.embedding,
+        command=_command(found.settings),
+    )
+    page = build_report(found, material)
     out = settings.out or (found.path / "report.html")
-    written = page.save(out, settings.figures)
-    if settings.json:
-        print_json(
-            {
-                "page": str(out),
-                "files": [str(path) for path in written],
-                "title": page.headline.title,
-                "status": page.headline.status,
-                "sentence": page.headline.sentence,
-                "notes": list(page.notes),
-                "figures": {chart.name: chart.json() for chart in page.charts},
-            }
-        )
-        return 0
-    for note in page.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    Console().print(str(out), highlight=False, markup=False, soft_wrap=True)
-    return 0
+    return Written(out, page, tuple(page.save(out, settings.figures)))
+
+
+report = call(ReportSettings, run)
 
 
 def _command(recorded: dict[str, Any]) -> str | None:

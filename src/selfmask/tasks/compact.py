@@ -10,22 +10,21 @@ from typing import Any, Literal
 from rich.console import Console
 from torch import Tensor
 
+from selfmask._common.calls import call
 from selfmask.backbones.spec import backbone_of
-from selfmask.cli.destination import check_out
-from selfmask.cli.image_side import check_size
-from selfmask.cli.output import print_json
-from selfmask.cli.scoring import Judge, judge
 from selfmask.errors import SettingsError
 from selfmask.features.intervals import paired_interval
 from selfmask.features.measure import HeadCost, head_cost
 from selfmask.images.image_set import ImageSet
 from selfmask.images.opening import open_data
-from selfmask.maskfile.classes import magnitudes
 from selfmask.maskfile.derive import save_derived
-from selfmask.maskfile.heads import head_as
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
-from selfmask.tasks.compaction import Compaction, by_magnitude, compact, sensitivity, to_bits
+from selfmask.maskfile.saving import head_as
+from selfmask.run.folder import RunFolder
+from selfmask.tasks.compaction import Compaction, by_magnitude, sensitivity, smallest, to_bits
+from selfmask.tasks.judge import Judge, judge
+from selfmask.tasks.opening import check_out, check_size, learnt_at, learnt_classes, open_mask
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class CompactSettings:
     """Turn those off-weights back on that do nothing, and write the smallest mask within a tolerance."""
 
     mask: Path
-    """The mask file."""
+    """The mask file, or a run's folder."""
     data: str
     """Images to judge by: what `selfmask adapt` takes. Their training part is used, with labels where there are any."""
     out: Path | None = None
@@ -62,8 +61,6 @@ class CompactSettings:
     """The backbone, where the mask file does not say which it was learnt on."""
     weights: Path | None = None
     """The backbone's own file of weights, if it had one."""
-    json: bool = False
-    """Print one JSON document instead of text."""
 
     def __post_init__(self) -> None:
         if self.max_drop < 0:
@@ -84,109 +81,124 @@ class CompactSettings:
     @property
     def written(self) -> Path:
         """Where the new file goes."""
-        return self.out or self.mask.with_suffix(".small" + self.mask.suffix)
+        if self.out is not None:
+            return self.out
+        mask = RunFolder(self.mask).mask_file if self.mask.is_dir() else self.mask
+        return mask.with_suffix(".small" + mask.suffix)
 
 
-def run(settings: CompactSettings) -> int:
+@dataclass(frozen=True)
+class Tested:
+    """Top-1 in [0, 1] on the test part before and after, and the 95 % interval of the paired difference."""
+
+    before: float
+    after: float
+    interval: tuple[float, float]
+    images: int
+
+    def document(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**vars(self), "interval": list(self.interval)}
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """The new file, and what it cost.
+
+    measure: "k-NN" or "cosine", what the search was judged by. saturated: k-NN was right on nearly all held-out images,
+    and so told nothing. bytes: of the old and of the new file by part. record: what the new file keeps of this.
+    notes: why the tolerance may not hold on other images.
+    """
+
+    out: Path
+    measure: Literal["k-NN", "cosine"]
+    saturated: bool
+    search: Compaction
+    tested: Tested | None
+    head: HeadCost | None
+    head_rounded: bool
+    before: dict[str, int]
+    after: dict[str, int]
+    record: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing that was tried is smaller and within the tolerance."""
+        return self.search.chosen == self.search.before
+
+    def document(self) -> dict[str, Any]:
+        """What --json prints."""
+        return {
+            "out": str(self.out),
+            "bytes": {"before": self.before, "after": self.after},
+            **self.record,
+            "notes": list(self.notes),
+            "curve": [point.describe() for point in self.search.curve],
+        }
+
+
+def run(settings: CompactSettings, console: Console | None = None) -> Compacted:
     """Build, judge, search, write; report on the test part, which the search has not seen."""
-    console = Console(stderr=True, quiet=settings.json)
-    mask = load(settings.mask)
-    if settings.head_dtype is not None and not mask.head:
+    console = console or Console(stderr=True)
+    mask = open_mask(settings.mask)
+    rounded = settings.head_dtype is not None
+    if rounded and not mask.head:
         raise SettingsError(f"--head-dtype {settings.head_dtype}: {mask.path.name} carries no head")
     head = mask.head if settings.head_dtype is None else head_as(mask.head, settings.head_dtype)
     backbone = backbone_of(mask, settings.backbone, settings.weights)
     splits = open_data(settings.data, seed=settings.seed)
-    size = settings.size or _learnt_at(mask) or backbone.preprocessing.size
-    masks = mask.masks(backbone.module)
+    size = settings.size or learnt_at(mask) or backbone.preprocessing.size
+    masks = mask.masks()
     with judge(mask, backbone, splits.train, size, settings.images, settings.seed) as judged:
         with console.status("judging weights"):
             importance = _importance(settings, judged)
         with console.status("searching"):
-            found = _search(settings, judged, masks, importance, beside=mask.needs_base)
+            found = _search(settings, judged, masks, importance)
         with console.status("testing"):
             tested = _tested(judged, masks, found, splits.test)
             doubts = _doubts(settings, judged, tested)
-            cost = (
-                None
-                if settings.head_dtype is None
-                else _head_cost(judged, mask, found.masks, head, splits.test)
-            )
-    record = {
+            cost = _head_cost(judged, mask, found.masks, head, splits.test) if rounded else None
+    record: dict[str, Any] = {
         "by": settings.by,
         **({"max_drop": settings.max_drop} if settings.bits is None else {"bits": settings.bits}),
         "data": splits.train.name,
         "before": found.before.describe(),
         "after": found.chosen.describe(),
-        "test": tested,
+        "test": None if tested is None else tested.document(),
     }
-    if settings.head_dtype is not None:
+    if rounded:
         record["head"] = None if cost is None else cost.describe()
-    path = save_derived(
-        settings.written, mask, found.masks, note={"compaction": record}, base=backbone.module, head=head,
-        coding="base" if mask.needs_base else "auto",
-    )  # fmt: skip
-    old, new = mask.bytes(), load(path).bytes()
-    if settings.json:
-        curve = [point.describe() for point in found.curve]
-        print_json(
-            {
-                "out": str(path),
-                "bytes": {"before": old, "after": new},
-                **record,
-                "notes": doubts,
-                "curve": curve,
-            }
-        )
-        return 0
-    unit = "cosine" if judged.by_cosine else "k-NN"
-    if judged.by_cosine and judged.reference is not None:
-        print(
-            "k-NN is right on nearly all held-out images, as it is on images that a mask was learnt on: judged by the "
-            "cosine to the features before. Images that it has not seen would tell more"
-        )
-    if found.chosen == found.before:
-        print("nothing that was tried is smaller and within the tolerance: the masks are as they were")
-    print(
-        f"{100 * found.chosen.share:.0f} % of what was off is on again; {unit} on held-out images "
-        f"{found.before.score:.1f} before, {found.chosen.score:.1f} after"
+    path = save_derived(settings.written, mask, found.masks, note={"compaction": record}, head=head)
+    return Compacted(
+        out=path,
+        measure="cosine" if judged.by_cosine else "k-NN",
+        saturated=judged.by_cosine and judged.reference is not None,
+        search=found,
+        tested=tested,
+        head=cost,
+        head_rounded=rounded,
+        before=mask.bytes(),
+        after=load(path).bytes(),
+        record=record,
+        notes=tuple(doubts),
     )
-    if tested is not None:
-        low, high = 100 * tested["interval"][0], 100 * tested["interval"][1]
-        print(
-            f"test: {100 * tested['before']:.1f} before, {100 * tested['after']:.1f} after ({low:+.1f} to {high:+.1f})"
-        )
-    if settings.head_dtype is not None:
-        print(
-            cost
-            or "what the rounded head costs was not measured: that needs test images labelled with its own classes"
-        )
-    for doubt in doubts:
-        print(f"note: {doubt}")
-    print(
-        f"{path}: {new['file']:,} bytes (masks {new['masks']:,}, head {new['head']:,}); "
-        f"before {old['file']:,} (masks {old['masks']:,}, head {old['head']:,})"
-    )
-    return 0
+
+
+compact = call(CompactSettings, run)
 
 
 def _search(
-    settings: CompactSettings,
-    judged: Judge,
-    masks: dict[str, Tensor],
-    importance: dict[str, Tensor],
-    *,
-    beside: bool,
+    settings: CompactSettings, judged: Judge, masks: dict[str, Tensor], importance: dict[str, Tensor]
 ) -> Compaction:
-    levels = {name: magnitudes(weight) for name, weight in judged.theta.items()} if beside else None
     if settings.bits is not None:
-        return to_bits(masks, importance, judged.score, share=settings.bits, levels=levels)
-    return compact(
-        masks, importance, judged.score, max_drop=settings.max_drop, steps=settings.steps, refine=settings.refine,
-        levels=levels,
+        return to_bits(masks, importance, judged.score, share=settings.bits)
+    return smallest(
+        masks, importance, judged.score, max_drop=settings.max_drop, steps=settings.steps, refine=settings.refine
     )  # fmt: skip
 
 
-def _doubts(settings: CompactSettings, judged: Judge, tested: dict[str, Any] | None) -> list[str]:
+def _doubts(settings: CompactSettings, judged: Judge, tested: Tested | None) -> list[str]:
     """Why the tolerance may not hold on other images."""
     found = []
     one = 100 / len(judged.held_out)
@@ -196,8 +208,8 @@ def _doubts(settings: CompactSettings, judged: Judge, tested: dict[str, Any] | N
             f"{settings.max_drop:g}: more --images would tell more"
         )
     if tested is not None and settings.bits is None:
-        lost = 100 * (tested["before"] - tested["after"])
-        if lost > settings.max_drop and tested["interval"][1] < 0:
+        lost = 100 * (tested.before - tested.after)
+        if lost > settings.max_drop and tested.interval[1] < 0:
             found.append(
                 f"on the test images {lost:.1f} points were lost, more than the tolerance of {settings.max_drop:g}"
             )
@@ -220,8 +232,7 @@ def _batches(judged: Judge, images: ImageSet, batch: int = 64) -> Iterator[Tenso
 
 def _tested(
     judged: Judge, before: dict[str, Tensor], found: Compaction, test: ImageSet | None
-) -> dict[str, Any] | None:
-    """Top-1 on the test part before and after, and the 95 % interval of the paired difference."""
+) -> Tested | None:
     if test is None or judged.reference is None or len(test.labelled()) == 0:
         return None
     test = test.labelled()
@@ -230,23 +241,14 @@ def _tested(
     judged.wear(found.masks)
     new = judged.correct(test)
     _, low, high = paired_interval(new, old)
-    accuracy = {"before": float(old.float().mean()), "after": float(new.float().mean())}
-    return {**accuracy, "interval": [low, high], "images": len(test)}
+    return Tested(float(old.float().mean()), float(new.float().mean()), (low, high), len(test))
 
 
 def _head_cost(
     judged: Judge, mask: Mask, masks: dict[str, Tensor], head: dict[str, Tensor], test: ImageSet | None
 ) -> HeadCost | None:
     """The cost of the rounded head under the new masks, where the test images are of the head's own classes."""
-    training = mask.metadata.get("training")
-    classes = training.get("classes") if isinstance(training, dict) else None
-    if test is None or not isinstance(classes, list) or tuple(classes) != test.classes:
+    if test is None or learnt_classes(mask) != test.classes:
         return None
     judged.wear(masks)
     return head_cost(judged.backbone, test, mask.head, head, size=judged.size)
-
-
-def _learnt_at(mask: Mask) -> int | None:
-    training = mask.metadata.get("training")
-    size = training.get("size") if isinstance(training, dict) else None
-    return size if isinstance(size, int) else None

@@ -1,0 +1,66 @@
+# The one list of public names.
+
+from .backbones.backbone import Backbone
+from .backbones.spec import backbone_of, build
+from .errors import SelfmaskError
+from .images.image_set import ImageSet
+from .images.opening import open_data
+from .maskfile.loading import load
+from .maskfile.mask import Handle, Mask
+from .masking.rules import Progressive, Threshold, TopK
+from .masking.selection import LargestShare, RandomShare, Selection
+from .masking.tensor_adam import TensorAdam
+from .maskset import MaskSet
+from .objectives.base import Batch, Job, Objective
+from .objectives.registry import register
+from .run.adapt import adapt
+from .tasks.analyze import analyze
+from .tasks.apply import apply
+from .tasks.cascade import cascade
+from .tasks.combine import combine
+from .tasks.compact import compact
+from .tasks.compare import compare
+from .tasks.evaluate import evaluate
+from .tasks.export import export
+from .tasks.hub import from_hub, push_to_hub
+from .tasks.inspect import inspect
+from .tasks.report import report
+from .version import VERSION
+
+__all__ = [
+    "VERSION",
+    "Backbone",
+    "Batch",
+    "Handle",
+    "ImageSet",
+    "Job",
+    "LargestShare",
+    "Mask",
+    "MaskSet",
+    "Objective",
+    "Progressive",
+    "RandomShare",
+    "Selection",
+    "SelfmaskError",
+    "TensorAdam",
+    "Threshold",
+    "TopK",
+    "adapt",
+    "analyze",
+    "apply",
+    "backbone_of",
+    "build",
+    "cascade",
+    "combine",
+    "compact",
+    "compare",
+    "evaluate",
+    "export",
+    "from_hub",
+    "inspect",
+    "load",
+    "open_data",
+    "push_to_hub",
+    "register",
+    "report",
+]

@@ -1,0 +1,50 @@
+"""One call each from Python: a task that takes its settings as one object, made to take them as arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, get_type_hints
+
+P = ParamSpec("P")
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+def call(settings: Callable[P, S], task: Callable[[S], R]) -> Callable[P, R]:
+    """A function that makes the dataclass `settings` of its arguments and gives it to `task`.
+
+    So a call from Python has the defaults, the checks and the result of the command, by construction. A string is taken
+    where a path is meant.
+
+    >>> evaluate = call(EvaluateSettings, run)  # doctest: +SKIP
+    >>> evaluate("runs/photos", size=(64, 128))  # doctest: +SKIP
+    """
+
+    def function(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = inspect.signature(settings).bind(*args, **kwargs)
+        paths = _paths(settings)
+        given: Any = {name: _as_path(v) if name in paths else v for name, v in bound.arguments.items()}
+        return task(settings(**given))  # pyright: ignore[reportCallIssue]
+
+    function.__name__ = function.__qualname__ = task.__name__
+    function.__doc__ = (
+        f"{settings.__doc__}\n\nArguments: the fields of `{settings.__name__}`, which has their words."  # type: ignore[attr-defined]
+    )
+    function.__signature__ = inspect.signature(settings)  # type: ignore[attr-defined]
+    return function
+
+
+@cache
+def _paths(settings: Any) -> frozenset[str]:
+    hints = get_type_hints(settings)
+    return frozenset(f.name for f in fields(settings) if "Path" in repr(hints[f.name]))
+
+
+def _as_path(value: Any) -> Any:
+    if isinstance(value, str):
+        return Path(value)
+    return tuple(map(_as_path, value)) if isinstance(value, list | tuple) else value

@@ -1,0 +1,94 @@
+"""What the commands about runs print: adapt, demo, cascade, evaluate, report."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from selfmask.cli.printing import say
+from selfmask.features.rows import MASKED
+from selfmask.run.adapt import Run
+from selfmask.tasks.cascade import DrawnCascade
+from selfmask.tasks.evaluate import Evaluation
+from selfmask.tasks.report import Written
+
+
+def show_run(run: Run) -> None:
+    """What a person wants to know at the end of a run."""
+    if run.interrupted:
+        say(f"Stopped after step {run.steps}; go on with the same command and --resume.")
+        return
+    assert run.status is not None
+    assert run.result is not None
+    if run.rows is not None:
+        Console().print(run.rows.table())
+    else:
+        say("Nothing was measured: that needs labels on some training images and on some test images.")
+    say(
+        f"{run.status.off:,} of {run.status.weights:,} weights off ({100 * (1 - run.status.density):.2f} %), "
+        f"after {run.result.seconds.training:.0f} s of training"
+    )
+    sizes = run.result.bytes
+    say(
+        f"{run.mask}  {sizes['file']:,} bytes (masks {sizes['masks']:,}, statistics {sizes['statistics']:,}, "
+        f"head {sizes['head']:,})"
+    )
+    _verdict(run)
+    say(f"The curves are in {run.folder / 'curves.png'}, the log in {run.folder / 'log.jsonl'}.")
+    say(f"Next: selfmask report {run.folder}, or selfmask inspect {run.mask}")
+
+
+def show_demo(run: Run) -> None:
+    """The same: a demo is a run."""
+    show_run(run)
+
+
+def _verdict(run: Run) -> None:
+    if run.rows is None or (gain := run.rows[MASKED].head_gain) is None:
+        return
+    verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no different, within the interval"
+    say(
+        f"The masked network is {verdict}: {100 * gain.value:+.1f} points of top-1 against the linear probe on the "
+        f"pretrained features (95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f})."
+    )
+
+
+def show_evaluation(evaluation: Evaluation) -> None:
+    """The table of rows."""
+    Console().print(evaluation.rows.table())
+
+
+def show_cascade(drawn: DrawnCascade) -> None:
+    """A table of results, the file by parts, and the pictures."""
+    run = drawn.run
+    if run.interrupted:
+        say("Stopped; go on with the same command and --resume. What is finished is kept.")
+        return
+    assert run.result is not None
+    assert run.result.cascade is not None
+    console = Console()
+    if run.rows is not None:
+        console.print(run.rows.table())
+    if run.result.cascade.passes:
+        passes = ", ".join(f"{name} {n}" for name, n in run.result.cascade.passes.items())
+        say(f"forward passes an image: {passes}")
+    table = Table("part of the file")
+    table.add_column("bytes", justify="right")
+    for name, size in run.result.bytes.items():
+        table.add_row("all" if name == "file" else name, f"{size:,}", end_section=name == "metadata")
+    console.print(table)
+    storage = run.result.cascade.storage
+    say(
+        f"{run.file}: the masks take {storage['masks']:,} bytes; in {1 + run.experts} files of their own "
+        f"they take {storage['separate']:,}"
+    )
+    if drawn.pictures:
+        pictures = ", ".join(name for name in drawn.pictures if name.endswith(".png"))
+        say(f"pictures: {pictures} (and .svg, .csv, .json)")
+
+
+def show_report(written: Written) -> None:
+    """Where the page is, and what it could not show."""
+    for note in written.page.notes:
+        say(f"note: {note}")
+    say(written.out)
