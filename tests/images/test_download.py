@@ -1,39 +1,40 @@
-"""Downloads against a stand-in server on this machine: resumed, checked, named, refused."""
+"""Downloads by torchvision's real code from a stand-in server on this machine: named, checked, whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
+import shutil
 import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torchvision import datasets
 
 from selfmask.errors import DataError
-from selfmask.images import catalogue, named
-from selfmask.images.download import Download, fetch, readable, unpack
+from selfmask.images import named
+from selfmask.images.catalogue import CATALOGUE
 from selfmask.images.named import get_named
 from selfmask.images.opening import open_data
-
-CONTENT = bytes(range(256)) * 4000
 
 
 @dataclass
 class Server:
-    """What the stand-in serves, and how it misbehaves. `asked`: the ranges of the requests, as they came."""
+    """What the stand-in serves, and how it misbehaves. `sent`: the files that it sent whole."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     cut_after: int | None = None
-    ranges: bool = True
     status: int | None = None
-    asked: list[str | None] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -42,19 +43,18 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            wanted = self.headers.get("Range")
-            state.asked.append(wanted)
-            body = state.files.get(self.path.lstrip("/"))
+            name = self.path.lstrip("/")
+            body = state.files.get(name)
             if body is None or state.status is not None:
                 self.send_error(state.status or 404)
                 return
-            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and state.ranges else 0
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            rest = body[start:]
-            self.wfile.write(rest if state.cut_after is None else rest[: state.cut_after])
+            if self.headers.get("Method") == "HEAD":  # how torchvision asks where an address leads to
+                return
+            self.wfile.write(body if state.cut_after is None else body[: state.cut_after])
+            state.sent.append(name)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -65,84 +65,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield state
         httpd.shutdown()
-
-
-def described(server: Server, name: str, content: bytes, **options: Any) -> Download:
-    server.files[name] = content
-    return Download(f"{server.url}/{name}", len(content), hashlib.sha256(content).hexdigest(), **options)
-
-
-def test_a_file_arrives_whole_and_is_named_first(server: Server, tmp_path: Path) -> None:
-    download = described(server, "data.bin", CONTENT)
-    said: list[str] = []
-    path = fetch(download, tmp_path / "new", said.append)
-    assert path.read_bytes() == CONTENT
-    assert [child.name for child in path.parent.iterdir()] == ["data.bin"]
-    assert said == [f"Downloading data.bin (1 MB) from {server.url}/data.bin to {tmp_path / 'new'}"]
-    fetch(download, tmp_path / "new", said.append)
-    assert len(server.asked) == len(said) == 1
-
-
-def test_an_interrupted_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
-    download = described(server, "data.bin", CONTENT)
-    server.cut_after = 600_000
-    with pytest.raises(DataError, match=r"early.*try again"):
-        fetch(download, tmp_path, lambda _: None)
-    assert not (tmp_path / "data.bin").exists()
-    assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:600_000]
-    said: list[str] = []
-    assert fetch(download, tmp_path, said.append).read_bytes() == CONTENT
-    assert server.asked == [None, "bytes=600000-"]
-    assert "of which 600 kB are here" in said[0]
-
-
-def test_a_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> None:
-    download = described(server, "data.bin", CONTENT)
-    (tmp_path / "data.bin.part").write_bytes(b"from an earlier attempt")
-    server.ranges = False
-    assert fetch(download, tmp_path, lambda _: None).read_bytes() == CONTENT
-
-
-def test_a_complete_part_needs_no_connection(server: Server, tmp_path: Path) -> None:
-    download = described(server, "data.bin", CONTENT)
-    (tmp_path / "data.bin.part").write_bytes(CONTENT)
-    assert fetch(download, tmp_path, lambda _: None).read_bytes() == CONTENT
-    assert server.asked == []
-
-
-@pytest.mark.parametrize("served", [b"x" * len(CONTENT), CONTENT + b"and more"])
-def test_another_file_than_expected_is_refused_and_removed(
-    server: Server, tmp_path: Path, served: bytes
-) -> None:
-    download = described(server, "data.bin", CONTENT)
-    server.files["data.bin"] = served
-    with pytest.raises(DataError, match=r"SHA-256|longer than"):
-        fetch(download, tmp_path, lambda _: None)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_part_that_is_too_long_is_not_used(server: Server, tmp_path: Path) -> None:
-    download = described(server, "data.bin", CONTENT)
-    (tmp_path / "data.bin.part").write_bytes(CONTENT * 2)
-    assert fetch(download, tmp_path, lambda _: None).read_bytes() == CONTENT
-
-
-def test_refusals_and_silence_are_reported(server: Server, tmp_path: Path) -> None:
-    download = described(server, "data.bin", CONTENT)
-    server.status = 503
-    with pytest.raises(DataError, match="503"):
-        fetch(download, tmp_path, lambda _: None)
-    nobody = replace(download, url="http://127.0.0.1:9/data.bin")
-    with pytest.raises(DataError, match="cannot be reached"):
-        fetch(nobody, tmp_path / "new", lambda _: None)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_is_noticed_before(server: Server, tmp_path: Path) -> None:
-    download = replace(described(server, "data.bin", CONTENT), size=10**18)
-    with pytest.raises(DataError, match="free"):
-        fetch(download, tmp_path, lambda _: None)
-    assert server.asked == []
 
 
 def archive(kind: str, members: dict[str, bytes]) -> bytes:
@@ -160,93 +82,238 @@ def archive(kind: str, members: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_archives_are_unpacked_beside_what_is_there(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "split.json").write_text("kept")
-    (tmp_path / "a").write_bytes(archive(kind, {"set/x/1.txt": b"one", "set/2.txt": b"two"}))
-    unpack(tmp_path / "a", tmp_path)
-    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == {"a", "set/split.json", "set/x/1.txt", "set/2.txt"}
-
-
-@pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_archives_stay_in_their_folder(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "a").write_bytes(archive(kind, {"../outside.txt": b"no"}))
-    with pytest.raises(DataError):
-        unpack(tmp_path / "a", tmp_path / "inside")
-    assert not (tmp_path / "outside.txt").exists()
-    assert list((tmp_path / "inside").iterdir()) == []
-    (tmp_path / "a").write_bytes(b"not an archive")
-    with pytest.raises(DataError, match="cannot be unpacked"):
-        unpack(tmp_path / "a", tmp_path / "inside")
+def photographs(paint: Any, names: list[str]) -> dict[str, bytes]:
+    members = {}
+    for k, name in enumerate(names):
+        stream = io.BytesIO()
+        paint(k).save(stream, "JPEG")
+        members[name] = stream.getvalue()
+    return members
 
 
 @pytest.fixture
-def small_eurosat(server: Server, paint: Any, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """EuroSAT of a few images, served in its own layout."""
-    members = {}
-    for label in ("Forest", "River"):
-        for k in range(5):
-            stream = io.BytesIO()
-            paint(k).save(stream, "JPEG")
-            members[f"2750/{label}/{label}_{k}.jpg"] = stream.getvalue()
-    download = described(server, "EuroSAT.zip", archive("zip", members))
-    changed = replace(catalogue.CATALOGUE["eurosat"], downloads=(download,))
-    monkeypatch.setitem(catalogue.CATALOGUE, "eurosat", changed)
+def textures(server: Server, paint: Any, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """DTD of a few images, served in its own layout."""
+    names = [f"{label}/{label}_{k}.jpg" for label in ("banded", "woven") for k in range(6)]
+    members = photographs(paint, [f"dtd/images/{name}" for name in names])
+    for split, part in (("train", names[::3]), ("val", names[1::3]), ("test", names[2::3])):
+        members[f"dtd/labels/{split}1.txt"] = "\n".join(part).encode()
+    serve_textures(server, archive("tar", members), monkeypatch)
     return server
 
 
-def test_a_named_set_is_downloaded_when_opened(small_eurosat: Server, tmp_path: Path) -> None:
+def serve_textures(server: Server, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files["dtd.tar.gz"] = content
+    monkeypatch.setattr(datasets.DTD, "_URL", f"{server.url}/dtd.tar.gz")
+    monkeypatch.setattr(datasets.DTD, "_MD5", hashlib.md5(content).hexdigest())
+
+
+def test_a_named_set_is_downloaded_when_opened(textures: Server, tmp_path: Path) -> None:
     said: list[str] = []
-    splits = open_data("eurosat", root=tmp_path, say=said.append)
-    assert (len(splits.train), splits.train.classes) == (8, ("Forest", "River"))
-    assert "MIT" in said[0]
-    assert "Downloading EuroSAT.zip" in said[1]
-    assert [path.name for path in (tmp_path / "eurosat").iterdir()] == ["2750"]
-    open_data("eurosat", root=tmp_path, say=said.append)
-    assert len(small_eurosat.asked) == 1
+    splits = open_data("dtd", root=tmp_path, say=said.append)
+    assert {split: len(part) for split, part in splits.parts().items()} == {
+        "train": 4, "validation": 4, "test": 4,
+    }  # fmt: skip
+    assert splits.train.classes == ("banded", "woven")
+    assert "licence: for research" in said[0]
+    assert "625 MB" in said[0]
+    assert str(tmp_path / "dtd" / "dtd") in said[0]
+    assert {path.name for path in tmp_path.rglob("*") if path.suffix != ".jpg"} == {
+        "dtd", "images", "labels", "banded", "woven", "train1.txt", "val1.txt", "test1.txt",
+    }  # fmt: skip
+    open_data("dtd", root=tmp_path, say=said.append)
+    assert textures.sent == ["dtd.tar.gz"]
+
+
+def test_what_is_there_already_stays(textures: Server, tmp_path: Path) -> None:
+    split = {
+        "train": [["banded/banded_0.jpg", 0, "banded"], ["woven/woven_0.jpg", 1, "woven"]],
+        "val": [],
+        "test": [],
+    }
+    (tmp_path / "dtd" / "dtd").mkdir(parents=True)
+    (tmp_path / "dtd" / "dtd" / "split_zhou_DescribableTextures.json").write_text(json.dumps(split))
+    splits = open_data("dtd", root=tmp_path, say=lambda _: None)
+    assert (len(splits.train), splits.test) == (2, None)
+
+
+def test_an_interrupted_download_leaves_nothing_that_counts(textures: Server, tmp_path: Path) -> None:
+    textures.cut_after = 600
+    with pytest.raises(DataError, match=r"did not arrive.*Try again"):
+        open_data("dtd", root=tmp_path, say=lambda _: None)
+    assert CATALOGUE["dtd"].find(tmp_path) is None
+    textures.cut_after = None
+    assert len(open_data("dtd", root=tmp_path, say=lambda _: None).train) == 4
+
+
+def test_half_of_what_an_archive_holds_is_not_taken_for_all(
+    textures: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision takes a set whose folder is there for complete, wherever unpacking it was broken off."""
+    extract = tarfile.TarFile.extractall
+
+    def broken_off(tar: tarfile.TarFile, path: Any, *args: Any, **options: Any) -> None:
+        extract(tar, path, *args, **options)
+        shutil.rmtree(Path(path) / "dtd" / "images" / "woven")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "extractall", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            get_named("dtd", tmp_path, say=lambda _: None)
+    assert CATALOGUE["dtd"].find(tmp_path) is None
+    splits = open_data("dtd", root=tmp_path, say=lambda _: None)
+    assert splits.train.skipped == ()
+    assert textures.sent == ["dtd.tar.gz"]  # the archive had arrived whole
+
+
+def test_what_arrived_whole_is_not_fetched_again(
+    server: Server, paint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{breed}_{k}" for breed in ("Abyssinian", "pug") for k in range(2)]
+    lists = {
+        f"annotations/{split}.txt": "".join(f"{name} 1 1 1\n" for name in part).encode()
+        for split, part in (("trainval", names[::2]), ("test", names[1::2]))
+    }
+    images = photographs(paint, [f"images/{name}.jpg" for name in names])
+    files = {"images.tar.gz": images, "annotations.tar.gz": lists}
+    contents = {name: archive("tar", members) for name, members in files.items()}
+    resources = [
+        (f"{server.url}/{name}", hashlib.md5(content).hexdigest()) for name, content in contents.items()
+    ]
+    monkeypatch.setattr(datasets.OxfordIIITPet, "_RESOURCES", resources)
+    server.files["images.tar.gz"] = contents["images.tar.gz"]
+    with pytest.raises(DataError, match="404"):
+        get_named("oxford_pets", tmp_path, say=lambda _: None)
+    server.files |= contents
+    assert open_data("oxford_pets", root=tmp_path, say=lambda _: None).train.classes == ("abyssinian", "pug")
+    assert server.sent == ["images.tar.gz", "annotations.tar.gz"]
+    assert not list(tmp_path.rglob("*.gz"))
+
+
+def test_another_file_than_expected_is_refused(textures: Server, tmp_path: Path) -> None:
+    textures.files["dtd.tar.gz"] += b"and more"
+    with pytest.raises(DataError, match="did not arrive: File not found or corrupted"):
+        get_named("dtd", tmp_path, say=lambda _: None)
+    assert CATALOGUE["dtd"].find(tmp_path) is None
+
+
+def test_cifar_comes_in_its_binary_version(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision's own class fetches the pickled one."""
+    pixels = bytes(range(256)) * 12
+    records = b"\x00" + pixels + b"\x01" + pixels
+    members = {"cifar-10-batches-bin/batches.meta.txt": b"cat\ndog\n"} | {
+        f"cifar-10-batches-bin/{name}.bin": records
+        for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")
+    }
+    server.files["kriz.tar.gz"] = archive("tar", members)
+    asked = []
+
+    def download(url: str, folder: Path, md5: str) -> None:
+        asked.append((url, md5))
+        own(f"{server.url}/kriz.tar.gz", folder, md5=hashlib.md5(server.files["kriz.tar.gz"]).hexdigest())
+
+    utils = import_module("torchvision.datasets.utils")
+    own = utils.download_and_extract_archive
+    monkeypatch.setattr(utils, "download_and_extract_archive", download)
+    assert len(open_data("cifar10", root=tmp_path, say=lambda _: None).train) == 10
+    assert asked == [
+        ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")
+    ]
+
+
+def test_the_versions_of_inaturalist_take_the_names_of_their_archives(
+    tmp_path: Path, paint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetched(root: Path, version: str, download: bool) -> None:
+        for species in ("00000_a", "00001_b"):
+            (root / version / species).mkdir(parents=True)
+            paint(0).save(root / version / species / "0.jpg")
+        (root / f"{version}.tgz").write_bytes(b"")
+
+    monkeypatch.setattr(datasets, "INaturalist", fetched)
+    monkeypatch.setattr(named.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**15, 0, 10**15))  # pyright: ignore
+    assert get_named("inaturalist", tmp_path, say=lambda _: None) == tmp_path / "inaturalist"
+    assert {path.name for path in (tmp_path / "inaturalist").iterdir()} == {"train_mini", "val"}
+    assert len(open_data("inaturalist", root=tmp_path).train) == 2
+
+
+def test_refusals_and_silence_are_reported(
+    textures: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    textures.status = 503
+    with pytest.raises(DataError, match="503"):
+        get_named("dtd", tmp_path, say=lambda _: None)
+    monkeypatch.setattr(datasets.DTD, "_URL", "http://127.0.0.1:9/dtd.tar.gz")
+    with pytest.raises(DataError, match=r"did not arrive.*refused"):
+        get_named("dtd", tmp_path, say=lambda _: None)
+    assert CATALOGUE["dtd"].find(tmp_path) is None
+
+
+def test_a_silent_server_is_not_waited_for(
+    textures: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision sets no limit of its own."""
+    import socket
+
+    monkeypatch.setattr(named, "_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(datasets.DTD, "_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/dtd.tar.gz")
+        with pytest.raises(DataError, match="timed out"):
+            get_named("dtd", tmp_path, say=lambda _: None)
+    assert socket.getdefaulttimeout() is None
+
+
+def test_a_full_disk_is_noticed_before(
+    textures: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CATALOGUE, "dtd", replace(CATALOGUE["dtd"], megabytes=10**12))
+    with pytest.raises(DataError, match="free"):
+        get_named("dtd", tmp_path, say=lambda _: None)
+    assert textures.sent == []
+
+
+def test_archives_stay_in_their_folder(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve_textures(server, archive("tar", {"../../../../outside.txt": b"no"}), monkeypatch)
+    with pytest.raises(DataError, match="outside"):
+        get_named("dtd", tmp_path / "inside", say=lambda _: None)
+    assert not list(tmp_path.rglob("outside.txt"))
 
 
 def test_a_large_set_is_downloaded_only_on_request(
-    small_eurosat: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    textures: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(named, "AUTOMATIC_LIMIT", 100)
-    with pytest.raises(DataError, match="selfmask data get eurosat"):
-        open_data("eurosat", root=tmp_path)
-    assert small_eurosat.asked == []
-    assert (get_named("eurosat", tmp_path, say=lambda _: None) / "2750").is_dir()
-    assert len(open_data("eurosat", root=tmp_path).train) == 8
+    with pytest.raises(DataError, match="selfmask data get dtd"):
+        open_data("dtd", root=tmp_path)
+    assert textures.sent == []
+    assert (get_named("dtd", tmp_path, say=lambda _: None) / "images").is_dir()
+    assert len(open_data("dtd", root=tmp_path).train) == 4
 
 
 def test_offline_says_what_to_put_where(
-    small_eurosat: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    textures: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_eurosat.status = 500
-    with pytest.raises(DataError, match=r"put http.*EuroSAT.zip") as caught:
-        open_data("eurosat", root=tmp_path, say=lambda _: None)
-    assert str(tmp_path / "eurosat") in str(caught.value)
-    asked = len(small_eurosat.asked)
+    textures.status = 500
+    with pytest.raises(DataError, match=r"unpack the archives") as caught:
+        open_data("dtd", root=tmp_path, say=lambda _: None)
+    assert str(tmp_path / "dtd" / "dtd") in str(caught.value)
+    textures.status = None
     monkeypatch.setenv("SELFMASK_OFFLINE", "1")
-    with pytest.raises(DataError, match="put http"):
-        open_data("eurosat", root=tmp_path)
-    assert len(small_eurosat.asked) == asked
+    with pytest.raises(DataError, match=r"unpack the archives"):
+        open_data("dtd", root=tmp_path)
+    assert textures.sent == []
     with pytest.raises(DataError, match="did you mean 'eurosat'"):
         get_named("eurosad", tmp_path, say=lambda _: None)
     with pytest.raises(DataError, match="UCF-101-midframes"):
         get_named("ucf101", tmp_path, say=lambda _: None)
 
 
-def test_sizes_in_words() -> None:
-    assert [readable(size) for size in (502, 14_989, 625_239_812, 4_996_278_331, 39_077_296_924)] == [
-        "502 bytes", "15 kB", "625 MB", "5.0 GB", "39.1 GB",
-    ]  # fmt: skip
-
-
-def test_every_known_download_is_described_in_full() -> None:
-    for data in catalogue.CATALOGUE.values():
-        assert bool(data.downloads) != bool(data.by_hand)
-        for download in data.downloads:
-            assert download.url.startswith("https://")
-            assert len(download.sha256) == 64
-            assert download.size > 0
+def test_every_known_set_is_downloaded_or_says_how_to_have_it() -> None:
+    for data in CATALOGUE.values():
+        assert bool(data.fetch) != bool(data.by_hand)
+        assert bool(data.fetch) == bool(data.megabytes)

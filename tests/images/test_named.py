@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -290,14 +291,14 @@ def test_what_is_not_here_says_what_to_put_where(tmp_path: Path, name: str) -> N
 def test_the_overview_knows_what_is_here(tmp_path: Path, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "eurosat" / "2750" / "Forest" / "Forest_1.jpg", 0)
     monkeypatch.setenv("SELFMASK_DATA", str(tmp_path))
-    rows = {row["name"]: row for row in overview()}
+    rows = {row.name: row for row in overview()}
     assert set(rows) == {"digits", *CATALOGUE}
-    assert {name for name, row in rows.items() if row["here"]} == {"digits", "eurosat"}
-    assert rows["eurosat"]["place"] == str(tmp_path / "eurosat")
-    assert rows["sun397"]["download"] == "on request"
-    assert rows["ucf101"]["download"] == "by hand"
-    assert all(row["licence"] for row in rows.values())
-    json.dumps(list(rows.values()))
+    assert {name for name, row in rows.items() if row.here} == {"digits", "eurosat"}
+    assert rows["eurosat"].place == str(tmp_path / "eurosat")
+    assert rows["sun397"].download == "on request"
+    assert rows["ucf101"].download == "by hand"
+    assert all(row.licence for row in rows.values())
+    json.dumps([asdict(row) for row in rows.values()])
 
 
 def test_names_come_before_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,11 +41,10 @@ def show_data(found: DataList | Fetched) -> None:
     for column in ("name", "images", "classes", "here", "download", "licence"):
         table.add_column(column, justify="right" if column in ("images", "classes") else "left")
     for row in found.rows:
-        size = row["download_bytes"]
-        fetch = row["download"] if not size else f"{_size(size)}, {row['download']}"
+        fetch = f"{_size(row.download_bytes)}, {row.download}" if row.download_bytes else row.download
         table.add_row(
-            row["name"], f"{row['images']:,}", str(row["classes"]), "yes" if row["here"] else "no",
-            "" if row["here"] else fetch, row["licence"],
+            row.name, f"{row.images:,}", str(row.classes), "yes" if row.here else "no", "" if row.here else fetch,
+            row.licence,
         )  # fmt: skip
     Console().print(table)
 

@@ -10,11 +10,11 @@ import torch
 
 from selfmask._common.near import aside
 from selfmask.errors import DataError
-from selfmask.images.download import Say
 from selfmask.images.image_set import UNLABELLED, ImageSet
 from selfmask.images.sources import Content, FileSource, Reading, Skipped
 from selfmask.images.splits import Splits, stratified
 
+Say = Callable[[str], None]
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {
     "train": "train",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,10 @@ import torch
 from selfmask._common.near import aside
 from selfmask.errors import DataError, SettingsError
 from selfmask.images.catalogue import CATALOGUE
-from selfmask.images.download import Say, to_stderr
 from selfmask.images.folder import flat_listing, folder_listing
 from selfmask.images.hub_datasets import hf_listing
 from selfmask.images.image_set import ImageSet
-from selfmask.images.listing import Listing, assemble
+from selfmask.images.listing import Listing, Say, assemble
 from selfmask.images.named import data_root, named_listing
 from selfmask.images.shards import shard_listing
 from selfmask.images.sources import Reading
@@ -22,6 +22,11 @@ from selfmask.images.splits import Splits, stratified
 from selfmask.images.tables import LIST_SUFFIXES, list_listing, read_labels, read_splits
 
 _DIGITS_TEST = 797
+
+
+def to_stderr(message: str) -> None:
+    """Where messages go unless told otherwise: standard output may be a JSON document."""
+    print(message, file=sys.stderr, flush=True)
 
 
 def open_data(

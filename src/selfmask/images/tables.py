@@ -80,7 +80,7 @@ def read_splits(path: Path) -> dict[str, tuple[str, str | None]]:
                 )
             splits[row.file] = (row.split, row.label)
         return splits
-    document = _json(read_text(path), f"{path}")
+    document = parsed_json(read_text(path), f"{path}")
     if not isinstance(document, dict):
         raise DataError(f"{path} must hold an object with the keys train, val and test")
     result: dict[str, tuple[str, str | None]] = {}
@@ -164,7 +164,7 @@ def _jsonl_rows(path: Path, text: str) -> list[Row]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
-        record = _json(line, f"{path}, line {number}")
+        record = parsed_json(line, f"{path}, line {number}")
         if not isinstance(record, dict):
             raise DataError(f'{path}, line {number}: expected an object such as {{"file": …, "label": …}}')
         lowered = {key.lower(): value for key, value in record.items()}
@@ -187,7 +187,8 @@ def _row(path: Path, number: int, file: str | None, label: str | None, split: st
     )  # "./a.png" is "a.png"
 
 
-def _json(text: str, where: str) -> Any:
+def parsed_json(text: str, where: str) -> Any:
+    """What a JSON text says. Raises `DataError` that begins with `where` it stands."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

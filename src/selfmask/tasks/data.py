@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from rich.console import Console
 
 from selfmask.errors import SettingsError
-from selfmask.images.named import data_root, get_named, overview
+from selfmask.images.named import Availability, data_root, get_named, overview
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class DataList:
     """The data sets that are known; see `images.named.overview`."""
 
     root: Path
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Availability, ...]
 
     def document(self) -> dict[str, Any]:
         """What --json prints."""
-        return {"root": str(self.root), "data": list(self.rows)}
+        return {"root": str(self.root), "data": [asdict(row) for row in self.rows]}
 
 
 @dataclass(frozen=True)
