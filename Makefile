@@ -18,10 +18,12 @@ test: $(VENV)/.dev ## all tests
 unit: $(VENV)/.dev ## the quick part of the tests
 	$(THREADS) $(RUN)/python -m pytest -n 2 -m "not slow"
 
-check: $(VENV)/.dev ## style and types
+check: $(VENV)/.dev ## style, types, the order of the rooms, nothing unused
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/pyright
+	$(RUN)/lint-imports
+	$(RUN)/vulture
 
 format: $(VENV)/.dev
 	$(RUN)/ruff check --fix .

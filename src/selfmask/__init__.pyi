@@ -1,6 +1,7 @@
 # The one list of public names.
 
 from .backbones.backbone import Backbone
+from .backbones.from_module import from_module
 from .backbones.spec import backbone_of, build
 from .errors import SelfmaskError
 from .images.image_set import ImageSet
@@ -57,6 +58,7 @@ __all__ = [
     "evaluate",
     "export",
     "from_hub",
+    "from_module",
     "inspect",
     "load",
     "open_data",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from selfmask.errors import MaskFileError, SettingsError, WrongBaseError
 from selfmask.maskfile.coding import Coding
-from selfmask.maskfile.fingerprint import base_fingerprint
+from selfmask.maskfile.fingerprint import base_tensors, combined, signature
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import save_mask
 from selfmask.masking.weight import masked_weight
@@ -261,6 +261,10 @@ def test_what_cannot_be_saved_is_said(tmp_path: Path, model: nn.Module) -> None:
     with pytest.raises(SettingsError, match="must be bool of shape"):
         save_mask(path, theta=theta, masks={n: m.float() for n, m in masks.items()})
     assert not path.exists()
+
+
+def base_fingerprint(model: nn.Module) -> str:
+    return combined({name: signature(tensor).digest for name, tensor in base_tensors(model).items()})
 
 
 def test_the_base_fingerprint_knows_bits_and_nothing_else(model: nn.Module) -> None:

@@ -31,7 +31,7 @@ class Command:
 COMMANDS = {
     "demo": Command(
         "the main job on handwritten digits, in minutes",
-        "tasks.demo:DemoSettings", "tasks.demo:run", "cli.runs:show_demo",
+        "tasks.demo:DemoSettings", "tasks.demo:run", "cli.runs:show_run",
     ),
     "adapt": Command(
         "learn a mask for a backbone on your images",

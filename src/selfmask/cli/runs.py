@@ -38,11 +38,6 @@ def show_run(run: Run) -> None:
     say(f"Next: selfmask report {run.folder}, or selfmask inspect {run.mask}")
 
 
-def show_demo(run: Run) -> None:
-    """The same: a demo is a run."""
-    show_run(run)
-
-
 def _verdict(run: Run) -> None:
     if run.rows is None or (gain := run.rows[MASKED].head_gain) is None:
         return

@@ -86,8 +86,3 @@ def all_tensors(model: nn.Module) -> dict[str, Tensor]:
     found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     found.update(model.named_buffers(remove_duplicate=False))
     return found
-
-
-def base_fingerprint(model: nn.Module) -> str:
-    """The fingerprint of a model as a base (see `combined`): equal for equal weights, whatever the device."""
-    return combined({name: signature(tensor).digest for name, tensor in base_tensors(model).items()})
