@@ -15,6 +15,7 @@ from selfmask.maskfile.derive import combine_masks, save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.saving import save_mask
+from selfmask.report.similarity import OffBits, similarity
 from selfmask.tasks.apply import baked_state, save_baked
 from selfmask.tasks.card import model_card
 from selfmask.tasks.compare import compare_masks
@@ -48,6 +49,24 @@ def test_comparison_counts_what_sets_count(three: list[Mask]) -> None:
     assert sum(o.total for o in found.tensors.values()) == found.overall.total == three[0].index.weights
     same = compare_masks(three[0], three[0]).overall
     assert (same.hamming, same.jaccard) == (0, 1.0)
+
+
+def test_comparison_and_similarity_are_one_figure(tmp_path: Path, model: nn.Module) -> None:
+    """Chance is taken tensor by tensor: one that is nearly all off makes any two masks alike without a reason."""
+    masks = []
+    for seed in range(2):
+        random = torch.Generator().manual_seed(seed)
+        kept = {name: 0.1 if number == 0 else 0.95 for number, name in enumerate(MASKED)}
+        theta = {name: model.get_parameter(name).detach() for name in MASKED}
+        drawn = {name: torch.rand(t.shape, generator=random) < kept[name] for name, t in theta.items()}
+        rest = {name: t for name, t in model.state_dict().items() if name not in MASKED}
+        masks.append(load(save_mask(tmp_path / str(seed), theta=theta, masks=drawn, rest=rest)))
+    overall = compare_masks(*masks).overall
+    alike = similarity([OffBits.of(mask.masks()) for mask in masks], "ab")
+    assert alike.jaccard[0, 1] == overall.jaccard
+    assert alike.expected_jaccard[0, 1] == pytest.approx(overall.expected_jaccard)
+    assert alike.hamming[0, 1] == overall.hamming / overall.total
+    assert overall.expected_jaccard == pytest.approx(overall.jaccard, abs=0.03)
 
 
 @pytest.mark.parametrize("operation", ["and", "or", "majority"])

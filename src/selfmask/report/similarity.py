@@ -21,6 +21,7 @@ from torch import Tensor
 
 from selfmask.errors import SettingsError
 from selfmask.report.chart import Chart, DataTable, is_narrow, set_height
+from selfmask.report.overlap import Overlap
 from selfmask.report.style import PIXELS_PER_INCH
 
 Matrix = NDArray[np.float64]
@@ -102,18 +103,23 @@ def similarity(several: Sequence[OffBits], labels: Iterable[str]) -> Similarity:
     hamming, expected_hamming = np.zeros((count, count)), np.zeros((count, count))
     for i in range(count):
         for j in range(i + 1, count):
-            a, b = several[i], several[j]
-            both = int(np.bitwise_count(a.bits & b.bits).sum(dtype=np.int64))
-            either = int(a.off.sum() + b.off.sum()) - both
-            jaccard[i, j] = jaccard[j, i] = both / either if either else 1.0
-            hamming[i, j] = hamming[j, i] = (either - both) / total
-            chance = float((a.off * (b.off / np.maximum(b.sizes, 1))).sum())
-            apart = float(a.off.sum() + b.off.sum()) - chance
-            expected_jaccard[i, j] = expected_jaccard[j, i] = chance / apart if apart else 1.0
-            expected_hamming[i, j] = expected_hamming[j, i] = (apart - chance) / total
+            found = _overlap(several[i], several[j])
+            for matrix, value in (
+                (jaccard, found.jaccard),
+                (expected_jaccard, found.expected_jaccard),
+                (hamming, found.hamming / total),
+                (expected_hamming, found.expected_hamming / total),
+            ):
+                matrix[i, j] = matrix[j, i] = value
     return Similarity(
         labels, jaccard, expected_jaccard, hamming, expected_hamming, cluster_order(1 - jaccard)
     )
+
+
+def _overlap(a: OffBits, b: OffBits) -> Overlap:
+    both = int(np.bitwise_count(a.bits & b.bits).sum(dtype=np.int64))
+    by_chance = float((a.off * (b.off / np.maximum(a.sizes, 1))).sum())
+    return Overlap(int(a.sizes.sum()), int(a.off.sum()), int(b.off.sum()), both, by_chance)
 
 
 def cluster_order(distance: Matrix) -> tuple[int, ...]:
