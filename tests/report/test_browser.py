@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from selfmask.report.neighbours import strips
-from selfmask.report.page.page import Material, build_report
+from selfmask.report.page import Material, build_report
 from selfmask.report.run_folder import read_run
 from selfmask.report.similarity import OffBits, similarity
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from html.parser import HTMLParser
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from markupsafe import escape
 
 from selfmask.cascade.cascade_file import write_cascade
 from selfmask.cascade.router import fit_router
@@ -18,12 +18,14 @@ from selfmask.errors import RunError
 from selfmask.features.rows import Estimate, Outcome, Rows
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import save_mask
+from selfmask.report.chart import DataTable
 from selfmask.report.gather import gather
+from selfmask.report.headline import display_name, judged
 from selfmask.report.neighbours import same_class_share, strip_table, strips
-from selfmask.report.page.headline import display_name, judged
-from selfmask.report.page.page import Material, build_report
-from selfmask.report.page.waffle import squares, waffle
+from selfmask.report.page import Material, build_report, printed
+from selfmask.report.results import scale_of
 from selfmask.report.run_folder import read_run
+from selfmask.report.sections import of_waffle, squares
 from selfmask.report.study import study
 from selfmask.report.wording import count, duration, listed, percent, points, size
 
@@ -109,11 +111,35 @@ def test_a_finished_run(tiny_run) -> None:
     )
     assert ("1 min 23 s", "of training: 30 steps over 40 images (2 CPU threads)") in report.headline.tiles
     assert [chart.name for chart in report.charts] == [
-        "results", "training", "densities-by-depth", "densities-by-stage", "magnitudes", "filters", "embedding", "size",
+        "results", "embedding", "training", "densities-by-depth", "densities-by-stage", "magnitudes", "filters", "size",
     ]  # fmt: skip
     assert {chart.name for chart in report.charts} | {"neighbours", "making"} <= set(page.identifiers)
     assert "selfmask adapt x" in "".join(page.words)
     assert report.notes == ()
+    order = [name for name in page.identifiers if f"{name}-title" in page.identifiers]
+    assert order[:2] == ["neighbours", "results"]  # what the images show first, what the weights show last
+    assert order[-2:] == ["share-off", "making"]
+    assert report.html.startswith("<!DOCTYPE html>")
+
+
+def test_accuracies_have_one_decimal_and_losses_are_told_apart(tiny_run) -> None:
+    words = "".join(checked(build_report(read_run(tiny_run.path), full(tiny_run)).html).words)
+    words = words.replace("\N{NO-BREAK SPACE}", " ")
+    for share in ("40.0 %", "50.0 %", "64.0 %", "70.0 %"):
+        assert share in words
+    assert "▲ +24.0" in words
+    assert "▼ −4.0" in words
+    table = DataTable(("a", "b", "c"), ((0.5, 1, 1234.5), (0.25, None, 0.125)))
+    assert printed(table) == [("0.5000", "1", "1234.5"), ("0.2500", "–", "0.1")]
+
+
+def test_the_scale_of_accuracies_ends_at_all_of_them() -> None:
+    def scale(*right: int) -> tuple[float, float]:
+        return scale_of(Rows.of([Outcome(str(n), knn=bits(400, n)) for n in right]))
+
+    assert scale(398, 400) == (90, 100)
+    assert scale(0, 2) == (0, 10)
+    assert scale(150, 260) == (30, 70)
 
 
 def test_names_from_files_cannot_become_markup(tiny_run) -> None:
@@ -125,7 +151,7 @@ def test_names_from_files_cannot_become_markup(tiny_run) -> None:
     page = build_report(read_run(tiny_run.path), full(tiny_run)).html
     checked(page)
     assert "<img src=x" not in page
-    assert html.escape(evil) in page
+    assert str(escape(evil)) in page
     assert "<b>ant</b>" not in page  # a class name
     assert re.search(r'http-equiv="Content-Security-Policy" content="default-src \'none\'', page)
 
@@ -290,8 +316,8 @@ def test_neighbours_are_those_of_the_features(tiny_run) -> None:
 )
 def test_a_thousand_squares(share: float, marked: int) -> None:
     assert squares(share) == marked
-    drawing = waffle(share)
-    off, on = (re.findall(r'd="([^"]*)"', drawing)[i].count("M") for i in (1, 0))
+    drawing = of_waffle(share).picture
+    off, on = (drawing[name].count("M") for name in ("off", "kept"))
     assert (off, on) == (marked, 1000 - marked)
 
 

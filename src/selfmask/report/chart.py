@@ -82,7 +82,7 @@ class Chart:
             figure = self.figure(width)
             text = io.StringIO()
             figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        return _embeddable(text.getvalue(), prefix or f"{self.name}-{width}-")
+        return _embeddable(text.getvalue(), prefix or f"{self.name}-{width}-", width)
 
     def png(self, width: int = WIDE, scale: int = 2) -> bytes:
         """A PNG file of `width · scale` pixels on a light ground."""
@@ -145,7 +145,7 @@ _TAG = re.compile(r"<[^>]*>")
 _DIGITS = re.compile(r"(\d+\.\d\d)\d+")
 
 
-def _embeddable(document: str, prefix: str) -> str:
+def _embeddable(document: str, prefix: str, width: int) -> str:
     """matplotlib's SVG document as an element for the page; its own `<style>` would reach the whole page."""
     start = _ROOT.search(document)
     view = _VIEW.search(start.group()) if start else None
@@ -169,4 +169,8 @@ def _embeddable(document: str, prefix: str) -> str:
     body = _TAG.sub(lambda tag: _DIGITS.sub(r"\1", tag.group()), " ".join(body.split()))
     for number, image in enumerate(images):
         body = body.replace(f"@image{number}@", "".join(image.split()))
-    return f'<svg viewBox="{view.group(1)}" aria-hidden="true" focusable="false">{body}'
+    share = (
+        100 * float(view.group(1).split()[2]) / width
+    )  # a narrower drawing is not blown up to the full width
+    style = f' style="max-width:{share:.0f}%"' if share < 99 else ""
+    return f'<svg viewBox="{view.group(1)}"{style} aria-hidden="true" focusable="false">{body}'

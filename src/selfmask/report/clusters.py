@@ -20,24 +20,19 @@ def clusters_chart(clusters: Sequence[dict[str, Any]], name: str = "clusters") -
     line is all of them together: what clusters drawn at random would look like.
     """
     shown = [cluster for cluster in clusters if cluster.get("covered")]
+    largest = sorted(range(len(shown)), key=lambda i: -int(shown[i]["images"]))[: len(SERIES)]
     names = [f"expert {int(c['expert']) + 1} ({count(int(c['images']))} images)" for c in shown]
     together = _together(shown) if len(shown) > 1 else []
-    legend = [*names, "all images"] if together else names
+    legend = [*(names[i] for i in sorted(largest)), *(["all images"] if together else [])]
 
     def draw(figure: Figure) -> None:
         columns = columns_of_legend(figure, legend)
         set_height(figure, (220 if is_narrow(figure) else 270) + 20 * -(-len(legend) // columns))
         axis = figure.subplots()
-        for i, (cluster, label) in enumerate(zip(shown, names, strict=True)):
-            covered = [100 * float(share) for share in cluster["covered"]]
-            axis.plot(
-                range(1, len(covered) + 1),
-                covered,
-                marker=MARKERS[i % len(MARKERS)],
-                color=SERIES[i % len(SERIES)].light,
-                label=label,
-                clip_on=False,
-            )
+        for i, ink, marker in zip(sorted(largest), SERIES, MARKERS, strict=False):
+            covered = [100 * float(share) for share in shown[i]["covered"]]
+            steps = range(1, len(covered) + 1)
+            axis.plot(steps, covered, marker=marker, color=ink.light, label=names[i], clip_on=False)
         if together:
             shares = [100 * share for share in together]
             axis.plot(range(1, len(shares) + 1), shares, "--", color=MUTED.light, label="all images")
@@ -45,7 +40,7 @@ def clusters_chart(clusters: Sequence[dict[str, Any]], name: str = "clusters") -
         axis.set_xlabel("most common classes counted")
         axis.set_ylabel("share of the cluster (%)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        if names:
+        if legend:
             figure.legend(loc="outside upper left", ncols=columns)
 
     sentences = [
@@ -55,7 +50,8 @@ def clusters_chart(clusters: Sequence[dict[str, Any]], name: str = "clusters") -
     return Chart(
         name,
         "What each expert is for",
-        "The router gave each expert a cluster of the images. A line that rises at once is a cluster of few classes.",
+        "The router gave each expert a cluster of the images. A line that rises at once is a cluster of few classes."
+        + (f" The {len(largest)} largest of {len(shown)} are drawn." if len(shown) > len(largest) else ""),
         "; ".join(sentences) + "." if sentences else "No cluster has labelled images.",
         DataTable(
             ("expert", "images", "classes_counted", "class", "share"),

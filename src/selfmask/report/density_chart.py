@@ -36,7 +36,11 @@ def depth_chart(
     points = {group: series(several) for group, several in groups.items()}
     everything = [p for found in points.values() for p in found]
     kinds = sorted({p.kind for p in everything}, key=kind_rank)
-    looks = {kind: (SERIES[i % len(SERIES)].light, MARKERS[i % len(MARKERS)]) for i, kind in enumerate(kinds)}
+    # Twelve colours and markers; should a network have more kinds of layers, both together still differ.
+    looks = {
+        kind: (SERIES[i % len(SERIES)].light, MARKERS[(i + i // len(SERIES)) % len(MARKERS)])
+        for i, kind in enumerate(kinds)
+    }
     several_masks = any(len(several) > 1 for several in groups.values())
     panels = _panels(points)
 

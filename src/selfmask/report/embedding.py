@@ -28,8 +28,8 @@ from selfmask.report.wording import listed
 
 Method = Literal["tsne", "umap", "pca"]
 
-SHOWN_CLASSES = 12
-"""More colours than this cannot be told apart, with markers or without: the rest is drawn in grey."""
+SHOWN_CLASSES = len(SERIES)
+"""The classes with the most images have a colour each; the rest is drawn in grey."""
 
 
 def embed(features: Tensor, *, method: Method = "tsne", seed: int = 0) -> NDArray[np.float64]:
@@ -119,11 +119,7 @@ def embedding_chart(
     counts = Counter(label for label in labels if label >= 0)
     shown = sorted(label for label, _ in counts.most_common(SHOWN_CLASSES))
     rest = [i for i, label in enumerate(labels) if label not in shown]
-    # Twelve looks: eight colours, and for the last four the first colours again with another marker.
-    looks = {
-        label: (SERIES[i % len(SERIES)].light, MARKERS[(i + i // len(SERIES)) % len(MARKERS)])
-        for i, label in enumerate(shown)
-    }
+    looks = {label: (ink.light, marker) for label, ink, marker in zip(shown, SERIES, MARKERS, strict=False)}
 
     def draw(figure: Figure) -> None:
         narrow = is_narrow(figure)

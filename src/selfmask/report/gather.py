@@ -12,7 +12,7 @@ from selfmask.errors import SelfmaskError
 from selfmask.report.before_after import images_of, look
 from selfmask.report.embedding import Method
 from selfmask.report.neighbours import strips
-from selfmask.report.page.page import Material
+from selfmask.report.page import Material
 from selfmask.report.run_folder import RunFolder
 from selfmask.report.similarity import OffBits, Similarity, similarity
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from selfmask.features.rows import Estimate, Row, Rows
+from selfmask.features.rows import Estimate, Rows
 from selfmask.report.chart import Cell, Chart, DataTable, is_narrow, set_height
 from selfmask.report.style import (
     BLUE,
@@ -18,10 +19,13 @@ from selfmask.report.style import (
     SLATE,
     TEXT,
 )
-from selfmask.report.wording import percent, size
+from selfmask.report.wording import accuracy, percent, size
 
 MEASURES = {"knn": "k-NN", "probe": "linear probe", "head": "trained head"}
-"""The measures of `evaluation.Row`, and what a reader calls them."""
+"""The measures of `features.rows.Row`, and what a reader calls them."""
+
+OURS = ("masked", "unconditional", "conditional", "self-masked")
+"""The rows of what was learnt here, the one that a page speaks of first."""
 
 _PARTS = {
     "masks": BLUE,
@@ -41,6 +45,13 @@ def measures_of(rows: Rows) -> list[str]:
     return [key for key in MEASURES if any(getattr(row, key) is not None for row in rows.rows)]
 
 
+def scale_of(rows: Rows) -> tuple[float, float]:
+    """From where to where (%) accuracies are drawn: tens around all intervals, within 0 and 100."""
+    ends = [100 * end for row in rows.rows for key in measures_of(rows) for end in _ends(getattr(row, key))]
+    least, most = 10 * math.floor(min(ends) / 10), 10 * math.ceil(max(ends) / 10)
+    return max(0.0, min(least, 90.0)), min(100.0, max(most, least + 10.0))
+
+
 def result_chart(rows: Rows, name: str = "results") -> Chart:
     """Accuracy of each row with its 95 % interval, one panel a measure."""
     measures = measures_of(rows)
@@ -51,20 +62,18 @@ def result_chart(rows: Rows, name: str = "results") -> Chart:
         shape = (panels, 1) if narrow else (1, panels)
         set_height(figure, height * shape[0] + 16)
         axes = figure.subplots(*shape, squeeze=False, sharex=True, sharey=True)
-        ends = [100 * e for row in rows.rows for key in measures for e in _ends(getattr(row, key))]
-        span = max(ends) - min(ends) or 1
+        least, most = scale_of(rows)
         for axis, key in zip(axes.flat, measures, strict=True):
             for place, row in enumerate(rows.rows):
                 estimate: Estimate | None = getattr(row, key)
                 ink = ROW_INKS.get(row.name, TEXT).light
                 if estimate is None:
-                    axis.text(min(ends), place, "not measured", va="center", color=MUTED.light, fontsize=11)
+                    axis.text(least, place, "not measured", va="center", color=MUTED.light, fontsize=11)
                     continue
                 low, value, high = 100 * estimate.low, 100 * estimate.value, 100 * estimate.high
-                axis.plot(
-                    [low, high], [place, place], color=ink, linewidth=3, alpha=0.45, solid_capstyle="butt"
-                )
-                axis.plot([value], [place], "o", color=ink, markersize=8)
+                look = {"color": ink, "clip_on": False}
+                axis.plot([low, high], [place, place], linewidth=3, alpha=0.45, solid_capstyle="butt", **look)
+                axis.plot([value], [place], "o", markersize=8, **look)
                 axis.annotate(
                     f"{value:.1f}",
                     (high, place),
@@ -80,7 +89,7 @@ def result_chart(rows: Rows, name: str = "results") -> Chart:
             axis.grid(visible=True, axis="x")
             axis.spines["left"].set_visible(False)
             axis.set_ylim(len(rows.rows) - 0.5, -0.5)
-            axis.set_xlim(min(ends) - 0.06 * span, max(ends) + (0.3 if narrow or panels > 1 else 0.12) * span)
+            axis.set_xlim(least, most)
 
     return Chart(
         name,
@@ -89,7 +98,7 @@ def result_chart(rows: Rows, name: str = "results") -> Chart:
         "; ".join(
             f"{row.name}: "
             + ", ".join(
-                f"{MEASURES[key]} {percent(estimate.value, 3)}"
+                f"{MEASURES[key]} {accuracy(estimate.value)}"
                 for key in measures
                 if (estimate := getattr(row, key)) is not None
             )
@@ -154,6 +163,3 @@ def _cells(rows: Rows) -> tuple[tuple[Cell, ...], ...]:
                 gains = (gain.value, gain.low, gain.high) if gain is not None else (None, None, None)
                 cells.append((row.name, key, estimate.value, estimate.low, estimate.high, *gains))
     return tuple(cells)
-
-
-__all__ = ["MEASURES", "Row", "measures_of", "result_chart", "size_chart"]

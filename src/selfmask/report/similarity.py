@@ -20,7 +20,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from selfmask.errors import SettingsError
-from selfmask.report.chart import Chart, DataTable, is_narrow, set_height
+from selfmask.report.chart import Chart, DataTable, is_narrow
 from selfmask.report.overlap import Overlap
 from selfmask.report.style import PIXELS_PER_INCH
 
@@ -194,8 +194,10 @@ def _draw(figure: Figure, jaccard: Matrix, labels: Sequence[str], top: float) ->
     under = cell >= 18 and count <= 14
     below = (longest * size * 0.45 + 14 if under else 6) + 58
     side, height = cell * count, cell * count + below + 4
+    bar_width = min(max(side, 200), 320)  # its label takes 200
+    width = min(width, left + max(side, bar_width) + 12)  # no wider than what is drawn
     figure.set_layout_engine("none")
-    set_height(figure, height)
+    figure.set_size_inches(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH)
     axis = figure.add_axes((left / width, below / height, side / width, side / height))
     values = np.where(np.eye(count, dtype=bool), np.nan, jaccard)
     image = axis.imshow(values, cmap=_PALE_TO_BLUE, vmin=0, vmax=top, interpolation="nearest", aspect="auto")
@@ -213,7 +215,7 @@ def _draw(figure: Figure, jaccard: Matrix, labels: Sequence[str], top: float) ->
             ink = "#111111" if value < 0.5 * top else "#ffffff"
             text = f"{value:.2f}".removeprefix("0")
             axis.text(column, row, text, ha="center", va="center", color=ink, fontsize=10)
-    strip = figure.add_axes((left / width, 36 / height, min(side, 320) / width, 8 / height))
+    strip = figure.add_axes((left / width, 36 / height, bar_width / width, 8 / height))
     bar = figure.colorbar(image, cax=strip, orientation="horizontal")
     bar.set_label("Jaccard similarity of what is off")
     strip.xaxis.label.set_horizontalalignment("left")

@@ -32,10 +32,16 @@ SKY = Ink("sky", "#4da3d9", "#a4d8f8")
 OCHRE = Ink("ochre", "#997404", "#e6c14d")
 ROSE = Ink("rose", "#b8336a", "#f78fb3")
 SLATE = Ink("slate", "#566173", "#aeb8c6")
+MOSS = Ink("moss", "#24501a", "#8cc152")
+INDIGO = Ink("indigo", "#33209c", "#8c87ff")
+MAGENTA = Ink("magenta", "#d400d4", "#ff4dff")
+BROWN = Ink("brown", "#6e2c0a", "#c08060")
 
-INKS = (TEXT, MUTED, GRID, FRAME, PAPER, BLUE, ORANGE, GREEN, PURPLE, SKY, OCHRE, ROSE, SLATE)
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, OCHRE, SKY, ROSE, SLATE)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, OCHRE, SKY, ROSE, SLATE, MAGENTA, MOSS, INDIGO, BROWN)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
+"""A colour and a marker for each of twelve series: more cannot be told apart, with markers or without."""
+
+INKS = (TEXT, MUTED, GRID, FRAME, PAPER, *SERIES)
 
 ROW_INKS = {
     "pretrained": SLATE,

@@ -67,6 +67,8 @@ def training_chart(log: TrainingLog, name: str = "training") -> Chart:
             axis.set_title(curve.title, fontsize=12, fontweight="normal")
             if curve.from_zero:
                 axis.set_ylim(bottom=0)
+            if curve.factor == 100:  # a share: there is nothing above all of it
+                axis.set_ylim(top=min(100, axis.get_ylim()[1]))
             axis.yaxis.set_major_locator(MaxNLocator(nbins=4))
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
             for step, _ in marks:

@@ -20,9 +20,19 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{value:.{min(decimals, 6)}f}{_UNIT}%"
 
 
+def accuracy(share: float) -> str:
+    """An accuracy in [0, 1] with one decimal, as all of them have: 0.7 → "70.0 %"."""
+    return f"{100 * share:.1f}{_UNIT}%"
+
+
+def signed(difference: float) -> str:
+    """A difference of two shares in points, one decimal, always with its sign: −0.042 → "−4.2"."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
 def points(difference: float) -> str:
     """A difference of two shares as signed percentage points: 0.094 → "+9.4 points"."""
-    return f"{100 * difference:+.1f}".replace("-", "−") + " points"
+    return f"{signed(difference)} points"
 
 
 def size(count: float) -> str:

@@ -11,7 +11,7 @@ from selfmask._common.calls import call
 from selfmask.cascade.settings import CascadeSettings
 from selfmask.errors import SettingsError
 from selfmask.report.gather import gather
-from selfmask.report.page.page import Report, build_report
+from selfmask.report.page import Report, build_report
 from selfmask.report.run_folder import read_run
 from selfmask.run.provenance import command_words
 from selfmask.run.settings import AdaptSettings

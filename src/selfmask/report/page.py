@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
 from torch import Tensor
 
+from selfmask.report import sections
 from selfmask.report.before_after import BeforeAfter
-from selfmask.report.chart import Chart
+from selfmask.report.chart import Cell, Chart, DataTable
 from selfmask.report.clusters import clusters_chart
 from selfmask.report.density import layers
 from selfmask.report.density_chart import depth_chart, stage_chart
 from selfmask.report.embedding import Method, embedding_of
 from selfmask.report.filters import filter_chart, filter_shares
+from selfmask.report.headline import Headline, headline, network_bytes
 from selfmask.report.magnitude import magnitude_chart, magnitude_profile
 from selfmask.report.neighbours import Strip
-from selfmask.report.page import sections
-from selfmask.report.page.headline import Headline, headline, network_bytes
-from selfmask.report.page.html import chart_card, text
-from selfmask.report.page.stylesheet import stylesheet
-from selfmask.report.page.waffle import waffle
 from selfmask.report.results import result_chart, size_chart
 from selfmask.report.run_folder import RunFolder
+from selfmask.report.sections import Section
 from selfmask.report.similarity import Similarity, similarity_chart
+from selfmask.report.style import INKS
 from selfmask.report.training import training_chart
 from selfmask.version import VERSION
+
+MAX_ROWS = 200
+"""Rows of a table that the page shows; the CSV beside it has all of them."""
 
 
 @dataclass(frozen=True)
@@ -87,42 +95,44 @@ def build_report(run: RunFolder, material: Material) -> Report:
         share = 1 - sum(run.mask.on.values()) / total if total else 0.0
     notes = tuple(dict.fromkeys((*run.problems, *warnings_of(run, share), *material.notes)))
     charts: list[Chart] = []
-    parts: list[str] = []
+    shown: list[Section] = []
 
-    def add(chart: Chart, *more: str) -> None:
+    def add(chart: Chart, link: str = "", *, says: bool = False) -> None:
         charts.append(chart)
-        parts.append(chart_card(chart, *more))
+        shown.append(sections.of_chart(chart, link, says=says))
 
+    # What the images show comes first, what the weights show last.
+    if material.seen is not None and material.strips:
+        shown.append(sections.of_neighbours(material.seen, material.strips))
     if run.rows is not None:
         charts.append(result_chart(run.rows))
-        parts.append(sections.results(run.rows))
+        shown.append(sections.of_results(run.rows))
+    if material.seen is not None and len(material.seen.images) >= 5:
+        add(embedding_of(material.seen, material.method), "before and after")
     if run.log is not None and run.log.steps:
-        add(training_chart(run.log))
+        add(training_chart(run.log), "training")
+    clusters = (run.result.get("cascade") or {}).get("clusters")
+    if isinstance(clusters, list) and clusters:
+        add(clusters_chart(clusters), "experts")
+    if material.members is not None:
+        add(similarity_chart(material.members), says=True)
     if material.masks is not None and share:
         found = layers(material.masks)
-        add(depth_chart({"": [found]}))
+        add(depth_chart({"": [found]}), "where weights are off")
         add(stage_chart(found))
         if material.theta is not None:
             profile = magnitude_profile(material.masks, material.theta)
-            chart = magnitude_chart(profile)
-            add(chart, chart.alt)
-        filters = filter_chart(filter_shares(material.masks))
-        add(filters, filters.alt)
-    clusters = (run.result.get("cascade") or {}).get("clusters")
-    if isinstance(clusters, list) and clusters:
-        add(clusters_chart(clusters))
-    if material.members is not None:
-        chart = similarity_chart(material.members)
-        add(chart, chart.alt)
-    if material.seen is not None:
-        if len(material.seen.images) >= 5:
-            add(embedding_of(material.seen, material.method))
-        if material.strips:
-            parts.append(sections.neighbours(material.seen, material.strips))
+            add(magnitude_chart(profile), "which weights", says=True)
+        add(filter_chart(filter_shares(material.masks)), says=True)
     if run.mask is not None:
-        add(size_chart(run.bytes(), network_bytes(run)))
-    parts.append(sections.making(run, material.command))
-    return Report(_page(head, share, notes, parts, _links(charts, material)), tuple(charts), head, notes)
+        add(size_chart(run.bytes(), network_bytes(run)), "file size")
+    if share is not None:
+        shown.append(sections.of_waffle(share))
+    shown.append(sections.of_making(run, material.command))
+    page = _template().render(
+        head=head, sections=shown, notes=notes, inks=INKS, css=_css(), version=VERSION, max_rows=MAX_ROWS
+    )
+    return Report(page.strip() + "\n", tuple(charts), head, notes)
 
 
 def warnings_of(run: RunFolder, share_off: float | None = None) -> list[str]:
@@ -154,57 +164,44 @@ def warnings_of(run: RunFolder, share_off: float | None = None) -> list[str]:
     return found
 
 
-def _links(charts: Sequence[Chart], material: Material) -> list[tuple[str, str]]:
-    short = {
-        "results": "results",
-        "training": "training",
-        "densities-by-depth": "where weights are off",
-        "magnitudes": "which weights",
-        "clusters": "experts",
-        "embedding": "before and after",
-        "size": "file size",
-    }
-    links = [(chart.name, short[chart.name]) for chart in charts if chart.name in short]
-    if material.strips:
-        links.insert(-1 if links and links[-1][0] == "size" else len(links), ("neighbours", "neighbours"))
-    return [*links, ("making", "how it was made")]
+def printed(table: DataTable, most: int = MAX_ROWS) -> list[tuple[str, ...]]:
+    """The first `most` rows as text: numbers of one column with the same decimals, four digits for its largest."""
+    rows = table.rows[:most]
+    decimals = [_decimals(row[column] for row in rows) for column in range(len(table.columns))]
+    return [tuple(_cell(cell, places) for cell, places in zip(row, decimals, strict=True)) for row in rows]
 
 
-def _page(
-    head: Headline,
-    share: float | None,
-    notes: Sequence[str],
-    parts: Sequence[str],
-    links: Sequence[tuple[str, str]],
-) -> str:
-    tiles = "".join(
-        f'<div class="tile"><dt>{text(label)}</dt><dd>{text(value)}</dd></div>' for value, label in head.tiles
+def _decimals(cells: Iterable[Cell]) -> int:
+    sizes = [abs(cell) for cell in cells if isinstance(cell, float) and math.isfinite(cell) and cell]
+    return max(1, 3 - math.floor(math.log10(max(sizes)))) if sizes else 1
+
+
+def _cell(cell: Cell, decimals: int) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell:.{decimals}f}" if isinstance(cell, float) else str(cell)
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(
+        autoescape=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+        finalize=_finalised,
+        loader=DictLoader(
+            {"page.html": files("selfmask.report").joinpath("page.html").read_text(encoding="utf-8")}
+        ),
     )
-    glance = f'<dl class="tiles">{tiles}</dl>' if tiles else ""
-    if share is not None:
-        glance += waffle(share)
-    warned = "".join(f"<li>{text(note)}</li>" for note in notes)
-    nav = "".join(f'<li><a href="#{text(anchor)}">{text(name)}</a></li>' for anchor, name in links)
-    verdict = f'<span class="verdict">{text(head.verdict)}</span> ' if head.verdict else ""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # The page can load nothing, whatever finds its way into it.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n"
-        '<meta name="color-scheme" content="light dark">\n'
-        f'<meta name="generator" content="selfmask {text(VERSION)}">\n'
-        f'<link rel="icon" href="data:,">\n<title>{text(head.title)} · selfmask</title>\n'
-        f"<style>{stylesheet()}</style>\n</head>\n<body>\n"
-        f'<header><p class="eyebrow">{text(head.status)}</p><h1>{text(head.title)}</h1>'
-        f'<p class="lead">{verdict}{text(head.sentence)}</p>'
-        '<p class="note">A mask switches single weights of a pretrained network off and leaves all others as they '
-        "were; the mask is all that has to be stored.</p>"
-        f'<nav aria-label="on this page"><ul>{nav}</ul></nav></header>\n<main>\n'
-        + (f'<aside class="notes" aria-label="notes"><ul>{warned}</ul></aside>\n' if warned else "")
-        + (f'<div class="glance">{glance}</div>\n' if glance else "")
-        + "\n".join(parts)
-        + "\n</main>\n<footer><p>This page stands alone: it loads nothing and sends nothing. A mask is derived from "
-        "the images that it was learnt on, and the page may show some of them: mind this before you publish either.</p>"
-        "</footer>\n</body>\n</html>\n"
-    )
+    environment.filters["printed"] = printed
+    environment.filters["csv_base64"] = lambda table: base64.b64encode(table.csv().encode()).decode()
+    return environment.get_template("page.html")
+
+
+def _css() -> Markup:
+    return Markup(files("selfmask.report").joinpath("page.css").read_text(encoding="utf-8"))
+
+
+def _finalised(value: Any) -> Any:
+    """What every value that the template prints goes through; it is escaped afterwards."""
+    return value if isinstance(value, Markup) else str(value).replace(" %", "\N{NO-BREAK SPACE}%")

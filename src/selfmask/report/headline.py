@@ -8,11 +8,9 @@ from typing import Any
 
 from selfmask.features.rows import Estimate, Row, Rows
 from selfmask.objectives.registry import is_label_free
-from selfmask.report.results import MEASURES
+from selfmask.report.results import MEASURES, OURS
 from selfmask.report.run_folder import RunFolder
-from selfmask.report.wording import count, duration, percent, points, size
-
-_OURS = ("masked", "unconditional", "conditional", "self-masked")
+from selfmask.report.wording import accuracy, count, duration, percent, points, signed, size
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,8 @@ class Headline:
     Attributes:
         title: data and backbone.
         status: "A learnt mask, finished", "…, interrupted after step 120 of 400", …
-        verdict: one or two words of judgement, or "".
+        verdict: a few words of judgement, or "".
+        tendency: "better" or "worse" where the verdict is clear, else "".
         sentence: what was done and what came out.
         tiles: (figure, what it is) pairs.
     """
@@ -30,6 +29,7 @@ class Headline:
     title: str
     status: str
     verdict: str
+    tendency: str
     sentence: str
     tiles: tuple[tuple[str, str], ...]
 
@@ -42,12 +42,11 @@ def headline(run: RunFolder) -> Headline:
     backbone = display_name(
         run.result.get("backbone") or run.setting("backbone") or run.setting("spec") or ""
     )
+    title = f"{data} on {backbone}" if backbone else data
     objective = str(run.setting("objective") or "")
     status = f"A learnt {'cascade of masks' if run.is_cascade else 'mask'}, {_status(run)}"
     if run.mask is None:
-        return Headline(
-            f"{data} on {backbone}" if backbone else data, status, "", _stopped(run), _log_tiles(run)
-        )
+        return Headline(title, status, "", "", _stopped(run), _log_tiles(run))
     off, total = sum(run.mask.numel(n) - on for n, on in run.mask.on.items()), run.mask.index.weights
     share = off / total if total else 0.0
     how = (
@@ -63,19 +62,17 @@ def headline(run: RunFolder) -> Headline:
         f"of {backbone or 'the network'}"
     )
     tiles: list[tuple[str, str]] = []
-    verdict, outcome = "", "; how good that is was not measured."
+    verdict, tendency, outcome = "", "", "; how good that is was not measured."
     found = _main_measure(run.rows, objective)
     if found is not None and run.rows is not None:
         key, base, masked, gain = found
         verdict = judged(gain)
+        tendency = "better" if gain.low > 0 else "worse" if gain.high < 0 else ""
         outcome = (
             f". On {count(run.rows.images)} images of {data} that it was not trained on, the {MEASURES[key]} is right "
-            f"for {percent(masked.value, 3)}, against {percent(base.value, 3)} for the pretrained network"
+            f"for {accuracy(masked.value)}, against {accuracy(base.value)} for the pretrained network"
             + (" and a linear probe" if key == "head" else "")
-            + f": {points(gain.value)} (95 % interval {_span(gain)})."
-        )
-        tiles.append(
-            (points(gain.value), f"{MEASURES[key]}: {percent(base.value, 3)} → {percent(masked.value, 3)}")
+            + f": {points(gain.value)} (95 % interval {signed(gain.low)} to {signed(gain.high)})."
         )
     tiles.append((percent(share), f"of the masked weights off ({count(off)} of {count(total)})"))
     stored, full = run.bytes()["file"], network_bytes(run)
@@ -86,9 +83,7 @@ def headline(run: RunFolder) -> Headline:
     spent = seconds.get("training") if isinstance(seconds, dict) else None
     if isinstance(spent, int | float):
         tiles.append((duration(spent), _effort(run)))
-    return Headline(
-        f"{data} on {backbone}" if backbone else data, status, verdict, deed + outcome, tuple(tiles)
-    )
+    return Headline(title, status, verdict, tendency, deed + outcome, tuple(tiles))
 
 
 def judged(gain: Estimate) -> str:
@@ -121,7 +116,7 @@ def _main_measure(rows: Rows | None, objective: str) -> tuple[str, Estimate, Est
         return None
     named = {row.name: row for row in rows.rows}
     base = named.get("pretrained")
-    masked = next((named[name] for name in _OURS if name in named), None)
+    masked = next((named[name] for name in OURS if name in named), None)
     if base is None or masked is None:
         return None
     order = ("knn", "probe", "head") if is_label_free(objective) else ("head", "probe", "knn")
@@ -136,11 +131,6 @@ def _main_measure(rows: Rows | None, objective: str) -> tuple[str, Estimate, Est
 def _before(base: Row, key: str) -> Estimate | None:
     """A trained head is compared with the pretrained network's probe: see `evaluation.Row`."""
     return base.probe if key == "head" and base.head is None else getattr(base, key)
-
-
-def _span(gain: Estimate) -> str:
-    low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in (gain.low, gain.high))
-    return f"{low} to {high}"
 
 
 def _training(run: RunFolder) -> dict[str, Any]:
