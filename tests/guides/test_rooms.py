@@ -1,4 +1,4 @@
-"""One idea a file. The order of the rooms, and that there is no circle, is `lint-imports`' to check (pyproject.toml)."""
+"""One idea a file. What order the rooms have, and that there is no circle, `lint-imports` checks (pyproject.toml)."""
 
 from __future__ import annotations
 

@@ -29,6 +29,15 @@ def gathered(mine: Tensor, dim: int = 0) -> Tensor:
     return torch.cat(parts, dim=dim)
 
 
+def gathered_with_gradient(mine: Tensor) -> Tensor:
+    """`gathered` along the first dimension, through which gradients flow back to the process that each part is of."""
+    if place()[1] == 1:
+        return mine
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(list(all_gather(mine)))
+
+
 @torch.no_grad()
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over the processes, in one message. Alone, nothing is done."""

@@ -11,6 +11,7 @@ import msgspec
 from selfmask._common.near import did_you_mean
 from selfmask.errors import SettingsError
 from selfmask.objectives.base import Objective
+from selfmask.objectives.contrast import Contrast
 from selfmask.objectives.distil import Distil
 from selfmask.objectives.supervised import Supervised
 from selfmask.objectives.swav import Swav
@@ -19,6 +20,7 @@ from selfmask.objectives.text import Text
 OBJECTIVES: dict[str, type[Objective]] = {
     "supervised": Supervised,
     "distil": Distil,
+    "contrast": Contrast,
     "swav": Swav,
     "text": Text,
 }

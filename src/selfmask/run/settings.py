@@ -32,7 +32,7 @@ class AdaptSettings:
     weights: Path | None = None
     """A file of weights for the backbone (.safetensors, .pth), instead of the hub's."""
     objective: str = AUTO
-    """How to learn: supervised (labels), distil or swav (no labels), text (class names, CLIP). auto takes
+    """How to learn: supervised (labels), distil, contrast or swav (no labels), text (class names, CLIP). auto takes
     supervised where most training images have labels, else distil."""
     objective_settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the objective's own, by name; on the command line --OBJECTIVE.NAME."""

@@ -1,0 +1,137 @@
+"""No labels: two views of one image should lie closer to each other than to other images, and all stay near the base.
+
+InfoNCE (NT-Xent, Chen et al. 2020) on the backbone's own L2-normalised features: no projection head, so that the
+masks are learnt in the space in which features are compared. A **pull**, pull × (1 − cosine) between a view's features
+and the untouched network's features of the whole image at the same size, keeps what the network knows already. Where
+the images are unlike those that it was trained on, less pull learns more; where they are like them, contrast alone
+harms. docs/label-free.md has what each brought.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfmask._common.processes import gathered_with_gradient, place
+from selfmask.backbones.backbone import Backbone
+from selfmask.errors import SettingsError
+from selfmask.images.image_set import ImageSet
+from selfmask.images.views import Augment
+from selfmask.objectives.base import FROM_TARGETS, Batch, Figures, Job, Objective
+from selfmask.objectives.distil import clean_features
+from selfmask.objectives.watch import RunWatch, spread_of
+
+
+@dataclass(frozen=True)
+class ContrastSettings:
+    """Settings of `Contrast`."""
+
+    temperature: float = 0.1
+    """Of the similarities: the smaller, the more the nearest other images count."""
+    pull: float = 3.0
+    """Weight of staying near the untouched network's features; 0 for none, as suits images unlike its own."""
+    crop: float = 0.3
+    """Least share of an image's area in a view, in (0, 1]."""
+    colours: float = 1.0
+    """Strength of the colour changes; without any (0) the crops alone are too easy, and it harms."""
+    watch: bool = True
+    """End a run that is not learning or has collapsed."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise SettingsError(f"temperature must be positive, got {self.temperature}")
+        if not self.pull >= 0:
+            raise SettingsError(f"pull is a weight, 0 or more, got {self.pull}")
+        if not 0 < self.crop <= 1:
+            raise SettingsError(f"crop is a share of the area in (0, 1], got {self.crop}")
+        if not 0 <= self.colours <= 2:
+            raise SettingsError(f"colours is a strength in [0, 2], got {self.colours}")
+
+
+class Contrast(Objective):
+    """InfoNCE between two augmented views over the batch of all processes, and the pull.
+
+    Args:
+        width: of the backbone's features.
+        images: how many there are to train on.
+        size: pixels of the views, at which the network will be used.
+    """
+
+    Settings: ClassVar[type] = ContrastSettings
+    recipe = FROM_TARGETS
+
+    def __init__(
+        self,
+        width: int,
+        images: int,
+        size: int,
+        settings: ContrastSettings | None = None,
+        *,
+        flips: bool = True,
+        interpolation: str = "bicubic",
+    ) -> None:
+        super().__init__()
+        self.settings = s = ContrastSettings() if settings is None else settings
+        view = Augment(
+            size, scale=(s.crop, 1.0), flip=0.5 if flips else 0.0, jitter=0.8 if s.colours else 0.0,
+            brightness=0.4 * s.colours, contrast=0.4 * s.colours, saturation=0.2 * s.colours, hue=0.1 * s.colours,
+            grey=0.2 * min(s.colours, 1.0), interpolation=interpolation,
+        )  # fmt: skip
+        self.views = (view, view)
+        # Half precision: a checkpoint holds them, and a direction needs no more.
+        self.register_buffer("targets", torch.zeros(images if s.pull else 0, width, dtype=torch.float16))
+        self.targets: Tensor
+        self.watch = RunWatch()
+
+    @classmethod
+    def make(cls, job: Job, settings: ContrastSettings) -> Self:
+        return cls(
+            job.backbone.width, len(job.images), job.size, settings, flips=job.images.flips,
+            interpolation=job.backbone.preprocessing.interpolation,
+        )  # fmt: skip
+
+    def prepare(self, backbone: Backbone, images: ImageSet) -> list[str]:
+        if not self.settings.pull:
+            return ["pull: none, the features may go where the views lead them"]
+        if len(images) != len(self.targets):
+            raise SettingsError(f"the objective was made for {len(self.targets)} images, not {len(images)}")
+        size, mirrored = self.views[0].size, self.views[0].flip > 0
+        self.targets.copy_(F.normalize(clean_features(backbone, images, size, mirrored=mirrored), dim=1))
+        return [f"pull: {self.settings.pull:g} × (1 − cosine) to the untouched features at {size} px"]
+
+    def loss(self, module: nn.Module, batch: Batch, step: int, steps: int) -> tuple[Tensor, Figures]:
+        s = self.settings
+        z = F.normalize(module(torch.cat(batch.views)).float(), dim=1)
+        one, other = z.chunk(2)
+        loss = info_nce(one, other, s.temperature)
+        figures = {"contrast": float(loss.detach()), "spread": spread_of(one)}
+        if s.pull:
+            near = self.targets[batch.indices.to(self.targets.device)].float()
+            cosine = ((one * near).sum(dim=1).mean() + (other * near).sum(dim=1).mean()) / 2
+            loss = loss + s.pull * (1 - cosine)
+            figures["cosine"] = float(cosine.detach())
+        if s.watch:
+            self.watch.observe(step, steps, float(loss.detach()), figures["spread"])
+        return loss, figures
+
+
+def info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """The mean over both views of −log softmax of each image's own other view among all other views: a scalar.
+
+    one, other: L2-normalised features (B, width) of the two views. Where several processes train, the views of all of
+    them are compared with, and gradients flow through them, so that the processes' mean is that of the whole batch.
+    """
+    count, (rank, _) = len(one), place()
+    ones, others = gathered_with_gradient(one), gathered_with_gradient(other)
+    own = rank * count + torch.arange(count, device=one.device)
+    everything = torch.cat([ones, others])
+    loss = one.new_zeros(())
+    for anchor, itself, positive in ((one, own, own + len(ones)), (other, own + len(ones), own)):
+        logits = anchor @ everything.T / temperature
+        logits = logits.scatter(1, itself[:, None], float("-inf"))  # a view is not compared with itself
+        loss = loss + F.cross_entropy(logits, positive) / 2
+    return loss

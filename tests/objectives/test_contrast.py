@@ -1,0 +1,115 @@
+"""Contrast with a pull: its loss against lightly's NT-Xent, its pull, and that masks learn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from lightly.loss import NTXentLoss
+
+from selfmask.backbones.backbone import Backbone
+from selfmask.errors import SettingsError
+from selfmask.images.image_set import ImageSet
+from selfmask.maskset import MaskSet
+from selfmask.objectives.base import Batch, Objective
+from selfmask.objectives.contrast import Contrast, ContrastSettings, info_nce
+
+BatchFor = Callable[[Objective, int], Batch]
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 0.7])
+def test_the_loss_is_nt_xent(temperature: float) -> None:
+    torch.manual_seed(0)
+    one, other = (F.normalize(torch.randn(9, 7), dim=1) for _ in range(2))
+    wanted = NTXentLoss(temperature=temperature)(one, other)
+    assert torch.allclose(info_nce(one, other, temperature), wanted, atol=1e-6)
+
+
+def test_the_pull_is_the_cosine_to_the_untouched_features(
+    backbone: Backbone, images: ImageSet, batch_for: BatchFor
+) -> None:
+    objective = Contrast(backbone.width, len(images), 12, ContrastSettings(pull=2.0), flips=False)
+    objective.prepare(backbone, images)
+    batch = batch_for(objective, 0)
+    loss, figures = objective.loss(backbone.module, batch, 0, 10)
+    with torch.no_grad():
+        found = [F.normalize(backbone.module(view), dim=1) for view in batch.views]
+        near = F.normalize(
+            backbone.module(backbone.preprocessing.normalise(images.subset(batch.indices).resized(12))), dim=1
+        )
+        cosine = torch.stack([(z * near).sum(dim=1).mean() for z in found]).mean()
+        alone = info_nce(found[0], found[1], 0.1)
+    assert figures["cosine"] == pytest.approx(float(cosine), abs=2e-3)  # targets are kept in half precision
+    assert float(loss.detach()) == pytest.approx(float(alone + 2.0 * (1 - cosine)), abs=4e-3)
+    free = Contrast(backbone.width, len(images), 12, ContrastSettings(pull=0.0), flips=False)
+    assert "none" in free.prepare(backbone, images)[0]
+    assert torch.allclose(free.loss(backbone.module, batch, 0, 10)[0], alone, atol=1e-6)
+
+
+def test_views_change_colours_and_are_mirrored_only_where_they_may_be() -> None:
+    view = Contrast(4, 10, 16, ContrastSettings(crop=0.4)).views[0]
+    assert (view.scale, view.flip, view.jitter, view.hue) == ((0.4, 1.0), 0.5, 0.8, 0.1)
+    plain = Contrast(4, 10, 16, ContrastSettings(colours=0.0), flips=False).views[0]
+    assert (plain.flip, plain.jitter, plain.grey) == (0.0, 0.0, 0.0)
+
+
+def test_masks_learn_from_it_and_a_resumed_run_has_the_targets(
+    backbone: Backbone, images: ImageSet, batch_for: BatchFor
+) -> None:
+    objective = Contrast(backbone.width, len(images), 12, ContrastSettings(pull=0.5))
+    objective.prepare(backbone, images)
+    objective.targets.copy_(objective.targets.roll(3, dims=1))
+    other = Contrast(backbone.width, len(images), 12, objective.settings)
+    other.load_state_dict(objective.state_dict())
+    batch = batch_for(objective, 0)
+    mine, theirs = (o.loss(backbone.module, batch, 0, 10)[0] for o in (objective, other))
+    assert torch.equal(mine, theirs)
+    masks = MaskSet(backbone.module, select=lambda name, p: p.ndim == 4)
+    optimizer = masks.optimizer(torch.optim.Adam, lr=0.02, betas=(0.9, 0.99))
+    losses = []
+    for step in range(120):
+        loss, _ = objective.loss(backbone.module, batch_for(objective, step), step, 120)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert any(not mask.all() for mask in masks.masks().values())
+    assert sum(losses[-10:]) < sum(losses[:10])
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"pull": -1.0}, {"crop": 0.0}, {"colours": 3.0}])
+def test_settings_are_checked(changes: dict[str, float]) -> None:
+    with pytest.raises(SettingsError):
+        ContrastSettings(**changes)  # pyright: ignore[reportArgumentType]
+
+
+def _gradients(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    weight, x, y = _problem()
+    share = slice(rank * 4, rank * 4 + 4)
+    info_nce(F.normalize(x[share] @ weight, dim=1), F.normalize(y[share] @ weight, dim=1), 0.1).backward()
+    assert weight.grad is not None
+    dist.all_reduce(weight.grad)
+    torch.save(weight.grad / 2, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(4)
+    return torch.randn(5, 6, requires_grad=True), torch.randn(8, 5), torch.randn(8, 5)
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
+    mp.spawn(_gradients, args=(str(tmp_path),), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    weight, x, y = _problem()
+    info_nce(F.normalize(x @ weight, dim=1), F.normalize(y @ weight, dim=1), 0.1).backward()
+    assert weight.grad is not None
+    for rank in range(2):
+        assert torch.allclose(torch.load(tmp_path / f"{rank}.pt", weights_only=True), weight.grad, atol=1e-6)
