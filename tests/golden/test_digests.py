@@ -97,7 +97,7 @@ def found_in(folder: Path) -> dict[str, Any]:
         if path.name == "cascade.safetensors":  # its masks lie in the folder one by one as well
             plain = {n: t for n, t in load_file(path).items() if n.startswith(("router/", "fusion/"))}
             found[name] = {"tensors": tensors_found(plain)}
-        elif path.name not in ("checkpoint.safetensors", "router.safetensors"):
+        elif path.name not in ("checkpoint.safetensors", "router.safetensors", "split.safetensors"):
             mask = selfmask.load(path)
             found[name] = {
                 "masks": masks_found(mask.masks()),

@@ -35,6 +35,7 @@ from selfmask.run.process import accelerator_for, console_for
 from selfmask.run.provenance import command_of, machine, versions
 from selfmask.run.result import CascadePart, Cluster, Result, Seconds
 from selfmask.run.settings import AdaptSettings
+from selfmask.run.split import put_on_record, rule_of
 
 # The fusion's axes are fitted on so many images at most: their Gram matrix is decomposed in float64, a minute's work
 # at this size, and the leading axes of thousands of images are those of all.
@@ -141,7 +142,7 @@ def _learn(
         objective=plan.objective,
         seed=settings.seed,
         size=plan.size,
-        training=plan.record(),
+        training=_record(plan, folder),
         rows=rows,
         bytes=cascade.bytes(),
         # Of this call alone: what a resumed cascade had before is not counted.
@@ -198,6 +199,11 @@ def _router(
     return Router.from_tensors(state["kind"], state["router"]), state["assignment"]
 
 
+def _record(plan: Plan, folder: RunFolder) -> dict[str, Any]:
+    """What is kept of the training. The images are the dispatcher's, which has put them on record."""
+    return {**plan.record(), "split": rule_of(plan.settings, put_on_record(plan.train, folder.dispatcher))}
+
+
 def _trained(expert: RunFolder) -> dict[str, float]:
     """How `expert` was trained, and the density that it found."""
     mask = expert.mask()
@@ -221,7 +227,7 @@ def _write(
             router=router,
             fusions=fusions,
             base=module,
-            metadata={"training": plan.record()},
+            metadata={"training": _record(plan, folder)},
         )
         return load_cascade(folder.cascade_file, module)
 

@@ -35,6 +35,7 @@ from selfmask.run.process import accelerator_for, console_for
 from selfmask.run.provenance import command_of, machine, versions
 from selfmask.run.result import MaskSummary, Result, Seconds
 from selfmask.run.settings import AdaptSettings
+from selfmask.run.split import put_on_record, rule_of
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ def _adapt(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     started = time.perf_counter()
+    training = plan.record()
+    if first:
+        training["split"] = rule_of(settings, put_on_record(plan.train, folder))
     measurable = first and settings.evaluate and can_be_measured(plan)
     outcomes = measure_base(plan, folder, console) if measurable else []
     if not resume:
@@ -132,7 +136,7 @@ def _adapt(
             head=head,
             backbone=plan.backbone.describe(),
             preprocessing=plan.backbone.preprocessing.describe(),
-            training=plan.record(),
+            training=training,
         )
     cost: HeadCost | None = None
     if measurable:
@@ -161,7 +165,7 @@ def _adapt(
         objective=plan.objective,
         seed=settings.seed,
         size=plan.size,
-        training=plan.record(),
+        training=training,
         rows=Rows.of(outcomes) if outcomes else None,
         bytes=load(folder.mask_file).bytes(),
         seconds=Seconds(round(fitted.seconds, 1), round(time.perf_counter() - started, 1)),

@@ -53,6 +53,11 @@ class RunFolder:
         return self.path / "measured.safetensors"
 
     @property
+    def split_file(self) -> Path:
+        """Which images were trained on: see `split.Trained`."""
+        return self.path / "split.safetensors"
+
+    @property
     def mask_file(self) -> Path:
         """The mask."""
         return self.path / "mask.safetensors"

@@ -11,25 +11,19 @@ import torch
 
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import build
-from selfmask.errors import DataError, SettingsError
+from selfmask.errors import SettingsError
 from selfmask.images.image_set import UNLABELLED, ImageSet
-from selfmask.images.opening import open_data
-from selfmask.images.splits import Splits, label_budget, stratified
+from selfmask.images.splits import Splits
 from selfmask.maskfile.loading import load
 from selfmask.masking.densities import check_densities
 from selfmask.masking.norm import NormStats
 from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
 from selfmask.objectives.base import PaperConstants, ScoreRecipe
-from selfmask.objectives.registry import (
-    AUTO,
-    WITH_LABELS,
-    WITHOUT_LABELS,
-    objective_class,
-    objective_settings,
-)
+from selfmask.objectives.registry import objective_class, objective_settings
 from selfmask.run.schedule import FitSettings, default_rate, step_count
 from selfmask.run.settings import AdaptSettings
+from selfmask.run.split import open_images
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,7 @@ class Plan:
     """Everything chosen.
 
     settings: what was given. objective: its name, with `objective_settings` a `Settings` of its own.
-    splits: all images. train: those that are trained on. labelled: those of them that a probe may use.
+    splits: see `split.RunImages`. train: those that are trained on. labelled: those of them that a probe may use.
     fit: the loop's settings. rule, selection, norm_stats: of the mask set. size: pixels of the views.
     native: pixels that the backbone was pretrained at. channels_last: the memory format that suits the network.
     """
@@ -97,28 +91,15 @@ def make_plan(settings: AdaptSettings) -> Plan:
         torch.set_num_threads(settings.threads)
     device = _device(settings.device)
     selection = _selection(settings)
-    splits = open_data(
-        settings.data,
-        split_file=settings.split_file,
-        labels=settings.labels,
-        seed=settings.seed,
-        test_share=settings.test_share,
-    )
-    images = splits.train
-    if settings.images is not None:
-        images = _some(images, settings.images, settings.seed)
-    if settings.budget is not None:
-        images = label_budget(images, settings.budget, settings.seed)
-    labelled = images.labelled()
-    objective = _objective(settings, images, labelled)
+    images = open_images(settings)
+    objective, train = images.objective, images.train
     kind = objective_class(objective)
-    train = labelled if kind.labels == "needed" else images
 
     backbone = build(settings.backbone, weights=settings.weights)
     native = backbone.preprocessing.size  # what it was pretrained at: targets without labels are taken there
     paper = kind.paper(backbone.family) if settings.preset == "paper" else None
     size = settings.size or (
-        _PAPER_SIZE if paper else view_size(images, backbone, on_cpu=device.type == "cpu")
+        _PAPER_SIZE if paper else view_size(images.splits.train, backbone, on_cpu=device.type == "cpu")
     )
     if size != native and backbone.is_transformer:
         backbone = build(settings.backbone, weights=settings.weights, image_size=size)
@@ -142,9 +123,9 @@ def make_plan(settings: AdaptSettings) -> Plan:
             objective, settings.objective_settings, paper.settings if paper else None
         ),
         backbone=backbone,
-        splits=splits,
+        splits=images.splits,
         train=train,
-        labelled=labelled,
+        labelled=images.labelled,
         fit=fit,
         rule=rule,
         selection=selection,
@@ -192,17 +173,6 @@ def _fit_settings(
     return replace(fit, rate=rate)
 
 
-def _objective(settings: AdaptSettings, images: ImageSet, labelled: ImageSet) -> str:
-    if settings.objective == AUTO:
-        return WITH_LABELS if 2 * len(labelled) >= len(images) and len(labelled) else WITHOUT_LABELS
-    if objective_class(settings.objective).labels == "needed" and len(labelled) == 0:
-        raise DataError(
-            f"--objective {settings.objective} needs labels, and none of the {len(images)} images of {images.name} "
-            "has one: put them into class folders, give --labels FILE, or leave --objective out to adapt without labels"
-        )
-    return settings.objective
-
-
 def _selection(settings: AdaptSettings) -> Selection:
     select: Any = settings.select or "auto"
     if isinstance(select, str) and "," in select:
@@ -244,16 +214,6 @@ def _found(path: Path) -> dict[str, float]:
             f"--density-from names a mask file, and {path} cannot be read: {error.strerror}"
         ) from None
     return {name: found.on[name] / max(found.numel(name), 1) for name in found.names}
-
-
-def _some(images: ImageSet, count: int, seed: int) -> ImageSet:
-    """`count` of the images: in proportion to the classes where all have one, else drawn evenly."""
-    if count >= len(images):
-        return images
-    if bool((images.labels != UNLABELLED).all()):
-        return images.subset(stratified(images.labels, count / len(images), seed)[1])
-    generator = torch.Generator().manual_seed(seed)
-    return images.subset(torch.randperm(len(images), generator=generator)[:count].sort().values)
 
 
 def _device(name: str) -> torch.device:

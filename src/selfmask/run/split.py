@@ -1,0 +1,227 @@
+"""Which images a run trains on and measures on, and the record of it: so that nobody measures on what it learnt from.
+
+The rule that split them (seed, shares, files) opens the same parts again; a hash of each training image's pixels tells
+whether images from anywhere are among those that the mask was learnt on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from selfmask.errors import DataError, SettingsError
+from selfmask.features.passes import passing
+from selfmask.images.image_set import UNLABELLED, ImageSet
+from selfmask.images.opening import open_data
+from selfmask.images.sources import Reading
+from selfmask.images.splits import Splits, label_budget, stratified
+from selfmask.maskfile.mask import Mask
+from selfmask.objectives.registry import AUTO, WITH_LABELS, WITHOUT_LABELS, objective_class
+from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
+from selfmask.run.folder import RunFolder
+from selfmask.run.settings import AdaptSettings
+
+_RULE = ("seed", "test_share", "split_file", "labels", "budget", "images", "objective")
+"""The settings that say which image is in which part; with the data, they make the split."""
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """The images of a run: what `open_images` returns.
+
+    objective: its name; what it needs decides which images are trained on.
+    splits: the parts; of the training part as many images, and of its labels as many, as were asked for.
+    train: those that are trained on. labelled: those that k-NN and probe may know.
+    """
+
+    objective: str
+    splits: Splits
+    train: ImageSet
+    labelled: ImageSet
+
+
+def open_images(settings: AdaptSettings) -> RunImages:
+    """The images that `settings` name, in their parts. Raises `DataError` or `SettingsError` where there are none."""
+    splits = open_data(
+        settings.data,
+        split_file=settings.split_file,
+        labels=settings.labels,
+        seed=settings.seed,
+        test_share=settings.test_share,
+    )
+    images = splits.train
+    if settings.images is not None:
+        images = _some(images, settings.images, settings.seed)
+    if settings.budget is not None:
+        images = label_budget(images, settings.budget, settings.seed)
+    labelled = images.labelled()
+    objective = _objective(settings, images, labelled)
+    needed = objective_class(objective).labels == "needed"
+    return RunImages(objective, replace(splits, train=images), labelled if needed else images, labelled)
+
+
+def open_as_recorded(
+    source: RunFolder | Mask, data: str | None = None, *, split_file: Path | None = None
+) -> RunImages:
+    """The images of a run in the parts that it had: measured on `splits.test`, its figures come out again.
+
+    source: the run's folder; or a mask, whose metadata has the rule but neither the data's place nor a path, so that
+    `data`, and the `split_file` where the run had one, must be given. Raises `RunError` for a folder without a run and
+    `SettingsError` for a mask that does not say.
+    """
+    if isinstance(source, RunFolder):
+        recorded = source.recorded()
+        changes: dict[str, Any] = {} if data is None else {"data": data}
+        if split_file is not None:
+            changes["split_file"] = str(split_file)
+        return open_images(AdaptSettings.read(recorded, **changes))
+    rule = recorded_rule(source)
+    if rule is None:
+        raise SettingsError(
+            f"{source.path.name} does not record how its run split the images; say how by a seed and a test share"
+        )
+    if data is None:
+        raise SettingsError(f"a mask file does not say where its images lie: give the data that {source.path.name} "
+                            "was learnt on, or name its run's folder")  # fmt: skip
+    own = {name: rule[name] for name in _RULE if name in rule and name not in ("split_file", "labels")}
+    if "labels" in rule:
+        raise SettingsError(
+            "the run took its labels from a file, which a mask does not hold: name the run's folder"
+        )
+    if "split_file" in rule and split_file is None:
+        raise SettingsError(
+            f"the run split its images by a file, {rule['split_file']}: give it as the split file"
+        )
+    if split_file is not None:
+        own["split_file"] = str(split_file)
+    return open_images(AdaptSettings.read({**own, "data": data}))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The images that a mask was learnt on: `hashes` of their pixels, int64 (N,), ascending."""
+
+    hashes: Tensor
+
+    @classmethod
+    def on(cls, images: ImageSet) -> Trained:
+        """Those of `images`, each of which is decoded for it."""
+        return cls(pixel_hashes(images).sort().values)
+
+    @classmethod
+    def read(cls, path: Path) -> Trained:
+        """What `write` wrote. Raises `RunError` where it is missing or damaged."""
+        return cls(read_checkpoint(path)["trained"])
+
+    def write(self, path: Path) -> None:
+        """Write it, whole or not at all."""
+        write_checkpoint(path, {"trained": self.hashes})
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits: equal for equal images, in whatever order they come."""
+        return xxhash.xxh3_64_hexdigest(self.hashes.numpy().tobytes())
+
+    def count(self, images: ImageSet) -> int:
+        """How many of `images` are among them."""
+        return int(torch.isin(pixel_hashes(images), self.hashes).sum())
+
+
+def rule_of(settings: AdaptSettings, trained: Trained) -> dict[str, Any]:
+    """What a mask's metadata keeps of the split, beside the data's name: files by their names alone."""
+    rule = {name: getattr(settings, name) for name in _RULE}
+    short = {k: v.name if isinstance(v, Path) else v for k, v in rule.items() if v is not None}
+    return {**short, "digest": trained.digest}
+
+
+def recorded_rule(mask: Mask) -> dict[str, Any] | None:
+    """`rule_of` the run that made `mask`; None where its metadata has none."""
+    training = mask.metadata.get("training")
+    rule = training.get("split") if isinstance(training, dict) else None
+    return dict(rule) if isinstance(rule, dict) else None
+
+
+def seen_in_training(
+    source: RunFolder | Mask, images: ImageSet, opened: RunImages | None = None
+) -> int | None:
+    """How many of `images` the mask was learnt on, by their pixels; None where that is not known.
+
+    A run's folder knows, and so does a mask that lies in one. Of a mask by itself only a digest is known: it is
+    enough where `opened`, the images of `open_as_recorded`, are still those of the run.
+    """
+    if isinstance(source, RunFolder):
+        trained = _of_folder(source)
+    else:
+        digest = (recorded_rule(source) or {}).get("digest")
+        trained = _of_folder(RunFolder(source.path.parent))
+        if trained is None or trained.digest != digest:
+            trained = None if opened is None else Trained.on(opened.train)
+        if trained is not None and trained.digest != digest:
+            trained = None
+    return None if trained is None else trained.count(images)
+
+
+def put_on_record(images: ImageSet, folder: RunFolder) -> Trained:
+    """Write into `folder` that `images` are trained on; of a run that was stopped, what it has written."""
+    if folder.split_file.is_file():
+        return Trained.read(folder.split_file)
+    trained = Trained.on(images)
+    trained.write(folder.split_file)
+    return trained
+
+
+def _of_folder(folder: RunFolder) -> Trained | None:
+    for path in (folder.split_file, folder.dispatcher.split_file):
+        if path.is_file():
+            return Trained.read(path)
+    return None
+
+
+_PART = 256
+
+
+def pixel_hashes(images: ImageSet) -> Tensor:
+    """A 64-bit hash of each image's decoded pixels, int64 (N,), in the set's order. Decoding goes on in threads."""
+
+    def one(index: int) -> int:
+        pixels = images.image(index).permute(1, 2, 0).contiguous().numpy()
+        # The seed, because two shapes may have the same bytes.
+        found = xxhash.xxh3_64_intdigest(pixels.data, seed=pixels.shape[0])
+        return found - 2**64 if found >= 2**63 else found
+
+    def parts() -> Iterator[Tensor]:
+        with ThreadPoolExecutor(Reading().threads) as pool:
+            for start in range(0, len(images), _PART):
+                some = range(start, min(start + _PART, len(images)))
+                yield torch.tensor(list(pool.map(one, some)), dtype=torch.int64)
+
+    found = list(passing(parts(), len(images), "which images these are"))
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+
+
+def _objective(settings: AdaptSettings, images: ImageSet, labelled: ImageSet) -> str:
+    if settings.objective == AUTO:
+        return WITH_LABELS if 2 * len(labelled) >= len(images) and len(labelled) else WITHOUT_LABELS
+    if objective_class(settings.objective).labels == "needed" and len(labelled) == 0:
+        raise DataError(
+            f"--objective {settings.objective} needs labels, and none of the {len(images)} images of {images.name} "
+            "has one: put them into class folders, give --labels FILE, or leave --objective out to adapt without labels"
+        )
+    return settings.objective
+
+
+def _some(images: ImageSet, count: int, seed: int) -> ImageSet:
+    """`count` of the images: in proportion to the classes where all have one, else drawn evenly."""
+    if count >= len(images):
+        return images
+    if bool((images.labels != UNLABELLED).all()):
+        return images.subset(stratified(images.labels, count / len(images), seed)[1])
+    generator = torch.Generator().manual_seed(seed)
+    return images.subset(torch.randperm(len(images), generator=generator)[:count].sort().values)

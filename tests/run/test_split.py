@@ -1,0 +1,140 @@
+"""The run's own split: recorded, opened again, and images that were trained on are told from others by their pixels."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from selfmask.errors import RunError, SettingsError
+from selfmask.images.image_set import ImageSet
+from selfmask.images.opening import open_data
+from selfmask.maskfile.loading import load
+from selfmask.run.adapt import learn_mask
+from selfmask.run.folder import RunFolder
+from selfmask.run.settings import AdaptSettings
+from selfmask.run.split import Trained, open_as_recorded, pixel_hashes, recorded_rule, seen_in_training
+
+QUIET = Console(quiet=True)
+
+
+def short(weights: Path, out: Path, data: str = "digits", **more: object) -> AdaptSettings:
+    settings = AdaptSettings(
+        data, out=out, backbone="timm:test_resnet", weights=weights, size=32, batch=16, steps=2, seed=1,
+        evaluate=False,
+    )  # fmt: skip
+    return replace(settings, **more)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 20 pictures, none like another."""
+    root, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(5)
+    for kind in ("cat", "dog"):
+        (root / kind).mkdir()
+        for number in range(20):
+            pixels = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / kind / f"{number:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    learn_mask(short(weights, out, str(photos), test_share=0.3), console=QUIET)
+    return RunFolder(out)
+
+
+def test_a_run_is_measured_on_its_own_test_images(run: RunFolder, photos: Path) -> None:
+    own = open_data(photos, seed=1, test_share=0.3)
+    opened = open_as_recorded(run)
+    assert own.test is not None
+    assert opened.splits.test is not None
+    assert opened.splits.test.names == own.test.names
+    assert opened.train.names == own.train.names
+    assert len(opened.labelled) == 28
+    assert seen_in_training(run, opened.splits.test) == 0
+    assert seen_in_training(run, opened.train) == 28
+
+
+def test_another_split_of_the_same_images_is_seen_through(run: RunFolder, photos: Path) -> None:
+    other = open_data(photos, seed=0).test
+    assert other is not None
+    mine = set(open_as_recorded(run).train.names)
+    assert seen_in_training(run, other) == len(mine & set(other.names)) > 0
+
+
+def test_pixels_count_and_not_names(run: RunFolder, photos: Path, tmp_path: Path) -> None:
+    name = open_as_recorded(run).train.names[0]
+    (tmp_path / "x").mkdir()
+    shutil.copy(photos / name, tmp_path / "x/another-name.png")
+    Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(tmp_path / "x/black.png")
+    assert seen_in_training(run, open_data(f"flat:{tmp_path}").train) == 1
+
+
+def test_a_mask_by_itself_has_the_rule(run: RunFolder, photos: Path, tmp_path: Path) -> None:
+    beside = load(run.mask_file)
+    rule = recorded_rule(beside)
+    assert rule is not None
+    assert rule | {"digest": ""} == {"seed": 1, "test_share": 0.3, "objective": "auto", "digest": ""}
+    assert str(photos) not in str(beside.metadata)
+
+    alone = load(shutil.copy(run.mask_file, tmp_path / "mask.safetensors"))
+    opened = open_as_recorded(alone, str(photos))
+    assert opened.train.names == open_as_recorded(run).train.names
+    other = open_data(photos, seed=0).test
+    assert other is not None
+    assert seen_in_training(alone, other) is None
+    assert (
+        seen_in_training(alone, other, opened)
+        == seen_in_training(beside, other)
+        == seen_in_training(run, other)
+    )
+    with pytest.raises(SettingsError, match="give the data"):
+        open_as_recorded(alone)
+
+
+def test_what_is_not_known_is_not_zero(run: RunFolder, tmp_path: Path) -> None:
+    test = open_as_recorded(run).splits.test
+    assert test is not None
+    assert seen_in_training(RunFolder(tmp_path), test) is None
+    with pytest.raises(RunError, match="holds no run"):
+        open_as_recorded(RunFolder(tmp_path))
+
+
+def test_files_of_the_split_are_named_not_placed(photos: Path, weights: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "own/labels.csv"
+    listed.parent.mkdir()
+    names = [path.relative_to(photos) for path in sorted(photos.rglob("*.png"))]
+    with listed.open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "label"), *((name, name.parent) for name in names)])
+    learn_mask(short(weights, tmp_path / "run", str(photos), labels=listed), console=QUIET)
+    mask = load(tmp_path / "run/mask.safetensors")
+    rule = recorded_rule(mask)
+    assert rule is not None
+    assert rule["labels"] == "labels.csv"
+    with pytest.raises(SettingsError, match="labels from a file"):
+        open_as_recorded(mask, str(photos))
+    assert len(open_as_recorded(RunFolder(tmp_path / "run")).labelled) == 40
+
+
+def test_hashes_are_of_the_pixels() -> None:
+    pixels = torch.randint(0, 256, (300, 3, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    pixels[7] = pixels[200]
+    found = pixel_hashes(ImageSet.from_array(pixels))
+    assert found.shape == (300,)
+    assert len(found.unique()) == 299
+    assert found[7] == found[200]
+    whole = Trained.on(ImageSet.from_array(pixels))
+    assert whole.digest == Trained.on(ImageSet.from_array(pixels.flip(0))).digest
+    assert whole.digest != Trained.on(ImageSet.from_array(pixels[1:])).digest
+    wide = ImageSet.from_array(torch.zeros(1, 3, 4, 16, dtype=torch.uint8))
+    high = ImageSet.from_array(torch.zeros(1, 3, 16, 4, dtype=torch.uint8))
+    assert pixel_hashes(wide) != pixel_hashes(high)
