@@ -10,7 +10,7 @@ from rich.console import Console
 
 from selfmask.errors import DataError
 from selfmask.features.intervals import accuracy_interval, paired_interval
-from selfmask.features.rows import Outcome, Rows
+from selfmask.features.rows import Estimate, Outcome, Rows, Verdict
 
 
 def right(share: float, count: int = 500, seed: int = 0) -> torch.Tensor:
@@ -74,3 +74,26 @@ def test_rows_on_different_images_are_refused() -> None:
         Rows.of([Outcome("a")])
     with pytest.raises(DataError, match="at least one row"):
         Rows.of([])
+
+
+@pytest.mark.parametrize(
+    ("gain", "kind", "figures"),
+    [
+        (Estimate(0.089, 0.062, 0.118), "better", "+8.9 points of top-1 (95 % interval +6.2 to +11.8)"),
+        (Estimate(-0.044, -0.074, -0.016), "worse", "−4.4 points of top-1 (95 % interval −7.4 to −1.6)"),
+        (Estimate(0.01, -0.01, 0.03), "no different, within the interval", "+1.0 points"),
+    ],
+)
+def test_a_verdict_is_a_sentence(gain: Estimate, kind: str, figures: str) -> None:
+    verdict = Verdict.on(gain, "The masked network", "top-1")
+    assert verdict.kind == kind.split(",")[0]
+    assert verdict.sentence.startswith(f"The masked network is {kind}: {figures}")
+
+
+def test_the_verdict_is_on_the_head_else_on_k_nn() -> None:
+    rows = four()
+    assert rows.verdict().kind == "better"
+    assert "top-1 against the linear probe on the pretrained features" in rows.verdict().sentence
+    assert rows.verdict("statistics only", "It").sentence.startswith("It is worse: −")
+    assert "k-NN top-1 against the pretrained features" in rows.verdict("statistics only").sentence
+    assert rows.verdict("pretrained").kind == rows.verdict("nothing").kind == "not measured"

@@ -15,7 +15,7 @@ from selfmask.cascade.network import DISPATCHER, Cascade
 from selfmask.errors import DataError
 from selfmask.features.measure import measure_features
 from selfmask.features.rows import Outcome, Rows
-from selfmask.run.adapt import can_be_measured, measure_base
+from selfmask.run.measuring import can_be_measured, measure_base
 from selfmask.run.plan import Plan
 from selfmask.run.result import Cluster
 

@@ -25,11 +25,12 @@ from selfmask.cascade.settings import CascadeSettings
 from selfmask.errors import RunError
 from selfmask.features.features import features
 from selfmask.features.passes import showing
-from selfmask.features.rows import Rows
+from selfmask.features.rows import NOT_MEASURED, Rows
 from selfmask.run.adapt import learn_mask
 from selfmask.run.build import build_objective
 from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
 from selfmask.run.folder import RunFolder
+from selfmask.run.measuring import sparing
 from selfmask.run.plan import Plan, make_plan
 from selfmask.run.process import accelerator_for, console_for
 from selfmask.run.provenance import command_of, machine, versions
@@ -133,7 +134,12 @@ def _learn(
     fusions = _write(settings, plan, folder, router, experts)
     cascade = load_cascade(folder.cascade_file)
     whole = replace(cascade, fusions=fusions)
-    rows, passes = measure_cascade(plan, whole, console) if settings.evaluate else (None, {})
+    rows: Rows | None = None
+    passes: dict[str, int] = {}
+    warnings = list(plan.splits.notes)
+    if settings.evaluate:
+        with sparing("measuring the cascade", warnings, console):
+            rows, passes = measure_cascade(plan, whole, console)
     clusters = make_up(assignment, plan.train.labels, plan.train.classes, router.experts)
     files = [folder.dispatcher.mask_file, *(expert.mask_file for expert in experts)]
     result = Result(
@@ -150,6 +156,7 @@ def _learn(
         command=tuple(command_of(settings, "cascade")),
         versions=versions(),
         machine=machine(accelerator.device),
+        verdict=NOT_MEASURED if rows is None else rows.verdict("conditional", "The cascade"),
         cascade=CascadePart(
             experts=router.experts,
             router=settings.router,
@@ -158,7 +165,7 @@ def _learn(
             storage=storage(cascade, files),
             clusters=tuple(clusters),
         ),
-        warnings=tuple(plan.splits.notes),
+        warnings=tuple(warnings),
     )
     result.write(folder.result_file)
     return CascadeRun(folder.path, False, router.experts, result)

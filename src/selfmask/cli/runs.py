@@ -6,7 +6,6 @@ from rich.console import Console
 from rich.table import Table
 
 from selfmask.cli.printing import say
-from selfmask.features.rows import MASKED
 from selfmask.run.adapt import Run
 from selfmask.tasks.cascade import DrawnCascade
 from selfmask.tasks.evaluate import Evaluation
@@ -22,8 +21,8 @@ def show_run(run: Run) -> None:
     assert run.result is not None
     if run.rows is not None:
         Console().print(run.rows.table())
-    else:
-        say("Nothing was measured: that needs labels on some training images and on some test images.")
+    elif (progress := run.result.progress) is not None:
+        say(f"{progress}.".capitalize())
     say(
         f"{run.status.off:,} of {run.status.weights:,} weights off ({100 * (1 - run.status.density):.2f} %), "
         f"after {run.result.seconds.training:.0f} s of training"
@@ -33,19 +32,9 @@ def show_run(run: Run) -> None:
         f"{run.mask}  {sizes['file']:,} bytes (masks {sizes['masks']:,}, statistics {sizes['statistics']:,}, "
         f"head {sizes['head']:,})"
     )
-    _verdict(run)
+    say(run.result.verdict.sentence)
     say(f"The curves are in {run.folder / 'curves.png'}, the log in {run.folder / 'log.jsonl'}.")
     say(f"Next: selfmask report {run.folder}, or selfmask inspect {run.mask}")
-
-
-def _verdict(run: Run) -> None:
-    if run.rows is None or (gain := run.rows[MASKED].head_gain) is None:
-        return
-    verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no different, within the interval"
-    say(
-        f"The masked network is {verdict}: {100 * gain.value:+.1f} points of top-1 against the linear probe on the "
-        f"pretrained features (95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f})."
-    )
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
@@ -64,6 +53,7 @@ def show_cascade(drawn: DrawnCascade) -> None:
     console = Console()
     if run.rows is not None:
         console.print(run.rows.table())
+    say(run.result.verdict.sentence)
     if run.result.cascade.passes:
         passes = ", ".join(f"{name} {n}" for name, n in run.result.cascade.passes.items())
         say(f"forward passes an image: {passes}")

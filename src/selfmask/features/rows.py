@@ -1,4 +1,4 @@
-"""The table that every adaptation is judged by, as numbers, JSON and a table to print.
+"""The table that every adaptation is judged by, as numbers, JSON and a table to print, and what it comes to.
 
 Rows: pretrained, statistics only, masked, full fine-tuning (if asked). Each accuracy carries its 95 % interval,
 each row after the first its paired difference to the first.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 from torch import Tensor
@@ -64,6 +64,31 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What a comparison comes to, as every command says it. `sentence` is one sentence or two, for a reader."""
+
+    kind: Literal["better", "worse", "no different", "not measured"]
+    sentence: str
+
+    @classmethod
+    def on(cls, gain: Estimate, subject: str, measure: str) -> Verdict:
+        """Of `subject`, by its paired difference in `measure`: "better" is better by more than the interval."""
+        kind = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no different"
+        within = ", within the interval" if kind == "no different" else ""
+        value, low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (gain.value, gain.low, gain.high))
+        return cls(
+            kind,
+            f"{subject} is {kind}{within}: {value} points of {measure} (95 % interval {low} to {high}).",
+        )
+
+
+NOT_MEASURED = Verdict(
+    "not measured",
+    "Nothing was measured: that needs labels on some training images and on some test images.",
+)
+
+
+@dataclass(frozen=True)
 class Rows:
     """The rows of one comparison on `images` test images."""
 
@@ -93,6 +118,17 @@ class Rows:
             if row.name == name:
                 return row
         raise KeyError(f"no row {name!r}; the table has {', '.join(row.name for row in self.rows)}")
+
+    def verdict(self, name: str = MASKED, subject: str = "The masked network") -> Verdict:
+        """What the row `name` comes to beside the first: its head against the probe there, else k-NN by k-NN."""
+        row = next((row for row in self.rows if row.name == name), None)
+        if row is None or (row.head_gain is None and row.knn_gain is None):
+            return Verdict("not measured", f"{subject} was not measured.")
+        if row.head_gain is not None:
+            measure = f"top-1 against the linear probe on the {self.rows[0].name} features"
+            return Verdict.on(row.head_gain, subject, measure)
+        assert row.knn_gain is not None
+        return Verdict.on(row.knn_gain, subject, f"k-NN top-1 against the {self.rows[0].name} features")
 
     def to_json(self) -> dict[str, Any]:
         """`{"images": M, "rows": [{"name", "knn": {"value", "low", "high"}, …}]}`; what was not measured is None."""

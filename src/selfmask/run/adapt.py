@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
 from selfmask._common.calls import call
 from selfmask._common.processes import by_the_first
-from selfmask.features.measure import HeadCost, head_cost, measure
+from selfmask.features.measure import HeadCost, head_cost
 from selfmask.features.passes import showing
-from selfmask.features.rows import FULL_FINE_TUNING, MASKED, PRETRAINED, STATISTICS_ONLY, Outcome, Rows
-from selfmask.features.statistics import moved_statistics
+from selfmask.features.rows import MASKED, NOT_MEASURED, Rows, Verdict
 from selfmask.maskfile.heads import head_as
 from selfmask.maskfile.loading import load
-from selfmask.masking import norm
 from selfmask.masking.status import Status
 from selfmask.objectives.base import Objective
 from selfmask.run.build import build_masks, build_objective
-from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
 from selfmask.run.curves import draw_curves
+from selfmask.run.finetuning import finetune
 from selfmask.run.folder import RunFolder
 from selfmask.run.loop import fit
+from selfmask.run.measuring import can_be_measured, linear, measure_base, measure_plan, sparing, warn
 from selfmask.run.plan import Plan, make_plan
 from selfmask.run.process import accelerator_for, console_for
 from selfmask.run.provenance import command_of, machine, versions
@@ -130,6 +127,7 @@ def _adapt(
     rounded = settings.head_dtype != "float32" and bool(exact)
     head = head_as(exact, settings.head_dtype) if rounded else exact
     status = masks.status()
+    warnings, result = list(plan.splits.notes), None
     if first:
         masks.save(
             folder.mask_file,
@@ -138,134 +136,82 @@ def _adapt(
             preprocessing=plan.backbone.preprocessing.describe(),
             training=training,
         )
+        if status.off == 0:
+            warn(_NOTHING_OFF, warnings, console)
+        result = Result(
+            data=plan.train.name,
+            backbone=plan.backbone.spec,
+            objective=plan.objective,
+            seed=settings.seed,
+            size=plan.size,
+            training=training,
+            rows=None,
+            bytes=load(folder.mask_file).bytes(),
+            seconds=Seconds(round(fitted.seconds, 1), round(time.perf_counter() - started, 1)),
+            command=tuple(command_of(settings)),
+            versions=versions(),
+            machine=machine(accelerator.device),
+            verdict=_unmeasured(measurable, settings),
+            progress=folder.log().progress(),
+            masks=MaskSummary(**{k: v for k, v in status.as_dict().items() if k != "tensors"}),
+            warnings=tuple(warnings),
+        )
+        # Now, and again with what is measured: whatever comes in between, the run has a result.
+        result.write(folder.result_file)
+
     cost: HeadCost | None = None
     if measurable:
-        # The row is that of the head as it is stored: what a reader of the file will find.
-        outcomes.append(measure_plan(MASKED, plan, head=linear(head)))
-        if rounded and plan.splits.test is not None:
-            cost = head_cost(
-                plan.backbone,
-                plan.splits.test,
-                exact,
-                head,
-                size=plan.size,
-                channels_last=plan.channels_last,
-            )
-            said = str(cost or "what the rounded head costs was not measured")
-            console.print(said, highlight=False, markup=False, soft_wrap=True)
+        with sparing("measuring the masked network", warnings, console):
+            # The row is that of the head as it is stored: what a reader of the file will find.
+            outcomes.append(measure_plan(MASKED, plan, head=linear(head)))
+        if rounded:
+            with sparing("measuring the rounded head", warnings, console):
+                cost = _head_cost(plan, exact, head, console)
     masks.remove()
     if settings.finetune:
-        outcomes += finetune(plan, folder, console, measurable)
-    if not first:
+        with sparing("full fine-tuning", warnings, console):
+            outcomes += finetune(plan, folder, console, measurable)
+    if result is None:
         return Run(folder.path, interrupted=False, steps=fitted.steps, status=status)
 
-    result = Result(
-        data=plan.train.name,
-        backbone=plan.backbone.spec,
-        objective=plan.objective,
-        seed=settings.seed,
-        size=plan.size,
-        training=training,
-        rows=Rows.of(outcomes) if outcomes else None,
-        bytes=load(folder.mask_file).bytes(),
-        seconds=Seconds(round(fitted.seconds, 1), round(time.perf_counter() - started, 1)),
-        command=tuple(command_of(settings)),
-        versions=versions(),
-        machine=machine(accelerator.device),
-        masks=MaskSummary(**{k: v for k, v in status.as_dict().items() if k != "tensors"}),
+    with sparing("drawing the curves", warnings, console):
+        draw_curves(folder.log(), folder.curves, f"{plan.train.name} on {plan.backbone.spec}")
+    rows = Rows.of(outcomes) if outcomes else None
+    result = replace(
+        result,
+        rows=rows,
+        verdict=result.verdict if rows is None else rows.verdict(),
+        seconds=Seconds(result.seconds.training, round(time.perf_counter() - started, 1)),
         head_cost=cost,
-        warnings=tuple(plan.splits.notes),
+        warnings=tuple(warnings),
     )
     result.write(folder.result_file)
-    draw_curves(folder.log(), folder.curves, f"{plan.train.name} on {plan.backbone.spec}")
     return Run(folder.path, interrupted=False, steps=fitted.steps, status=status, result=result)
 
 
-def can_be_measured(plan: Plan) -> bool:
-    """A probe and k-NN need labels on both sides."""
-    test = plan.splits.test
-    return test is not None and len(plan.labelled) > 0 and len(test.labelled()) > 0
+_NOTHING_OFF = (
+    "no weight is off, so the mask changes nothing: the scores had too short a way to go. "
+    "Train longer (--epochs, --steps), or at a higher --lr"
+)
 
 
-def measure_base(plan: Plan, folder: RunFolder | None, console: Console) -> list[Outcome]:
-    """The rows "pretrained" and, if wanted, "statistics only"; the backbone is left as it was.
-
-    What `folder` has of them from before its run was stopped is taken from there.
-    """
-    known = _read_outcomes(folder) if folder is not None and plan.settings.resume else {}
-    outcomes = [known.get(PRETRAINED) or measure_plan(PRETRAINED, plan)]
-    if plan.settings.statistics:
-        if STATISTICS_ONLY in known:
-            outcomes.append(known[STATISTICS_ONLY])
-        else:
-            outcomes.append(_measure_statistics(plan, outcomes[0], console))
-    if folder is not None and any(outcome.name not in known for outcome in outcomes):
-        write_checkpoint(folder.measured, {outcome.name: vars(outcome) for outcome in outcomes})
-    return outcomes
+def _unmeasured(measurable: bool, settings: AdaptSettings) -> Verdict:
+    """What a result says until something is measured."""
+    if not settings.evaluate:
+        return Verdict("not measured", "Nothing was measured, as --no-evaluate asked.")
+    if measurable:
+        return Verdict("not measured", "Nothing was measured: the run was stopped before it could be.")
+    return NOT_MEASURED
 
 
-def _measure_statistics(plan: Plan, pretrained: Outcome, console: Console) -> Outcome:
-    with moved_statistics(plan.backbone, plan.train, size=plan.size, seed=plan.settings.seed) as moved:
-        if moved:
-            return measure_plan(STATISTICS_ONLY, plan)
-    console.print(
-        "statistics only: the backbone has no running statistics, so this row is the pretrained one"
+def _head_cost(
+    plan: Plan, exact: dict[str, Tensor], head: dict[str, Tensor], console: Console
+) -> HeadCost | None:
+    """What it costs to store the head rounded, measured and said."""
+    assert plan.splits.test is not None  # the plan can be measured
+    cost = head_cost(
+        plan.backbone, plan.splits.test, exact, head, size=plan.size, channels_last=plan.channels_last
     )
-    return replace(pretrained, name=STATISTICS_ONLY)
-
-
-def _read_outcomes(folder: RunFolder) -> dict[str, Outcome]:
-    if not folder.measured.is_file():
-        return {}
-    return {name: Outcome(**values) for name, values in read_checkpoint(folder.measured).items()}
-
-
-def finetune(plan: Plan, folder: RunFolder, console: Console, measurable: bool) -> list[Outcome]:
-    """The baseline: the same objective, views, steps and head, but all weights trained by SGD with momentum.
-
-    Writes into `folder`/finetune. The backbone is the base again afterwards.
-    """
-    objective = build_objective(plan)
-    objective.prepare(plan.backbone, plan.train)
-    own = RunFolder(folder.path / "finetune")
-    own.path.mkdir(parents=True, exist_ok=True)
-    rate = plan.settings.finetune_lr or FINETUNE_RATE
-    settings = replace(plan.fit, method="sgd", rate=rate, warmup=0.1, checkpoint_every=0)
-    with base_restored(plan):
-        fit(
-            plan.backbone, None, objective, plan.train, settings, own,
-            console=console, title="full fine-tuning", channels_last=plan.channels_last,
-        )  # fmt: skip
-        return [measure_plan(FULL_FINE_TUNING, plan, head=linear(objective.head()))] if measurable else []
-
-
-FINETUNE_RATE = 3e-3
-"""Not searched for beyond a trial in which 0.01 diverged on ResNet-18; `finetune_lr` sets another."""
-
-
-@contextmanager
-def base_restored(plan: Plan) -> Iterator[None]:
-    """Inside, the backbone's weights and statistics may change; afterwards they are what they were, bit for bit."""
-    module = plan.backbone.module
-    state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-    frozen = norm.freeze(module) if plan.norm_stats == "frozen" else []
-    try:
-        yield
-    finally:
-        norm.thaw(frozen)
-        module.load_state_dict(state)
-        module.eval()
-
-
-def linear(head: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-    """A linear head's weight and bias as float32; None where the objective has no such head."""
-    return (head["weight"].float(), head["bias"].float()) if {"weight", "bias"} <= set(head) else None
-
-
-def measure_plan(name: str, plan: Plan, head: tuple[torch.Tensor, torch.Tensor] | None = None) -> Outcome:
-    """The row `name` of the network as it is now, on the plan's images. The plan `can_be_measured`."""
-    assert plan.splits.test is not None
-    return measure(
-        name, plan.backbone, plan.labelled, plan.splits.test,
-        size=plan.size, head=head, seed=plan.settings.seed, channels_last=plan.channels_last,
-    )  # fmt: skip
+    said = str(cost or "what the rounded head costs was not measured")
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    return cost

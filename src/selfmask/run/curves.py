@@ -35,7 +35,7 @@ def draw_curves(log: Log, picture: Path, title: str) -> None:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a folder may have a dollar in its name
     content = io.BytesIO()
     figure.savefig(content, format="png")
     write_atomically(picture, content.getvalue())

@@ -21,6 +21,21 @@ _EVERY = 20.0
 """Seconds between lines of progress where there is no terminal."""
 
 
+_ENDS = 5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The objective's own `figure` (accuracy, cosine or loss) at both ends of a run: means of a few logged batches."""
+
+    figure: str
+    before: float
+    after: float
+
+    def __str__(self) -> str:
+        return f"the {self.figure} on the batches trained on went from {self.before:.3g} to {self.after:.3g}"
+
+
 @dataclass(frozen=True)
 class Log:
     """What `log.jsonl` says.
@@ -75,6 +90,16 @@ class Log:
                 steps.append(entry["step"])
                 values.append(float(value))
         return steps, values
+
+    def progress(self) -> Progress | None:
+        """How far the objective came; None where nothing of it was logged."""
+        for figure in ("accuracy", "cosine", "loss"):
+            _, values = self.curve(figure)
+            if values:
+                some = min(_ENDS, max(len(values) // 3, 1))
+                before, after = (sum(part) / some for part in (values[:some], values[-some:]))
+                return Progress(figure, before, after)
+        return None
 
     @property
     def keys(self) -> tuple[str, ...]:

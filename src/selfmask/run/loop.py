@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,7 +68,8 @@ def fit(
     the same number of threads, to the same masks bit for bit. `watch(step)` may add
     figures to a line of the log, and stop a run by raising.
 
-    Raises `RunError` where the loss is no longer finite; the last checkpoint is kept.
+    A step whose gradient is not finite is skipped for the tensor whose gradient it is, and counted in the log.
+    Raises `RunError` where that goes on, or the loss is no longer finite; the last checkpoint is kept.
     """
     keep_freed_memory()
     accelerator = accelerator or accelerator_for(backbone.module)
@@ -113,6 +116,7 @@ def fit(
         path if accelerator.is_main_process else path.with_name(f"log.{accelerator.process_index}.jsonl"),
         steps=settings.steps, start=start, batch=settings.batch, console=console, title=title,
     )  # fmt: skip
+    skipped: dict[str, int] = {}  # steps that were skipped, by what was spared them
     flips = None if masks is None else _Flips(masks, start)
     module.train()
     objective.train()
@@ -137,9 +141,10 @@ def fit(
             average([p.grad for p in trained if p.grad is not None])
 
             objective.before_step(step, settings.steps)
-            optimizer.step()
+            with _told(step, folder.checkpoint):
+                optimizer.step()
             if head is not None:
-                head.step()
+                _step_if_sound(head, skipped)
             objective.after_step(step, settings.steps, module)
             average(list(running_statistics(module).values()))
 
@@ -149,6 +154,9 @@ def fit(
                 entry = {"loss": float(loss.detach()), **figures, "rate": rate_at(step, settings)}
                 if masks is not None and flips is not None:
                     entry |= {"off": 1 - masks.density(), "flipped": flips.share(step + 1)}
+                skipped |= getattr(optimizer, "skipped", {})
+                if skipped:
+                    entry["skipped"] = float(sum(skipped.values()))
                 if watch is not None:
                     entry |= watch(step)
                 log.write(step, entry)
@@ -162,6 +170,25 @@ def fit(
                 return Fitted(step + 1, True, spent + time.perf_counter() - began)
     module.eval()
     return Fitted(settings.steps, False, spent + time.perf_counter() - began)
+
+
+@contextmanager
+def _told(step: int, checkpoint: Path) -> Iterator[None]:
+    """A mask optimizer that gives up says at which step, and what is kept."""
+    try:
+        yield
+    except RunError as error:
+        kept = f"; the checkpoint {checkpoint} is kept" if checkpoint.is_file() else ""
+        raise RunError(f"step {step}: {error}{kept}") from error
+
+
+def _step_if_sound(head: torch.optim.Optimizer, skipped: dict[str, int]) -> None:
+    """As the mask optimizer does it: one gradient that is not finite would destroy the head for good."""
+    grads = [p.grad for group in head.param_groups for p in group["params"] if p.grad is not None]
+    if grads and not bool(torch.stack([g.isfinite().all() for g in grads]).all()):
+        skipped["head"] = skipped.get("head", 0) + 1
+        return
+    head.step()
 
 
 def _score_optimizer(

@@ -13,7 +13,8 @@ import msgspec
 from selfmask._common.files import write_atomically
 from selfmask.errors import RunError
 from selfmask.features.measure import HeadCost
-from selfmask.features.rows import Rows
+from selfmask.features.rows import NOT_MEASURED, Rows, Verdict
+from selfmask.run.log import Progress
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ class Result:
     """A finished run.
 
     training: what the mask file's metadata has under "training". rows: None where nothing could be measured.
+    verdict: what that comes to. progress: how far the objective itself came, whether or not there were labels.
     masks: None for a cascade. bytes: of the file that the run is about, by part. command: the words that make this run.
+    warnings: what a user should see: how the data was split, what could not be measured or drawn.
     """
 
     data: str
@@ -85,6 +88,8 @@ class Result:
     command: tuple[str, ...]
     versions: dict[str, str]
     machine: dict[str, str]
+    verdict: Verdict = NOT_MEASURED
+    progress: Progress | None = None
     masks: MaskSummary | None = None
     head_cost: HeadCost | None = None
     cascade: CascadePart | None = None

@@ -1,0 +1,160 @@
+"""Whatever measures or draws may fail: mask and result of a run are written, and the result says what failed."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from selfmask.errors import RunError
+from selfmask.run.adapt import Run, learn_mask
+from selfmask.run.folder import RunFolder
+from selfmask.run.log import Log, Progress
+from selfmask.run.settings import AdaptSettings
+
+
+def short(weights: Path, out: Path, **more: Any) -> AdaptSettings:
+    settings = AdaptSettings(
+        "digits", out=out, backbone="timm:test_resnet", weights=weights, size=32, batch=16, images=64, steps=4,
+        threads=1, statistics=False, lr=0.3,
+    )  # fmt: skip
+    return replace(settings, **more)
+
+
+def said(settings: AdaptSettings) -> tuple[Run, str]:
+    written = io.StringIO()
+    return learn_mask(settings, console=Console(file=written, width=200)), written.getvalue()
+
+
+def fail(*_: Any, **__: Any) -> None:
+    raise ValueError("a picture's own trouble \x1b[31m")
+
+
+@pytest.mark.parametrize(
+    ("part", "what"),
+    [("draw_curves", "drawing the curves"), ("measure_plan", "measuring the masked network")],
+)
+def test_a_failure_is_a_warning(
+    part: str, what: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"selfmask.run.adapt.{part}", fail)
+    run, text = said(short(weights, tmp_path / "run"))
+    folder = RunFolder(tmp_path / "run")
+    assert folder.mask().names
+    result = folder.result()
+    assert result == run.result
+    assert result.warnings[-1] == f"{what} failed: a picture's own trouble \\x1b[31m"
+    assert f"warning: {what} failed" in text
+    assert result.rows is not None
+    names = [row.name for row in result.rows.rows]
+    assert names == ["pretrained", "masked"] if part == "draw_curves" else ["pretrained"]
+    assert (result.verdict.kind == "not measured") == (part == "measure_plan")
+
+
+def test_a_run_that_dies_while_it_is_measured_has_its_result(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("selfmask.run.adapt.measure_plan", die)
+    with pytest.raises(KeyboardInterrupt):
+        said(short(weights, tmp_path / "run"))
+    folder = RunFolder(tmp_path / "run")
+    assert folder.mask().names
+    assert folder.result().verdict.sentence == "Nothing was measured: the run was stopped before it could be."
+
+
+def test_a_name_that_reads_as_mathematics_is_a_name(weights: Path, tmp_path: Path) -> None:
+    data = tmp_path / r"5$ off \frac$"
+    for kind in (r"$\x$", "$$"):
+        (data / kind).mkdir(parents=True)
+        for number in range(6):
+            pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(data / kind / f"{number}.png")
+    run, _ = said(short(weights, tmp_path / "run", data=str(data), batch=4, steps=2))
+    assert run.result is not None
+    assert not any("failed" in warning for warning in run.result.warnings)
+    assert RunFolder(tmp_path / "run").curves.stat().st_size > 1000
+
+
+def test_finetuning_that_goes_wrong_costs_its_row_only(weights: Path, tmp_path: Path) -> None:
+    run, _ = said(short(weights, tmp_path / "run", finetune=True, finetune_lr=1e30))
+    assert run.result is not None
+    assert run.result.warnings[-1].startswith("full fine-tuning failed: the loss is not a finite number")
+    assert run.rows is not None
+    assert [row.name for row in run.rows.rows] == ["pretrained", "masked"]
+
+
+def test_a_mask_that_changes_nothing_is_said_to(weights: Path, tmp_path: Path) -> None:
+    run, text = said(short(weights, tmp_path / "run", steps=1, lr=1e-6, evaluate=False))
+    assert run.result is not None
+    assert run.result.warnings[-1].startswith("no weight is off, so the mask changes nothing")
+    assert "warning: no weight is off" in text
+    assert run.result.verdict.sentence == "Nothing was measured, as --no-evaluate asked."
+
+
+def test_images_without_labels_show_how_far_the_objective_came(weights: Path, tmp_path: Path) -> None:
+    data = tmp_path / "flat"
+    data.mkdir()
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(data / f"{number}.png")
+    run, _ = said(short(weights, tmp_path / "run", data=str(data), batch=4, steps=12, lr=0.03))
+    assert run.result is not None
+    assert run.result.verdict.kind == "not measured"
+    progress = run.result.progress
+    assert progress is not None
+    assert progress.figure == "cosine"
+    steps, values = RunFolder(tmp_path / "run").log().curve("cosine")
+    assert steps[0] == 0
+    assert (progress.before, progress.after) == (values[0], values[-1])
+    assert str(progress).startswith("the cosine on the batches trained on went from ")
+
+
+def test_progress_is_of_the_ends() -> None:
+    log = Log(tuple({"step": step, "loss": float(step)} for step in range(100)))
+    assert log.progress() == Progress("loss", 2.0, 97.0)
+    assert Log().progress() is None
+
+
+def test_a_gradient_that_is_not_finite_ends_a_run_that_can_be_resumed(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One such step is skipped and counted; when they go on, the run ends by our own error, its checkpoint kept."""
+    from selfmask.objectives.supervised import Supervised
+
+    taken = Supervised.before_step
+
+    def spoil(self: Supervised, step: int, steps: int) -> None:
+        if step == 1 or step >= 6:
+            self.linear.weight.grad.fill_(float("inf"))  # pyright: ignore[reportOptionalMemberAccess]
+            for parameter in spoilt:
+                parameter.grad = None if parameter.grad is None else parameter.grad * float("nan")
+        taken(self, step, steps)
+
+    spoilt: list[Any] = []
+    started = Supervised.prepare
+
+    def prepare(self: Supervised, backbone: Any, images: Any) -> list[str]:
+        spoilt.extend(list(backbone.module.parameters())[:1])
+        return started(self, backbone, images)
+
+    monkeypatch.setattr(Supervised, "before_step", spoil)
+    monkeypatch.setattr(Supervised, "prepare", prepare)
+    settings = short(weights, tmp_path / "run", steps=12, evaluate=False, checkpoint_every=4, lr=0.01)
+    with pytest.raises(
+        RunError, match=r"step 10: the gradient of .* 5 steps in a row.*checkpoint .* is kept"
+    ):
+        said(settings)
+    log = RunFolder(tmp_path / "run").log()
+    assert log.steps[-1]["skipped"] == 2
+    monkeypatch.setattr(Supervised, "before_step", taken)
+    run, _ = said(replace(settings, resume=True))
+    assert run.steps == 12
