@@ -7,6 +7,7 @@ new weights in place. They are rebuilt from θ every time, so nothing drifts and
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from selfmask._common.near import did_you_mean
-from selfmask.errors import SelectionError, SettingsError, WrongBaseError
+from selfmask.errors import SelectionError, SettingsError
 from selfmask.maskfile.coding import Coding
 from selfmask.maskfile.fingerprint import base_tensors, signature
 from selfmask.maskfile.heads import HeadDtype
@@ -81,21 +82,30 @@ class MaskSet:
 
         chosen, self.why = self.selection.choose(model)
         trained = {} if train is None else _trained(model, train, chosen)
-        if (holder := occupancy.occupant(model)) is not None:
-            raise WrongBaseError(occupancy.held(holder))
-        check_densities(self.rule, chosen, self.selection.weights)
+        with occupancy.taking(model, "a MaskSet") as self._hold:
+            self._begin(chosen, trained, seed)
+            masked, names = weakref.ref(self.masked), self.names
+            self._hold.keep(
+                {name: t.where for name, t in self.masked.tensors.items()},
+                lambda: names if (still := masked()) is None else still.off(),
+            )
+
+    def _begin(
+        self, chosen: Mapping[str, nn.Parameter], trained: Mapping[str, nn.Parameter], seed: int
+    ) -> None:
+        """Keep the base, start the scores, freeze what stays as it is."""
+        model, share = self.model, self.selection.weights
+        check_densities(self.rule, chosen, share)
         generator = torch.Generator().manual_seed(seed)
         everywhere = places(model)
         tensors: dict[str, MaskedTensor] = {}
         for name, weight in chosen.items():
             theta = weight.detach()
             scores = self.rule.initial_scores(theta, generator)
-            weights = self.selection.weights
-            maskable = None if weights is None else weights(theta, generator)
+            maskable = None if share is None else share(theta, generator)
             where = [place for place in everywhere.values() if place.tensor is weight]
             tensors[name] = MaskedTensor(name, weight, where, scores, maskable, self.rule)
         # Nothing raises from here on, so a MaskSet that could not be made leaves the model as it was.
-        occupancy.occupy(model, "a MaskSet")
         self._required_grad = [
             (place, place.tensor.requires_grad)
             for place in everywhere.values()
@@ -111,7 +121,7 @@ class MaskSet:
             for name, tensor in base_tensors(model).items()
             if name not in tensors
         }
-        self._frozen_norms = norm.freeze(model) if norm_stats == "frozen" else []
+        self._frozen_norms = norm.freeze(model) if self.norm_stats == "frozen" else []
         for tensor in tensors.values():
             if tensor.start_mask is not None:
                 tensor.rewrite(0)
@@ -277,14 +287,14 @@ class MaskSet:
 
         An optimizer made here refuses to step afterwards.
         """
-        if not self.masked.live:
-            return
+        self._hold.release(self._restore)
+
+    def _restore(self) -> None:
         self.masked.restore()
         for place, required in self._required_grad:
             if isinstance(place.tensor, nn.Parameter):
                 place.tensor.requires_grad_(required)
         norm.thaw(self._frozen_norms)
-        occupancy.vacate(self.model)
 
     def _changed(self) -> tuple[str, str] | None:
         """A tensor that makes the model another than the base with its masks, and why; None where there is none."""

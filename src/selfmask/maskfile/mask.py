@@ -29,6 +29,7 @@ from selfmask.maskfile.fingerprint import (
 from selfmask.maskfile.index import FREE, Index
 from selfmask.maskfile.streams import Reader
 from selfmask.masking import occupancy
+from selfmask.masking.places import Kept
 from selfmask.masking.weight import masked_weight, scale
 
 
@@ -117,12 +118,10 @@ class Mask:
 
         Raises `WrongBaseError` naming the first tensor that differs and the likely cause.
         """
-        holder = occupancy.occupant(model)
-        if holder is not None:
-            raise WrongBaseError(
-                f"{self.path.name}: the model's weights are held by {holder}, so they are not the base's; call "
-                ".remove() on that first"
-            )
+        with occupancy.taking(model, f"a check of {self.path.name}"):
+            return self._checked(model)
+
+    def _checked(self, model: nn.Module) -> dict[str, Tensor]:
         base = self.index.base
         tensors = all_tensors(model)
         found: dict[str, Signature] = {
@@ -150,8 +149,22 @@ class Mask:
             WrongBaseError: `model` is not the base, or is masked already.
             MaskFileError: the file's coded bits are damaged.
         """
-        tensors = self.check(model)
-        masks = self._decode(tensors)
+        with occupancy.taking(model, f"the applied mask {self.path.name}") as hold:
+            tensors = self._checked(model)
+            new = self._adapted(tensors, self._decode(tensors))
+            kept = Kept(model, [*new, *(n for n, _ in model.named_buffers(remove_duplicate=False))])
+            off = [name for name, on in self.on.items() if on < self.numel(name)]
+            try:
+                for name, value in new.items():
+                    tensors[name].detach().copy_(value)
+                hold.keep({name: kept.where(name) for name in self.index.masks}, lambda: off)
+            except BaseException:
+                kept.restore()
+                raise
+        return Handle(self, model, kept, hold)
+
+    def _adapted(self, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `apply` writes, by name."""
         for kind, members in (("statistics", self.statistics), ("trained", self.trained)):
             for name, value in members.items():
                 if name not in tensors or tensors[name].shape != value.shape:
@@ -161,18 +174,13 @@ class Mask:
                 raise MaskFileError(
                     f"{self.path.name}: every weight of {name!r} is off, so α = 0 and w is undefined"
                 )
-        new = {
+        weights = {
             name: masked_weight(
                 tensors[name].detach(), mask.to(tensors[name].device), scale(self.on[name], mask.numel())
             )
             for name, mask in masks.items()
         }
-        new |= self.statistics | self.trained
-        occupancy.occupy(model, f"the applied mask {self.path.name}")
-        before = {name: tensors[name].detach().clone() for name in new}
-        for name, value in new.items():
-            tensors[name].detach().copy_(value)
-        return Handle(self, model, before)
+        return weights | self.statistics | self.trained
 
     def _decode(self, theta: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         reader = Reader(self._words("masks.coded", np.uint32), self._words("masks.plain", np.uint8))
@@ -216,26 +224,26 @@ class Mask:
 class Handle:
     """An applied mask. `remove()`, or leaving the `with` block, makes the model the base again, bit for bit."""
 
-    def __init__(self, mask: Mask, model: nn.Module, before: dict[str, Tensor]) -> None:
+    def __init__(self, mask: Mask, model: nn.Module, kept: Kept, hold: occupancy.Hold) -> None:
         self.mask = mask
         self.model = model
-        self._before: dict[str, Tensor] | None = before
+        self._kept: Kept | None = kept
+        self._hold = hold
 
     @property
     def applied(self) -> bool:
         """Whether the mask is still on the model."""
-        return self._before is not None
+        return self._kept is not None
 
-    @torch.no_grad()
     def remove(self) -> None:
-        """Restore every tensor that `apply` has written. A second call does nothing."""
-        if self._before is None:
-            return
-        tensors = all_tensors(self.model)
-        for name, value in self._before.items():
-            tensors[name].detach().copy_(value)
-        self._before = None
-        occupancy.vacate(self.model)
+        """Restore every tensor that `apply` has written, and every buffer, which a pass in training mode moves.
+
+        A layer that was replaced since is restored, and what stands there now left alone. A second call does nothing.
+        """
+        kept = self._kept
+        if kept is not None:
+            self._hold.release(kept.restore)
+            self._kept = None
 
     def __enter__(self) -> nn.Module:
         return self.model

@@ -153,7 +153,7 @@ class MaskedTensors:
                     f"no base; cast the model first, or train under torch.autocast"
                 )
         for name, parameter in self.trained.items():
-            if self._base.place(name).tensor is not parameter:
+            if any(place.tensor is not parameter for place in self._base.where(name)):
                 raise SettingsError(_another(what, name))
 
     @torch.no_grad()
@@ -162,6 +162,10 @@ class MaskedTensors:
         self.check("rewrite")
         for t in self.tensors.values():
             t.rewrite(self.steps)
+
+    def off(self) -> list[str]:
+        """The names of the tensors that have weights off."""
+        return [name for name, t in self.tensors.items() if float(t.on) < t.theta.numel()]
 
     def restore(self) -> None:
         """Make weights, what was trained, and buffers the base's again, bit for bit. Ends all work on them."""

@@ -1,38 +1,175 @@
 """Who has rewritten a model's weights: at most one mask set or applied mask at a time.
 
-A second one would take the first one's masked weights for the base. The note is kept beside the model, not on
-it, and goes away with either of them.
+A second one would take the first one's masked weights for the base. What is held are the tensors, by themselves and
+by their memory, so that a wrapper, a part or a shallow copy of a held model is known to be held. Claims are decided
+under one lock: of two threads that want a model, one takes it and the other is told. And what is copied or pickled
+while it is masked carries a mark, and knows what it is.
 """
 
 from __future__ import annotations
 
+import hashlib
+import threading
 import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from selfmask.errors import WrongBaseError
+from selfmask.masking.places import Place, places
 
-_occupants: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+_MARK = "_selfmask_masked"  # in the `__dict__` of each module whose weights are rewritten
 
-
-def occupant(model: nn.Module) -> str | None:
-    """What holds `model` now, in words, or None."""
-    return _occupants.get(model)
-
-
-def held(holder: str) -> str:
-    """The sentence for a model that `holder` has already rewritten."""
-    return f"the model's weights are held by {holder}, so they are not the base; call .remove() on that first"
+_changed = threading.Condition()
+_holds: list[Hold] = []
 
 
-def occupy(model: nn.Module, who: str) -> None:
-    """Note that `who` (in words) rewrites `model`'s weights. Raises `WrongBaseError` if something does already."""
-    holder = _occupants.get(model)
-    if holder is not None:
-        raise WrongBaseError(held(holder))
-    _occupants[model] = who
+class Hold:
+    """A claim on all parameters and buffers of a model. Made by `taking`; it ends with `release`, or with the model."""
+
+    def __init__(self, who: str, where: Collection[Place]) -> None:
+        self.who = who
+        self._where = [(weakref.ref(place.owner), place.name) for place in where]
+        self._marked: list[weakref.ref[nn.Module]] = []
+        self._off: Callable[[], Collection[str]] = tuple
+        self._undecided: int | None = threading.get_ident()
+        self._ending = threading.Lock()
+
+    def keep(self, masked: Mapping[str, Collection[Place]], off: Callable[[], Collection[str]]) -> None:
+        """Hold on after the block of `taking`.
+
+        `masked` says where the masked tensors stand, `off()` which of them have weights off. It is called when the
+        model is copied, and must not keep the model alive.
+        """
+        self._off = off
+        modules: dict[nn.Module, dict[str, str]] = {}
+        for name, where in masked.items():
+            for place in where:
+                modules.setdefault(place.owner, {})[place.name] = name
+        for module, names in modules.items():
+            module.__dict__[_MARK] = _Mark(self, module, names)
+            self._marked.append(weakref.ref(module))
+        self._undecided = None
+
+    def release(self, restore: Callable[[], None]) -> bool:
+        """Let the model go, once `restore` has made it the base again; False, with nothing done, the second time."""
+        with self._ending:
+            if self not in _holds:
+                return False
+            restore()
+            for module in filter(None, (reference() for reference in self._marked)):
+                module.__dict__.pop(_MARK, None)
+            _forget(self)
+            return True
+
+    def _tensors(self) -> list[Tensor]:
+        found = [Place(owner, name).tensor for reference, name in self._where if (owner := reference())]
+        return [tensor for tensor in found if tensor is not None]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A mask set that is copied along with its model holds the copy."""
+        where = [Place(owner, name) for reference, name in self._where if (owner := reference())]
+        return _hold_on, (self.who, where)
 
 
-def vacate(model: nn.Module) -> None:
-    """Forget who held `model`."""
-    _occupants.pop(model, None)
+@contextmanager
+def taking(model: nn.Module, who: str) -> Iterator[Hold]:
+    """Take `model` for `who` (in words), alone until the block ends, and after it if `Hold.keep` was called in it.
+
+    Waits while another thread is in such a block over any of the same tensors. Raises `WrongBaseError` where they are
+    held, or are a copy of tensors that were.
+    """
+    hold = Hold(who, places(model).values())
+    with _changed:
+        while (other := _overlapping(hold)) is not None:
+            if other._undecided in (None, threading.get_ident()):
+                raise WrongBaseError(
+                    f"the model's weights are held by {other.who}, so they are not the base; call .remove() on that "
+                    "first"
+                )
+            _changed.wait()
+        if (first := _copied_from(model)) is not None:
+            raise WrongBaseError(
+                f"the model is a copy, made while {first} held the original, so its weights are masked and not the "
+                "base; copy the base before it is masked, or load its weights into the copy"
+            )
+        _holds.append(hold)
+    try:
+        yield hold
+    finally:
+        if hold._undecided is not None:
+            _forget(hold)
+        with _changed:
+            _changed.notify_all()
+
+
+def _forget(hold: Hold) -> None:
+    with _changed:
+        if hold in _holds:
+            _holds.remove(hold)
+        _changed.notify_all()
+
+
+def _hold_on(who: str, where: list[Place]) -> Hold:
+    hold = Hold(who, where)
+    hold._undecided = None
+    with _changed:
+        _holds.append(hold)
+    return hold
+
+
+def _overlapping(hold: Hold) -> Hold | None:
+    """Another hold over any of the same tensors or memory. Those whose models are gone are forgotten."""
+    mine = hold._tensors()
+    themselves, memory = {id(t) for t in mine}, {_memory(t) for t in mine} - {0}
+    for other in list(_holds):
+        theirs = other._tensors()
+        if not theirs:
+            _holds.remove(other)
+        if any(id(t) in themselves or _memory(t) in memory for t in theirs):
+            return other
+    return None
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where the tensor's storage begins; 0 where it has none (an empty one, the meta device, a subclass)."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError, ValueError):
+        return 0
+
+
+class _Mark:
+    """What copies and pickles of a masked module carry: as the plain pair (who, {name: where the weights are 0})."""
+
+    def __init__(self, hold: Hold, module: nn.Module, names: Mapping[str, str]) -> None:
+        self._hold, self._module, self._names = weakref.ref(hold), weakref.ref(module), dict(names)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        hold, module = self._hold(), self._module()
+        if hold not in _holds or hold is None or module is None:
+            return tuple, (("", {}),)
+        off = hold._off()
+        zeros = {own: _zeros(module, own) for own, name in self._names.items() if name in off}
+        return tuple, ((hold.who, zeros),)
+
+
+def _copied_from(model: nn.Module) -> str | None:
+    """Who held the model that `model` is a copy of, where its weights are still 0 where that one's were."""
+    for module in model.modules():
+        mark = module.__dict__.get(_MARK)
+        if isinstance(mark, tuple) and any(_zeros(module, own) == zeros for own, zeros in mark[1].items()):
+            return str(mark[0])
+    return None
+
+
+def _zeros(module: nn.Module, own: str) -> str | None:
+    """A digest of where a parameter is 0: it outlives moves and casts of the copy, and not other weights in it."""
+    tensor = module._parameters.get(own)
+    if tensor is None:
+        return None
+    where = (tensor.detach() == 0).cpu().contiguous().numpy()
+    return hashlib.blake2b(np.packbits(where).tobytes(), digest_size=16).hexdigest()

@@ -58,9 +58,9 @@ class Kept:
                 self.values[name] = tensor.detach().clone()
                 self._where[name] = alike[id(tensor)]
 
-    def place(self, name: str) -> Place:
-        """Where the tensor stood that is kept under `name`; the first of its places."""
-        return self._where[name][0]
+    def where(self, name: str) -> list[Place]:
+        """All places where the tensor stood that is kept under `name`."""
+        return self._where[name]
 
     def restore(self) -> None:
         """Put every tensor back, bit for bit, on the device where it now is."""
