@@ -15,7 +15,7 @@ from torch import nn
 from selfmask._common.near import did_you_mean
 from selfmask.backbones.backbone import Backbone, measured_width, weights_name
 from selfmask.backbones.hub import OFFLINE_CHOICES, hub_endpoint, in_hub_cache, require_reachable
-from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.backbones.preprocessing import MOST_PIXELS, Preprocessing
 from selfmask.backbones.state import StateDict, load_strict, read_state_dict
 from selfmask.errors import BackboneError
 from selfmask.masking.presets import detect_family
@@ -131,14 +131,17 @@ def _source(name: str) -> dict[str, Any]:
 
 def _native_size(state: StateDict | None) -> int | None:
     """The image size that a file's position embedding is for, in pixels; None where it has none."""
-    if state is None or "pos_embed" not in state or "patch_embed.proj.weight" not in state:
+    table, patch = (state or {}).get("pos_embed"), (state or {}).get("patch_embed.proj.weight")
+    if state is None or table is None or patch is None or table.ndim != 3 or patch.ndim != 4:
         return None
-    tokens = state["pos_embed"].shape[1]
-    extra = sum(state[one].shape[1] for one in ("cls_token", "reg_token", "dist_token") if one in state)
+    tokens = table.shape[1]
+    others = (state[one] for one in ("cls_token", "reg_token", "dist_token") if one in state)
+    extra = sum(one.shape[1] for one in others if one.ndim == 3)
     grid = next(
-        (math.isqrt(n) for n in (tokens, tokens - extra, tokens - 1) if math.isqrt(n) ** 2 == n), None
+        (math.isqrt(n) for n in (tokens, tokens - extra, tokens - 1) if n > 0 and math.isqrt(n) ** 2 == n), 0
     )
-    return None if grid is None else grid * state["patch_embed.proj.weight"].shape[-1]
+    size = grid * patch.shape[-1]
+    return size if 1 <= size <= MOST_PIXELS else None
 
 
 def _width(module: nn.Module, size: int) -> int:

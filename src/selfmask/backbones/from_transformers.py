@@ -54,7 +54,20 @@ def build_from_transformers(
         load_strict(module, read_state_dict(weights), str(weights), f"hf:{name}")
     _take_any_size(module)
     pool_output(module)
-    recipe = _recipe(place, config).at(image_size)
+    try:
+        recipe = _recipe(place, config).at(image_size)
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    ) as error:
+        raise BackboneError(
+            f"the preprocessor_config.json of {name} does not describe a preprocessing: {_first_line(error)}"
+        ) from error
     return Backbone(
         module.eval(),
         f"hf:{name}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ from selfmask.errors import SettingsError
 Colour = tuple[float, float, float]
 Interpolation = Literal["bicubic", "bilinear"]
 
+MOST_PIXELS = 4096
+"""Side of the largest view. A file may say a size, and what it says is made."""
 IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 
@@ -32,12 +35,13 @@ class Preprocessing:
     crop: float = 0.875
 
     def __post_init__(self) -> None:
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        finite = all(math.isfinite(one) for one in (*self.mean, *self.std))
+        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise SettingsError(
                 f"a mean and a positive std for each of R, G, B are needed, not {self.mean}, {self.std}"
             )
-        if self.size < 1:
-            raise SettingsError(f"the input size must be at least 1 pixel, not {self.size}")
+        if type(self.size) is not int or not 1 <= self.size <= MOST_PIXELS:
+            raise SettingsError(f"the input size is 1 to {MOST_PIXELS} pixels, not {self.size!r}")
         if not 0 < self.crop <= 1:
             raise SettingsError(
                 f"crop is the share of the short side that is kept, in (0, 1], not {self.crop}"
@@ -70,5 +74,5 @@ class Preprocessing:
             u, v, w = (float(one) for one in described["std"])
             rest = {key: value for key, value in described.items() if key not in ("mean", "std")}
             return cls(mean=(r, g, b), std=(u, v, w), **rest)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise SettingsError(f"no description of a preprocessing: {error}") from error

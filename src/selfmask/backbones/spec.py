@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import timm
@@ -18,7 +18,7 @@ from selfmask.backbones.from_timm import build_from_timm
 from selfmask.backbones.from_torchhub import build_from_torchhub
 from selfmask.backbones.from_transformers import build_from_transformers
 from selfmask.backbones.hub import fetched
-from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.backbones.preprocessing import MOST_PIXELS, Preprocessing
 from selfmask.errors import BackboneError
 from selfmask.maskfile.mask import Mask
 
@@ -35,8 +35,8 @@ def build(
     (default: the network's own); `pretrained=False` a random start. Raises `BackboneError` for an unknown name
     (with near misses), weights that are absent or do not fit, and a hub that cannot be reached.
     """
-    if image_size is not None and image_size < 1:
-        raise BackboneError(f"image_size must be at least 1 pixel, not {image_size}")
+    if image_size is not None and not 1 <= image_size <= MOST_PIXELS:
+        raise BackboneError(f"image_size must be at least 1 and at most {MOST_PIXELS} pixels, not {image_size}")
     kind, name = parse(spec)
     if kind == "timm":
         return build_from_timm(name, weights, image_size, pretrained)
@@ -133,17 +133,31 @@ def backbone_of(mask: Mask, spec: str | None = None, weights: str | Path | None 
 
 
 def check_description(description: dict[str, Any]) -> None:
-    """Raise `BackboneError` where an entry is of another kind than `Backbone.describe` writes."""
+    """Raise `BackboneError` where an entry is of another kind than `Backbone.describe` writes.
+
+    A name of weights has no folder: where they are looked for is not for a file to say.
+    """
     for key, kind in (("spec", str), ("weights", str), ("image_size", int)):
         value = description.get(key)
         if value is not None and type(value) is not kind:
             raise BackboneError(f"the description of the backbone is damaged: its {key} is {value!r}")
 
+    name = description.get("weights")
+    if name is not None and not _is_file_name(name):
+        raise BackboneError(
+            f"the description of the backbone names weights by {name!r}, which is no file name"
+        )
+
 
 def weight_places(name: str) -> list[Path]:
     """Where a file of weights is looked for: its name in each folder of SELFMASK_WEIGHTS."""
     folders = os.environ.get("SELFMASK_WEIGHTS", "").split(os.pathsep)
-    return [Path(folder) / name for folder in folders if folder]
+    return [Path(folder) / name for folder in folders if folder] if _is_file_name(name) else []
+
+
+def _is_file_name(name: str) -> bool:
+    plain = all(kind(name).name == name for kind in (PurePosixPath, PureWindowsPath))
+    return plain and name not in ("", "..") and "\0" not in name
 
 
 def _find(name: str, spec: str) -> Path:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ StateDict = dict[str, Tensor]
 
 # Where several are there, the first wins: DINO evaluates its teacher, others the moving average.
 _NESTS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "network")
+_DEEPEST = 8  # nests in one another; a file may hold itself
 _PREFIXES = ("module.", "_orig_mod.", "backbone.")
 _HEADS = frozenset(
     (
@@ -43,28 +45,44 @@ def read_state_dict(path: str | Path) -> StateDict:
     path = Path(path)
     if not path.is_file():
         raise BackboneError(f"no weights file at {path}")
-    if path.suffix == ".safetensors":
-        try:
-            return unwrapped(load_file(path), path.name)
-        except SafetensorError as error:
-            raise BackboneError(f"{path} is no readable safetensors file: {error}") from error
     try:
-        # DINO's full checkpoints carry their settings in a Namespace, which is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_file(path) if path.suffix == ".safetensors" else _load(path)
+    except BackboneError:
+        raise
     except pickle.UnpicklingError as error:
         raise BackboneError(
-            f"{path} cannot be read as plain tensors (it is damaged, or would run code); get the weights as "
-            ".safetensors, or save their state_dict() anew on a machine where you trust the file"
+            f"the weights in {path} cannot be read as plain tensors (the file is damaged or another kind of file, or "
+            "would run code); get them as .safetensors, or save their state_dict() anew on a machine where you trust "
+            "the file"
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise BackboneError(f"{path} is no readable weights file: {error}") from error
+    except Exception as error:  # a damaged file can make its reader raise anything
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        kind = "safetensors" if path.suffix == ".safetensors" else "weights"
+        raise BackboneError(f"{path} is no readable {kind} file: {reason}") from error
     return unwrapped(content, path.name)
+
+
+def _load(path: Path) -> object:
+    """By torch, without code and without growing: it writes its archives uncompressed, but would read others."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            inside, outside = sum(info.file_size for info in archive.infolist()), path.stat().st_size
+        if inside > outside:
+            raise BackboneError(
+                f"{path} would expand from {outside:,} to {inside:,} bytes, and torch compresses no weights: it is no "
+                "file of torch's, or was packed again; unpack it and save the state_dict() anew"
+            )
+    # DINO's full checkpoints carry their settings in a Namespace, which is plain data.
+    with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        warnings.simplefilter("ignore")  # torch has remarks on what it then refuses
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def unwrapped(content: object, name: str) -> StateDict:
     """A checkpoint's state dict without nesting and without the prefixes of wrappers (see the module's head)."""
-    while isinstance(content, Mapping) and not any(isinstance(one, Tensor) for one in content.values()):
+    for _ in range(_DEEPEST):
+        if not isinstance(content, Mapping) or any(isinstance(one, Tensor) for one in content.values()):
+            break
         inner = next((content[key] for key in _NESTS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
@@ -102,7 +120,7 @@ def load_strict(
     if problem is not None and convert is not None:
         try:
             converted = _without_heads(convert(dict(state)), module)
-        except (KeyError, AttributeError, RuntimeError, TypeError, ValueError):
+        except Exception:  # it takes for granted what its own library's files hold
             converted = fitted
         if _mismatch(module, converted) is None:
             fitted, problem = converted, None
@@ -125,9 +143,15 @@ def _mismatch(module: nn.Module, state: StateDict) -> str | None:
     missing = [key for key in expected if key not in state]
     extra = [key for key in state if key not in expected]
     shapes = [key for key in expected if key in state and expected[key].shape != state[key].shape]
-    wrong = next((key for key in expected if key in missing or key in shapes), extra[0] if extra else None)
+    kinds = [key for key in expected if key in state and not _is_number_of(expected[key], state[key])]
+    misfits = {*missing, *shapes, *kinds}
+    wrong = next((key for key in expected if key in misfits), extra[0] if extra else None)
     if wrong is None:
         return None
+    if wrong in kinds:
+        there = state[wrong]
+        kind = f"{there.layout} of {there.dtype} on {there.device}"
+        return f"{wrong} is {kind} there and {expected[wrong].dtype} in the network"
     if wrong in shapes:
         first = (
             f"{wrong} is {tuple(state[wrong].shape)} there and {tuple(expected[wrong].shape)} in the network"
@@ -140,6 +164,12 @@ def _mismatch(module: nn.Module, state: StateDict) -> str | None:
         f"{first} (first of {len(missing)} missing, {len(extra)} unknown and {len(shapes)} of another shape; "
         f"the network has {len(expected)} tensors); are they of another network?"
     )
+
+
+def _is_number_of(expected: Tensor, given: Tensor) -> bool:
+    """Whether the numbers of `given` can stand for those of `expected`: there, and real for real ones."""
+    there = given.layout == torch.strided and not given.is_meta and not given.is_quantized
+    return there and (given.is_floating_point() or not expected.is_floating_point())
 
 
 def _is_head(key: str) -> bool:
