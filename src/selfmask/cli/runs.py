@@ -38,8 +38,10 @@ def show_run(run: Run) -> None:
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
-    """The table of rows."""
+    """The table of rows, and whether to believe it."""
     Console().print(evaluation.rows.table())
+    if evaluation.note is not None:
+        say(f"note: {evaluation.note}")
 
 
 def show_cascade(drawn: DrawnCascade) -> None:

@@ -38,13 +38,14 @@ class RunImages:
 
     objective: its name; what it needs decides which images are trained on.
     splits: the parts; of the training part as many images, and of its labels as many, as were asked for.
-    train: those that are trained on. labelled: those that k-NN and probe may know.
+    train: those that are trained on. labelled: those that k-NN and probe may know. seed: what they were drawn by.
     """
 
     objective: str
     splits: Splits
     train: ImageSet
     labelled: ImageSet
+    seed: int
 
 
 def open_images(settings: AdaptSettings) -> RunImages:
@@ -64,7 +65,9 @@ def open_images(settings: AdaptSettings) -> RunImages:
     labelled = images.labelled()
     objective = _objective(settings, images, labelled)
     needed = objective_class(objective).labels == "needed"
-    return RunImages(objective, replace(splits, train=images), labelled if needed else images, labelled)
+    return RunImages(
+        objective, replace(splits, train=images), labelled if needed else images, labelled, settings.seed
+    )
 
 
 def open_as_recorded(

@@ -16,7 +16,6 @@ from selfmask.errors import SettingsError
 from selfmask.features.intervals import paired_interval
 from selfmask.features.measure import HeadCost, head_cost
 from selfmask.images.image_set import ImageSet
-from selfmask.images.opening import open_data
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
@@ -24,7 +23,7 @@ from selfmask.maskfile.saving import head_as
 from selfmask.run.folder import RunFolder
 from selfmask.tasks.compaction import Compaction, by_magnitude, sensitivity, smallest, to_bits
 from selfmask.tasks.judge import Judge, judge
-from selfmask.tasks.opening import check_out, check_size, learnt_at, learnt_classes, open_mask
+from selfmask.tasks.opening import check_out, check_size, learnt_at, learnt_classes, open_images_of, open_mask
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def run(settings: CompactSettings, console: Console | None = None) -> Compacted:
         raise SettingsError(f"--head-dtype {settings.head_dtype}: {mask.path.name} carries no head")
     head = mask.head if settings.head_dtype is None else head_as(mask.head, settings.head_dtype)
     backbone = backbone_of(mask, settings.backbone, settings.weights)
-    splits = open_data(settings.data, seed=settings.seed)
+    splits = open_images_of(settings.mask, mask, settings.data).splits
     size = settings.size or learnt_at(mask) or backbone.preprocessing.size
     masks = mask.masks()
     with judge(mask, backbone, splits.train, size, settings.images, settings.seed) as judged:

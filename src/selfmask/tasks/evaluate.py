@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,10 @@ from selfmask.errors import DataError, SettingsError
 from selfmask.features.measure import measure
 from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome, Rows
 from selfmask.features.statistics import moved_statistics
-from selfmask.images.opening import open_data
-from selfmask.images.splits import Splits, label_budget
 from selfmask.maskfile.mask import Mask
 from selfmask.run.folder import RunFolder
-from selfmask.run.settings import AdaptSettings
-from selfmask.tasks.opening import check_size, learnt_classes, open_mask
+from selfmask.run.split import RunImages, seen_in_training
+from selfmask.tasks.opening import check_size, learnt_classes, open_images_of, open_mask
 
 
 @dataclass(frozen=True)
@@ -67,15 +65,29 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The rows of one mask on one set of images."""
+    """The rows of one mask on some images. seen: how many of the test images it was learnt on; None: not known."""
 
     mask: Path
     data: str
     rows: Rows
+    seen: int | None
+
+    @property
+    def note(self) -> str | None:
+        """What a reader must know before believing the rows."""
+        if not self.seen:
+            return None
+        return (
+            f"the mask was learnt on {self.seen} of these {self.rows.images} test images, so it looks better here than "
+            "on new ones: leave --data and --seed out to measure on the run's own test images"
+        )
 
     def document(self) -> dict[str, Any]:
         """What --json prints."""
-        return {"mask": str(self.mask), "data": self.data, **self.rows.to_json()}
+        return {
+            "mask": str(self.mask), "data": self.data, "seen_in_training": self.seen, "note": self.note,
+            **self.rows.to_json(),
+        }  # fmt: skip
 
 
 def run(settings: EvaluateSettings) -> Evaluation:
@@ -83,21 +95,22 @@ def run(settings: EvaluateSettings) -> Evaluation:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     mask = open_mask(settings.run)
-    splits, seed = _labelled(settings, mask)
+    opened = _opened(settings, mask)
+    assert opened.splits.test is not None  # `_opened` saw to it
     backbone = backbone_of(mask, settings.backbone, settings.weights)
     if backbone.prefers_channels_last:
         backbone.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    rows = Rows.of(list(_rows(mask, backbone, opened, settings)))
+    source = RunFolder(settings.run) if settings.run.is_dir() else mask
     return Evaluation(
-        mask.path, splits.train.name, Rows.of(list(_rows(mask, backbone, splits, seed, settings)))
+        mask.path, opened.train.name, rows, seen_in_training(source, opened.splits.test, opened)
     )
 
 
 evaluate = call(EvaluateSettings, run)
 
 
-def _rows(
-    mask: Mask, backbone: Backbone, splits: Splits, seed: int, settings: EvaluateSettings
-) -> Iterator[Outcome]:
+def _rows(mask: Mask, backbone: Backbone, opened: RunImages, settings: EvaluateSettings) -> Iterator[Outcome]:
     own = backbone.preprocessing.size
     sizes = settings.size or (own,)
     if backbone.is_transformer and set(sizes) != {own}:
@@ -105,8 +118,8 @@ def _rows(
             f"--size {','.join(map(str, sizes))}: the mask was learnt on a transformer of {own} px, whose position "
             f"embeddings are those of that size: leave --size out"
         )
-    assert splits.test is not None  # `_labelled` saw to it
-    train, test = splits.train.labelled(), splits.test
+    train, test, seed = opened.labelled, opened.splits.test, opened.seed
+    assert test is not None
 
     def row(name: str, size: int, head: tuple[Tensor, Tensor] | None = None) -> Outcome:
         at = name if len(sizes) == 1 else f"{name}, {size} px"
@@ -117,7 +130,7 @@ def _rows(
     for size in sizes:
         yield row(PRETRAINED, size)
         if settings.statistics:
-            with moved_statistics(backbone, splits.train, size=size, seed=seed) as moved:
+            with moved_statistics(backbone, opened.splits.train, size=size, seed=seed) as moved:
                 if moved:
                     yield row(STATISTICS_ONLY, size)
     with mask.apply(backbone.module):
@@ -126,46 +139,19 @@ def _rows(
             yield row(MASKED, size, head)
 
 
-def _labelled(settings: EvaluateSettings, mask: Mask) -> tuple[Splits, int]:
-    """The images and the seed: what was given, else the run's own."""
-    recorded: AdaptSettings | None = None
-    folder = RunFolder(settings.run)
-    if settings.run.is_dir() and folder.settings.is_file():
-        recorded = AdaptSettings.read({**folder.recorded(), "objective": "auto", "objective_settings": {}})
-    own = recorded if recorded is not None and settings.data in (None, recorded.data) else None
-    seed = settings.seed if settings.seed is not None else _recorded_seed(own, mask)
-    share = settings.test_share if settings.test_share is not None else own.test_share if own else 0.2
-    data = settings.data or (own.data if own else None)
-    if data is None:
-        raise SettingsError(
-            f"{settings.run} does not say which images it was learnt on: name some with --data"
-        )
-    splits = open_data(
-        data,
-        split_file=settings.split_file or (own.split_file if own else None),
-        labels=settings.labels or (own.labels if own else None),
-        seed=seed,
-        test_share=share,
-    )
-    train = splits.train
-    budget = settings.budget or (own.budget if own else None)
-    if budget is not None:
-        train = label_budget(train, budget, seed)
-    if splits.test is None or len(splits.test.labelled()) == 0 or len(train.labelled()) == 0:
+def _opened(settings: EvaluateSettings, mask: Mask) -> RunImages:
+    opened = open_images_of(
+        settings.run, mask, settings.data, labels=settings.labels, budget=settings.budget,
+        split_file=settings.split_file, test_share=settings.test_share, seed=settings.seed,
+    )  # fmt: skip
+    test = opened.splits.test
+    if test is None or len(test.labelled()) == 0 or len(opened.labelled) == 0:
         raise DataError(
-            f"evaluation needs labels on training and on test images, {data} has "
-            f"{len(train.labelled())} and {0 if splits.test is None else len(splits.test.labelled())}; put the images "
+            f"evaluation needs labels on training and on test images, {opened.train.name} has "
+            f"{len(opened.labelled)} and {0 if test is None else len(test.labelled())}; put the images "
             "into class folders, or give --labels FILE"
         )
-    return replace(splits, train=train), seed
-
-
-def _recorded_seed(own: AdaptSettings | None, mask: Mask) -> int:
-    if own is not None:
-        return own.seed
-    training = mask.metadata.get("training")
-    seed = training.get("seed") if isinstance(training, dict) else None
-    return seed if type(seed) is int else 0
+    return opened
 
 
 def _head(mask: Mask, classes: tuple[str, ...]) -> tuple[Tensor, Tensor] | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from selfmask.backbones.spec import weight_places
 from selfmask.errors import SettingsError
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.run.folder import RunFolder
+from selfmask.run.settings import AdaptSettings
+from selfmask.run.split import RunImages, open_as_recorded, open_images, recorded_rule
 
 
 def open_mask(path: Path) -> Mask:
@@ -21,6 +24,31 @@ def open_mask(path: Path) -> Mask:
     if not path.exists():
         raise SettingsError(f"there is no {path}: name a mask file, or the folder of a run")
     return RunFolder(path).mask() if path.is_dir() else load(path)
+
+
+def open_images_of(path: Path, mask: Mask, data: str | None, **given: Any) -> RunImages:
+    """The images that `mask`, opened from `path`, is to be measured on.
+
+    With nothing `given` (labels, budget, split_file, test_share, seed) they are split as the run split them, so that
+    nobody measures on what the mask has seen; a run's folder also knows its data. Else as `given` says.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    folder = RunFolder(path)
+    if not given and path.is_dir() and folder.settings.is_file():
+        return open_as_recorded(folder, data)
+    if data is None:
+        raise SettingsError(
+            f"{path}: name the images to measure on with --data"
+            + (
+                f"; it goes with {', '.join('--' + name.replace('_', '-') for name in given)}"
+                if given
+                else ""
+            )
+        )
+    rule = recorded_rule(mask)
+    if not given and rule is not None and not {"labels", "split_file"} & set(rule):
+        return open_as_recorded(mask, data)
+    return open_images(AdaptSettings(data, **given))
 
 
 def check_out(out: Path, **inputs: Path | None) -> None:

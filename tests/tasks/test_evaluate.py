@@ -1,0 +1,70 @@
+"""`selfmask evaluate`: the run's own split unless told otherwise, a word where it is not, and a row a size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import selfmask
+from selfmask.cli import main
+from selfmask.errors import RunError, SettingsError
+from selfmask.features.rows import MASKED, PRETRAINED
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(11)
+    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), str(path))
+    return path
+
+
+@pytest.mark.slow
+def test_it_measures_what_the_run_measured_and_says_where_a_mask_has_seen_the_images(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = selfmask.adapt(
+        "digits", out=tmp_path / "run", backbone="timm:test_resnet", weights=weights, size=32, images=300, steps=4,
+        seed=1, threads=1, statistics=False,
+    )  # fmt: skip
+    assert run.rows is not None
+    again = selfmask.evaluate(tmp_path / "run", weights=weights, statistics=False)
+    for name in (PRETRAINED, MASKED):
+        assert again.rows[name].knn == run.rows[name].knn
+        assert again.rows[name].probe == run.rows[name].probe
+    assert (again.seen, again.note) == (0, None)
+
+    # Another seed draws other test images, most of them among those that the run was trained on.
+    other = selfmask.evaluate(tmp_path / "run", "digits", seed=0, weights=weights, statistics=False)
+    assert other.seen is not None
+    assert 0 < other.seen < other.rows.images
+    assert other.note is not None
+    assert f"learnt on {other.seen} of these {other.rows.images} test images" in other.note
+
+    # A mask file by itself has the rule, but not the place of its data.
+    words = ["evaluate", str(run.mask), "--data", "digits", "--weights", str(weights), "--no-statistics"]
+    capsys.readouterr()
+    assert main([*words, "--size", "24,32", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["seen_in_training"] == 0
+    assert [row["name"] for row in found["rows"]] == [
+        "pretrained, 24 px", "pretrained, 32 px", "masked, 24 px", "masked, 32 px",
+    ]  # fmt: skip
+    expected = selfmask.evaluate(run.mask, "digits", (24, 32), weights=weights, statistics=False)
+    assert expected.document()["rows"] == found["rows"]
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.safetensors").touch()
+    with pytest.raises(RunError, match=r"its checkpoint lies there\. The same command with --resume goes on"):
+        selfmask.evaluate(tmp_path / "run")
+    with pytest.raises(SettingsError, match=r"there is no .*nowhere"):
+        selfmask.evaluate(tmp_path / "nowhere", "digits")
+    with pytest.raises(SettingsError, match="name the images to measure on"):
+        selfmask.evaluate(tmp_path / "mask.safetensors")
