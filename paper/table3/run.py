@@ -18,10 +18,10 @@ from typing import Annotated, Any
 import cyclopts
 from rich.console import Console
 
-from selfmask.cascade.cascade_file import load_cascade
-from selfmask.cascade.evaluation import measure_cascade
-from selfmask.cascade.learning import learn_cascade
-from selfmask.cascade.settings import CascadeSettings
+from selfmask.cascades.cascade_file import load_cascade
+from selfmask.cascades.evaluation import measure_cascade
+from selfmask.cascades.learning import learn_cascade
+from selfmask.cascades.settings import CascadeSettings
 from selfmask.errors import DataError, RunError
 from selfmask.run.plan import make_plan
 from selfmask.run.result import read_json, write_json

@@ -15,7 +15,7 @@ from selfmask.maskfile.derive import combine_masks, save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.saving import save_mask
-from selfmask.report.similarity import OffBits, similarity
+from selfmask.reports.similarity import OffBits, similarity
 from selfmask.tasks.apply import baked_state, save_baked
 from selfmask.tasks.card import model_card
 from selfmask.tasks.compare import compare_masks

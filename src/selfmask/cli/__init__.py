@@ -67,7 +67,7 @@ COMMANDS = {
     ),
     "cascade": Command(
         "a dispatcher, a router and experts in one file",
-        "cascade.settings:CascadeSettings", "tasks.cascade:run", "cli.runs:show_cascade",
+        "cascades.settings:CascadeSettings", "tasks.cascade:run", "cli.runs:show_cascade",
     ),
     "compact": Command(
         "make a mask file smaller within a tolerance",

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from selfmask._common.escape import printable
 from selfmask.cli.printing import print_rows, say
-from selfmask.report.wording import percent, size
+from selfmask.reports.wording import percent, size
 from selfmask.tasks.analyze import Analysis
 from selfmask.tasks.apply import Applied
 from selfmask.tasks.compact import Compacted

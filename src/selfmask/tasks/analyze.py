@@ -11,7 +11,7 @@ from torch import nn
 from selfmask._common.calls import call
 from selfmask.backbones.spec import backbone_of
 from selfmask.maskfile.mask import Mask
-from selfmask.report.study import Study, study
+from selfmask.reports.study import Study, study
 
 
 @dataclass(frozen=True)

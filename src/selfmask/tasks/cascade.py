@@ -10,14 +10,14 @@ import torch
 from rich.console import Console
 
 from selfmask._common.calls import call
-from selfmask.cascade.cascade_file import load_cascade
-from selfmask.cascade.evaluation import SELF_MASKED
-from selfmask.cascade.fusion import MODES
-from selfmask.cascade.learning import CascadeRun, learn_cascade
-from selfmask.cascade.network import DISPATCHER
-from selfmask.cascade.settings import CascadeSettings
-from selfmask.report.clusters import clusters_chart
-from selfmask.report.embedding import aligned, embed, embedding_chart
+from selfmask.cascades.cascade_file import load_cascade
+from selfmask.cascades.evaluation import SELF_MASKED
+from selfmask.cascades.fusion import MODES
+from selfmask.cascades.learning import CascadeRun, learn_cascade
+from selfmask.cascades.network import DISPATCHER
+from selfmask.cascades.settings import CascadeSettings
+from selfmask.reports.clusters import clusters_chart
+from selfmask.reports.embedding import aligned, embed, embedding_chart
 from selfmask.run.plan import make_plan
 
 MAP_IMAGES = 1000  # t-SNE of more takes minutes and shows no more

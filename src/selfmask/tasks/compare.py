@@ -12,7 +12,7 @@ from torch import Tensor
 from selfmask._common.calls import call
 from selfmask.maskfile.derive import same_base
 from selfmask.maskfile.mask import Mask
-from selfmask.report.overlap import Overlap
+from selfmask.reports.overlap import Overlap
 from selfmask.tasks.opening import open_mask
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfmask._common.calls import call
-from selfmask.cascade.settings import CascadeSettings
+from selfmask.cascades.settings import CascadeSettings
 from selfmask.errors import SettingsError
-from selfmask.report.gather import gather
-from selfmask.report.page import Report, build_report
-from selfmask.report.run_folder import read_run
+from selfmask.reports.gather import gather
+from selfmask.reports.page import Report, build_report
+from selfmask.reports.run_folder import read_run
 from selfmask.run.provenance import command_words
 from selfmask.run.settings import AdaptSettings
 

@@ -1,0 +1,184 @@
+"""What a newcomer should know after one look: a title, one sentence, and a few large figures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from selfmask.features.rows import Estimate, Row, Rows
+from selfmask.objectives.registry import is_label_free
+from selfmask.reports.results import MEASURES, OURS
+from selfmask.reports.run_folder import RunFolder
+from selfmask.reports.wording import accuracy, count, duration, percent, points, signed, size
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The head of the page.
+
+    Attributes:
+        title: data and backbone.
+        status: "A learnt mask, finished", "…, interrupted after step 120 of 400", …
+        verdict: a few words of judgement, or "".
+        tendency: "better" or "worse" where the verdict is clear, else "".
+        sentence: what was done and what came out.
+        tiles: (figure, what it is) pairs.
+    """
+
+    title: str
+    status: str
+    verdict: str
+    tendency: str
+    sentence: str
+    tiles: tuple[tuple[str, str], ...]
+
+
+def headline(run: RunFolder) -> Headline:
+    """The headline of `run`, from whatever the folder holds."""
+    data = display_name(
+        run.result.get("data") or _training(run).get("data") or run.setting("data") or "images"
+    )
+    backbone = display_name(
+        run.result.get("backbone") or run.setting("backbone") or run.setting("spec") or ""
+    )
+    title = f"{data} on {backbone}" if backbone else data
+    objective = str(run.setting("objective") or "")
+    status = f"A learnt {'cascade of masks' if run.is_cascade else 'mask'}, {_status(run)}"
+    if run.mask is None:
+        return Headline(title, status, "", "", _stopped(run), _log_tiles(run))
+    off, total = sum(run.mask.numel(n) - on for n, on in run.mask.on.items()), run.mask.index.weights
+    share = off / total if total else 0.0
+    how = (
+        "without labels"
+        if is_label_free(objective)
+        else "from labelled images"
+        if objective == "supervised"
+        else ""
+    )
+    deed = (
+        f"Learning {how}".strip()
+        + f" switched off {percent(share) if off else 'none'} of {count(total)} weights "
+        f"of {backbone or 'the network'}"
+    )
+    tiles: list[tuple[str, str]] = []
+    verdict, tendency, outcome = "", "", "; how good that is was not measured."
+    found = _main_measure(run.rows, objective)
+    if found is not None and run.rows is not None:
+        key, base, masked, gain = found
+        verdict = judged(gain)
+        tendency = "better" if gain.low > 0 else "worse" if gain.high < 0 else ""
+        outcome = (
+            f". On {count(run.rows.images)} images of {data} that it was not trained on, the {MEASURES[key]} is right "
+            f"for {accuracy(masked.value)}, against {accuracy(base.value)} for the pretrained network"
+            + (" and a linear probe" if key == "head" else "")
+            + f": {points(gain.value)} (95 % interval {signed(gain.low)} to {signed(gain.high)})."
+        )
+    tiles.append((percent(share), f"of the masked weights off ({count(off)} of {count(total)})"))
+    stored, full = run.bytes()["file"], network_bytes(run)
+    tiles.append(
+        (size(stored), f"to store or send: {full / stored:,.0f} × less than the network’s {size(full)}")
+    )
+    seconds = run.result.get("seconds")
+    spent = seconds.get("training") if isinstance(seconds, dict) else None
+    if isinstance(spent, int | float):
+        tiles.append((duration(spent), _effort(run)))
+    return Headline(title, status, verdict, tendency, deed + outcome, tuple(tiles))
+
+
+def judged(gain: Estimate) -> str:
+    """The gain in words: clear only where the interval leaves out zero."""
+    if gain.low > 0:
+        return "It helped."
+    if gain.high < 0:
+        return "It harmed."
+    return "No clear difference."
+
+
+def network_bytes(run: RunFolder) -> int:
+    """Bytes of all floating-point tensors of the base as float32."""
+    if run.mask is None:
+        return 0
+    tensors = run.mask.index.base.tensors.values()
+    return 4 * sum(math.prod(t.shape) for t in tensors if t.dtype.startswith(("F", "BF")))
+
+
+def display_name(name: object) -> str:
+    """A backbone or data set as people say it: without the kind in front, a path by its last part."""
+    short = str(name).rstrip("/").rpartition("/")[2]
+    kind, colon, rest = short.partition(":")
+    return rest if colon and rest and kind.isidentifier() else short
+
+
+def _main_measure(rows: Rows | None, objective: str) -> tuple[str, Estimate, Estimate, Estimate] | None:
+    """The measure that the objective was for: the trained head with labels, k-NN without."""
+    if rows is None:
+        return None
+    named = {row.name: row for row in rows.rows}
+    base = named.get("pretrained")
+    masked = next((named[name] for name in OURS if name in named), None)
+    if base is None or masked is None:
+        return None
+    order = ("knn", "probe", "head") if is_label_free(objective) else ("head", "probe", "knn")
+    for key in order:
+        reached, gain = getattr(masked, key), getattr(masked, f"{key}_gain")
+        before = _before(base, key)
+        if reached is not None and gain is not None and before is not None:
+            return key, before, reached, gain
+    return None
+
+
+def _before(base: Row, key: str) -> Estimate | None:
+    """A trained head is compared with the pretrained network's probe: see `evaluation.Row`."""
+    return base.probe if key == "head" and base.head is None else getattr(base, key)
+
+
+def _training(run: RunFolder) -> dict[str, Any]:
+    training = run.mask.metadata.get("training") if run.mask is not None else None
+    return training if isinstance(training, dict) else {}
+
+
+def _status(run: RunFolder) -> str:
+    if run.finished:
+        return "finished"
+    if run.mask is not None:
+        return "dispatcher learnt" if run.is_cascade and run.cascade is None else "mask learnt, not evaluated"
+    return _reached(run)
+
+
+def _reached(run: RunFolder) -> str:
+    if run.log is None or not run.log.steps:
+        return "not started"
+    wanted = run.setting("steps")
+    of = f" of {wanted}" if isinstance(wanted, int) else ""
+    return f"interrupted after step {run.log.steps[-1]['step'] + 1}{of}"
+
+
+def _stopped(run: RunFolder) -> str:
+    return (
+        f"This run has not come to its end ({_reached(run)}), so there is no mask and no result to show yet."
+    )
+
+
+def _log_tiles(run: RunFolder) -> tuple[tuple[str, str], ...]:
+    if run.log is None or not run.log.steps:
+        return ()
+    last = run.log.steps[-1]
+    tiles = [(str(last["step"] + 1), "steps made")]
+    if isinstance(last.get("off"), int | float):
+        tiles.append((percent(last["off"]), "of the weights off so far"))
+    if isinstance(last.get("loss"), int | float):
+        tiles.append((f"{last['loss']:.3g}", "loss of the last logged batch"))
+    return tuple(tiles)
+
+
+def _effort(run: RunFolder) -> str:
+    steps, images = run.setting("steps"), _training(run).get("images")
+    machine = run.result.get("machine")
+    threads = str(machine.get("threads")) if isinstance(machine, dict) else ""
+    parts = [f"of training: {steps} steps" if isinstance(steps, int) else "of training"]
+    if isinstance(images, int):
+        parts.append(f"over {count(images)} images")
+    if threads.isdigit():
+        parts.append(f"({threads} CPU thread{'s' if threads != '1' else ''})")
+    return " ".join(parts)

@@ -1,0 +1,207 @@
+"""`selfmask report`: everything about one run on one page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+from torch import Tensor
+
+from selfmask.reports import sections
+from selfmask.reports.before_after import BeforeAfter
+from selfmask.reports.chart import Cell, Chart, DataTable
+from selfmask.reports.clusters import clusters_chart
+from selfmask.reports.density import layers
+from selfmask.reports.density_chart import depth_chart, stage_chart
+from selfmask.reports.embedding import Method, embedding_of
+from selfmask.reports.filters import filter_chart, filter_shares
+from selfmask.reports.headline import Headline, headline, network_bytes
+from selfmask.reports.magnitude import magnitude_chart, magnitude_profile
+from selfmask.reports.neighbours import Strip
+from selfmask.reports.results import result_chart, size_chart
+from selfmask.reports.run_folder import RunFolder
+from selfmask.reports.sections import Section
+from selfmask.reports.similarity import Similarity, similarity_chart
+from selfmask.reports.style import INKS
+from selfmask.reports.training import training_chart
+from selfmask.version import VERSION
+
+MAX_ROWS = 200
+"""Rows of a table that the page shows; the CSV beside it has all of them."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page and the figures on it.
+
+    Attributes:
+        html: the whole page.
+        charts: its charts, whose numbers `save` writes beside it.
+        headline: what stands at its head.
+        notes: what the reader was warned of.
+    """
+
+    html: str
+    charts: tuple[Chart, ...]
+    headline: Headline
+    notes: tuple[str, ...]
+
+    def save(self, path: Path, data: Path | None = None) -> list[Path]:
+        """Write the page, and every figure's files (PNG, SVG, JSON, CSV) into `data` if given."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.html, encoding="utf-8")
+        return [path, *(file for chart in self.charts for file in (chart.save(data) if data else []))]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the page is made of beside the run's folder; each part may be missing.
+
+    Attributes:
+        masks: the masks, where their bits could be read.
+        theta: the base's tensors by name, for |θ| of what is off.
+        seen: images and features before and after.
+        strips: nearest neighbours in `seen`.
+        members: how alike the masks of a cascade are.
+        method: how `seen` is embedded.
+        command: the command that made the run, if the folder does not record it.
+        notes: what could not be had, one sentence each.
+    """
+
+    masks: dict[str, Tensor] | None = None
+    theta: dict[str, Tensor] | None = None
+    seen: BeforeAfter | None = None
+    strips: Sequence[Strip] = ()
+    members: Similarity | None = None
+    method: Method = "tsne"
+    command: str | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def build_report(run: RunFolder, material: Material) -> Report:
+    """The page of `run`."""
+    head = headline(run)
+    share = None
+    if run.mask is not None:
+        total = run.mask.index.weights
+        share = 1 - sum(run.mask.on.values()) / total if total else 0.0
+    notes = tuple(dict.fromkeys((*run.problems, *warnings_of(run, share), *material.notes)))
+    charts: list[Chart] = []
+    shown: list[Section] = []
+
+    def add(chart: Chart, link: str = "", *, says: bool = False) -> None:
+        charts.append(chart)
+        shown.append(sections.of_chart(chart, link, says=says))
+
+    # What the images show comes first, what the weights show last.
+    if material.seen is not None and material.strips:
+        shown.append(sections.of_neighbours(material.seen, material.strips))
+    if run.rows is not None:
+        charts.append(result_chart(run.rows))
+        shown.append(sections.of_results(run.rows))
+    if material.seen is not None and len(material.seen.images) >= 5:
+        add(embedding_of(material.seen, material.method), "before and after")
+    if run.log is not None and run.log.steps:
+        add(training_chart(run.log), "training")
+    clusters = (run.result.get("cascade") or {}).get("clusters")
+    if isinstance(clusters, list) and clusters:
+        add(clusters_chart(clusters), "experts")
+    if material.members is not None:
+        add(similarity_chart(material.members), says=True)
+    if material.masks is not None and share:
+        found = layers(material.masks)
+        add(depth_chart({"": [found]}), "where weights are off")
+        add(stage_chart(found))
+        if material.theta is not None:
+            profile = magnitude_profile(material.masks, material.theta)
+            add(magnitude_chart(profile), "which weights", says=True)
+        add(filter_chart(filter_shares(material.masks)), says=True)
+    if run.mask is not None:
+        add(size_chart(run.bytes(), network_bytes(run)), "file size")
+    if share is not None:
+        shown.append(sections.of_waffle(share))
+    shown.append(sections.of_making(run, material.command))
+    page = _template().render(
+        head=head, sections=shown, notes=notes, inks=INKS, css=_css(), version=VERSION, max_rows=MAX_ROWS
+    )
+    return Report(page.strip() + "\n", tuple(charts), head, notes)
+
+
+def warnings_of(run: RunFolder, share_off: float | None = None) -> list[str]:
+    """Warnings that the run wrote into its log or result, and what the figures themselves warn of."""
+    found: list[str] = []
+    recorded: Any = run.result.get("warnings") or run.settings.get("warnings") or []
+    found += [str(one) for one in recorded] if isinstance(recorded, list) else [str(recorded)]
+    if share_off == 0:
+        found.append(
+            "Nothing was switched off: no score has crossed the threshold. More steps or a higher --lr would "
+            "let some cross."
+        )
+    if run.log is not None:
+        found += [str(e["warning"]) for e in (*run.log.steps, *run.log.events) if e.get("warning")]
+        found += [
+            str(e.get("message")) for e in run.log.events if e.get("event") == "warning" and e.get("message")
+        ]
+    if run.rows is not None:
+        named = {row.name: row for row in run.rows.rows}
+        masked, moved = named.get("masked"), named.get("statistics only")
+        reached = masked.knn if masked is not None else None
+        alone = moved.knn if moved is not None else None
+        if reached is not None and alone is not None and alone.value >= reached.value:
+            found.append(
+                "Moving the running statistics alone does as well by k-NN or better: the masks may not be what helps."
+            )
+        if run.rows.images < 200:
+            found.append(f"Only {run.rows.images} test images: the intervals are wide.")
+    return found
+
+
+def printed(table: DataTable, most: int = MAX_ROWS) -> list[tuple[str, ...]]:
+    """The first `most` rows as text: numbers of one column with the same decimals, four digits for its largest."""
+    rows = table.rows[:most]
+    decimals = [_decimals(row[column] for row in rows) for column in range(len(table.columns))]
+    return [tuple(_cell(cell, places) for cell, places in zip(row, decimals, strict=True)) for row in rows]
+
+
+def _decimals(cells: Iterable[Cell]) -> int:
+    sizes = [abs(cell) for cell in cells if isinstance(cell, float) and math.isfinite(cell) and cell]
+    return max(1, 3 - math.floor(math.log10(max(sizes)))) if sizes else 1
+
+
+def _cell(cell: Cell, decimals: int) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell:.{decimals}f}" if isinstance(cell, float) else str(cell)
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(
+        autoescape=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+        finalize=_finalised,
+        loader=DictLoader(
+            {"page.html": files("selfmask.reports").joinpath("page.html").read_text(encoding="utf-8")}
+        ),
+    )
+    environment.filters["printed"] = printed
+    environment.filters["csv_base64"] = lambda table: base64.b64encode(table.csv().encode()).decode()
+    return environment.get_template("page.html")
+
+
+def _css() -> Markup:
+    return Markup(files("selfmask.reports").joinpath("page.css").read_text(encoding="utf-8"))
+
+
+def _finalised(value: Any) -> Any:
+    """What every value that the template prints goes through; it is escaped afterwards."""
+    return value if isinstance(value, Markup) else str(value).replace(" %", "\N{NO-BREAK SPACE}%")

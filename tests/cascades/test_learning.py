@@ -1,0 +1,191 @@
+"""A whole cascade on digits with the default backbone: its parts, its files, a stop between experts, and resume."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from selfmask.cascades import experts as experts_module
+from selfmask.cascades.cascade_file import load_cascade
+from selfmask.cascades.learning import CascadeRun, learn_cascade
+from selfmask.cascades.settings import CascadeSettings
+from selfmask.errors import RunError, SelfmaskError
+from selfmask.images.opening import open_data
+from selfmask.maskfile.loading import load
+from selfmask.run.folder import RunFolder
+from selfmask.run.loop import fit
+from selfmask.run.provenance import command_of
+
+QUIET = Console(quiet=True)
+
+
+def tiny(folder: Path, **changed: Any) -> CascadeSettings:
+    """Three steps at a rate at which weights do cross, on digits of 32 pixels."""
+    values: dict[str, Any] = {
+        "data": "digits", "out": folder, "objective": "supervised", "images": 150, "size": 32, "steps": 3, "batch": 16,
+        "lr": 0.6, "warmup": 0.0, "experts": 2, "width": 20, "evaluate": False, "pictures": False, "threads": 1,
+    }  # fmt: skip
+    return CascadeSettings(**(values | changed))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"select": "resnt"}, {"rule": "topk", "density": 1.5}, {"objective_settings": {"target_size": 80}}],
+)
+def test_a_setting_that_cannot_be_blocks_no_folder(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(SelfmaskError):
+        learn_cascade(tiny(tmp_path / "c", **wrong), console=QUIET)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.slow
+def test_a_cascade_stopped_between_experts_ends_as_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = learn_cascade(tiny(tmp_path / "whole"), console=QUIET)
+    assert not whole.interrupted
+    assert whole.experts == 2
+
+    calls: list[Path] = []
+
+    def stopping(
+        backbone: Any, masks: Any, objective: Any, images: Any, settings: Any, folder: RunFolder, **kw: Any
+    ) -> Any:
+        calls.append(folder.path)
+        if len(calls) == 2:
+            watch = lambda step: signal.raise_signal(signal.SIGTERM) or {}  # noqa: E731
+            return fit(backbone, masks, objective, images, settings, folder, **kw, watch=watch)
+        return fit(backbone, masks, objective, images, settings, folder, **kw)
+
+    monkeypatch.setattr(experts_module, "fit", stopping)
+    part = learn_cascade(tiny(tmp_path / "part"), console=QUIET)
+    assert part.interrupted
+    assert (tmp_path / "part" / "expert-1" / "mask.safetensors").is_file()
+    assert not (tmp_path / "part" / "expert-2" / "mask.safetensors").is_file()
+    assert (tmp_path / "part" / "expert-2" / "checkpoint.safetensors").is_file()
+    finished = (tmp_path / "part" / "expert-1" / "mask.safetensors").stat().st_mtime_ns
+    with pytest.raises(RunError, match="not empty"):
+        learn_cascade(tiny(tmp_path / "part"), console=QUIET)
+    with pytest.raises(RunError, match="experts = 2, not 3"):
+        learn_cascade(tiny(tmp_path / "part", experts=3, resume=True), console=QUIET)
+
+    document = learn_cascade(tiny(tmp_path / "part", resume=True, evaluate=True), console=QUIET).document()
+    assert (tmp_path / "part" / "expert-1" / "mask.safetensors").stat().st_mtime_ns == finished
+    assert len(calls) == 3  # only the unfinished expert was trained again
+    _same_masks(whole, tmp_path / "part")
+    _what_it_says(document)
+    _embeds(tmp_path / "part")
+
+
+def _same_masks(whole: CascadeRun, folder: Path) -> None:
+    one, other = load_cascade(whole.file), load_cascade(folder / "cascade.safetensors")
+    for number in range(3):
+        mine, theirs = one.member(number).masks(), other.member(number).masks()
+        assert all(torch.equal(mask, theirs[name]) for name, mask in mine.items())
+        assert number == 0 or any(
+            not torch.equal(mask, one.dispatcher.masks()[name]) for name, mask in mine.items()
+        )
+
+
+def _what_it_says(document: dict[str, Any]) -> None:
+    result = document["result"]
+    names = [row["name"] for row in result["rows"]["rows"]]
+    assert names == [
+        "pretrained", "statistics only", "self-masked", "self-masked, whitened", "conditional", "unconditional",
+    ]  # fmt: skip
+    own = result["cascade"]
+    assert [own["passes"][name] for name in names] == [1, 1, 1, 1, 2, 3]
+    assert sum(cluster["images"] for cluster in own["clusters"]) == 150
+    assert all(cluster["covered"][-1] == pytest.approx(1) for cluster in own["clusters"])
+    assert own["storage"]["masks"] < own["storage"]["separate"]
+
+
+def _embeds(folder: Path) -> None:
+    """Without being told the backbone, from the file alone."""
+    cascade = load_cascade(folder / "cascade.safetensors")
+    test = open_data("digits").test
+    assert test is not None
+    images = test.subset(range(12))
+    x = cascade.embed(images)
+    # The rate of this test leaves the features few directions; the fusion keeps no more than there are.
+    assert x.shape == (12, cascade.fusions["conditional"].width)
+    assert 1 <= x.shape[1] <= 20
+    assert float((cascade.embed(images.subset([3])) - x[3]).abs().max()) < 1e-3
+    assert load(folder / "dispatcher" / "mask.safetensors").names == cascade.dispatcher.names
+
+
+@pytest.mark.slow
+def test_an_expert_stopped_for_the_harm_it_does_starts_anew_at_another_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, bool, float]] = []
+
+    def harm(step: int) -> dict[str, float]:
+        if step > 0:
+            raise RunError("the loss rose")
+        return {}
+
+    def watched(
+        backbone: Any, masks: Any, objective: Any, images: Any, settings: Any, folder: RunFolder, **kw: Any
+    ) -> Any:
+        calls.append((folder.path.name, kw["resume"], settings.rate))
+        watch = harm if folder.path.name == "expert-2" and settings.rate == 0.6 else None
+        return fit(backbone, masks, objective, images, settings, folder, **kw, watch=watch)
+
+    monkeypatch.setattr(experts_module, "fit", watched)
+    folder = tmp_path / "run"
+    with pytest.raises(RunError, match=r"expert 2: the loss rose\. .*--resume.*--expert-lr \(0\.15 say\)"):
+        learn_cascade(tiny(folder, checkpoint_every=1), console=QUIET)
+    finished = (folder / "expert-1" / "mask.safetensors").stat().st_mtime_ns
+    # The same again goes on from the checkpoint, to the same end; another rate starts anew.
+    with pytest.raises(RunError, match="expert 2: the loss rose"):
+        learn_cascade(tiny(folder, checkpoint_every=1, resume=True), console=QUIET)
+    run = learn_cascade(tiny(folder, expert_lr=0.15, resume=True), console=QUIET)
+    assert calls == [
+        ("expert-1", False, 0.6), ("expert-2", False, 0.6), ("expert-2", True, 0.6), ("expert-2", False, 0.15),
+    ]  # fmt: skip
+    assert (folder / "expert-1" / "mask.safetensors").stat().st_mtime_ns == finished
+    assert run.result is not None
+    assert run.result.cascade is not None
+    assert [trained["rate"] for trained in run.result.cascade.expert_training] == [0.6, 0.15]
+
+
+@pytest.mark.slow
+def test_finished_experts_survive_kill_9(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    settings = tiny(folder)
+    command = [sys.executable, "-m", *command_of(settings, "cascade")]
+    first, second = (folder / f"expert-{number}" / "mask.safetensors" for number in (1, 2))
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        while process.poll() is None and not first.is_file():
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+    assert first.is_file(), (tmp_path / "output").read_text()
+    assert not second.is_file()
+    kept = {path: path.stat().st_mtime_ns for path in (first, folder / "router.safetensors")}
+    run = learn_cascade(tiny(folder, resume=True), console=QUIET)
+    assert run.experts == 2
+    assert second.is_file()
+    member = load_cascade(run.file).member(1).masks()
+    assert all(torch.equal(member[name], mask) for name, mask in load(first).masks().items())
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+@pytest.mark.slow
+def test_two_processes_learn_one_cascade_and_the_first_says_so(tmp_path: Path) -> None:
+    command = command_of(tiny(tmp_path / "run", images=40, experts=1, steps=1), "cascade")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    ended = subprocess.run([*launch, *command], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("part of the file") == 1
+    assert load_cascade(tmp_path / "run" / "cascade.safetensors").experts == 1
