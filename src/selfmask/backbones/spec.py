@@ -36,7 +36,9 @@ def build(
     (with near misses), weights that are absent or do not fit, and a hub that cannot be reached.
     """
     if image_size is not None and not 1 <= image_size <= MOST_PIXELS:
-        raise BackboneError(f"image_size must be at least 1 and at most {MOST_PIXELS} pixels, not {image_size}")
+        raise BackboneError(
+            f"image_size must be at least 1 and at most {MOST_PIXELS} pixels, not {image_size}"
+        )
     kind, name = parse(spec)
     if kind == "timm":
         return build_from_timm(name, weights, image_size, pretrained)
