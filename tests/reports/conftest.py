@@ -23,6 +23,7 @@ from selfmask.images.image_set import ImageSet
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import save_mask
 from selfmask.reports.before_after import BeforeAfter, look
+from selfmask.run.result import Result, Seconds
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -168,11 +169,13 @@ class TinyRun:
                 Outcome("masked", knn=bits(500, 320), probe=bits(500, 300), head=bits(500, 350)),
             ]
         )
-        result = {
-            "data": "tiny", "backbone": "timm:tiny", "objective": "supervised", "rows": self.rows.to_json(),
-            "seconds": {"training": 83.4, "total": 99.0}, "machine": {"threads": "2"},
-        }  # fmt: skip
-        self._write("result.json", json.dumps(result))
+        Result(
+            data="tiny", backbone="timm:tiny", objective="supervised", seed=3, size=16,
+            training={"objective": "supervised", "data": "tiny", "images": 40, "steps": 30}, rows=self.rows,
+            bytes=load(folder / "mask.safetensors").bytes(), seconds=Seconds(83.4, 99.0),
+            command=("selfmask", "adapt", "some/folder/tiny", "--seed", "3"), versions={"torch": "2.0"},
+            machine={"threads": "2"},
+        ).write(folder / "result.json")  # fmt: skip
 
     def seen(self) -> BeforeAfter:
         """The images before and after."""

@@ -9,7 +9,7 @@ import pytest
 
 from selfmask.reports.neighbours import strips
 from selfmask.reports.page import Material, build_report
-from selfmask.reports.run_folder import read_run
+from selfmask.reports.reading import read_run
 from selfmask.reports.similarity import OffBits, similarity
 
 pytestmark = pytest.mark.slow

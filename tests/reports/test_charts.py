@@ -21,8 +21,9 @@ from selfmask.reports.magnitude import magnitude_chart, magnitude_profile
 from selfmask.reports.results import result_chart, size_chart
 from selfmask.reports.similarity import OffBits, similarity, similarity_chart
 from selfmask.reports.style import INKS, SERIES
-from selfmask.reports.training import training_chart
-from selfmask.reports.training_log import read_log
+from selfmask.reports.training import smoothed, training_chart
+from selfmask.run.log import Log
+from selfmask.run.result import Cluster
 
 VIT = {f"blocks.{b}.{rest}": shape for b in range(3) for rest, shape in (
     ("attn.qkv.weight", (6, 2)), ("attn.qkv.bias", (6,)), ("attn.proj.weight", (2, 2)), ("mlp.fc1.weight", (8, 2)),
@@ -54,11 +55,11 @@ def charts(run) -> dict[str, Chart]:
         magnitude_chart(magnitude_profile(resnets[0], theta)),
         filter_chart(filter_shares(draw(RESNET, 1, 0.05))),
         similarity_chart(alike),
-        training_chart(read_log(run.path / "log.jsonl")),
+        training_chart(Log.read(run.path / "log.jsonl")),
         result_chart(run.rows),
         size_chart({"masks": 1000, "statistics": 0, "head": 300, "metadata": 200, "file": 1500}, 90_000),
         embedding_of(run.seen(), "pca"),
-        clusters_chart([{"expert": 0, "images": 9, "classes": ["a", "b"], "covered": [0.75, 1.0]}]),
+        clusters_chart([Cluster(0, 9, 9, ("a", "b"), (0.75, 1.0))]),
     ]
     return {chart.name: chart for chart in found}
 
@@ -167,7 +168,7 @@ def test_golden_similarity_rows() -> None:
 
 
 def test_files_beside_a_figure_hold_its_numbers(tiny_run, tmp_path: Path) -> None:
-    chart = training_chart(read_log(tiny_run.path / "log.jsonl"))
+    chart = training_chart(Log.read(tiny_run.path / "log.jsonl"))
     paths = chart.save(tmp_path / "figures")
     assert [path.name for path in paths] == ["training.png", "training.svg", "training.json", "training.csv"]
     with paths[3].open(encoding="utf-8", newline="") as file:
@@ -191,3 +192,8 @@ def test_fifty_masks_are_one_legible_matrix() -> None:
     assert len(chart.data.rows) == 50 * 49 // 2
     assert chart.svg(720).count("task ") == 50
     assert "task " not in chart.svg(336)  # no room for names that could be read: the table has them
+
+
+def test_running_mean() -> None:
+    assert smoothed([0.0, 3.0, 6.0, 3.0], 3) == [0.0, 3.0, 4.0, 3.0]
+    assert smoothed([1.0, 2.0], 1) == [1.0, 2.0]

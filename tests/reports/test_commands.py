@@ -9,9 +9,10 @@ import pytest
 
 from selfmask.cli.masks import show_analysis
 from selfmask.errors import MaskFileError, RunError, SettingsError
+from selfmask.reports.reading import read_run
 from selfmask.tasks.analyze import AnalyzeSettings
 from selfmask.tasks.analyze import run as analyze
-from selfmask.tasks.report import ReportSettings, _command
+from selfmask.tasks.report import ReportSettings
 from selfmask.tasks.report import run as report
 
 
@@ -34,6 +35,7 @@ def test_report_as_json(tiny_run, tmp_path: Path) -> None:
 
 
 def test_report_beside_the_run(tiny_run) -> None:
+    (tiny_run.path / "result.json").unlink()  # then the command is that of the settings
     assert report(ReportSettings(run=tiny_run.path)).out == tiny_run.path / "report.html"
     assert "selfmask adapt some/folder/tiny --backbone timm:tiny --steps 30 --seed 3" in (
         tiny_run.path / "report.html"
@@ -61,15 +63,12 @@ def test_wrong_paths_and_settings(tmp_path: Path) -> None:
         ReportSettings(run=tmp_path, images=3)
 
 
-def test_the_command_holds_what_differs_from_the_defaults() -> None:
-    recorded = {
-        "data": "my photos",
-        "seed": 0,
-        "steps": 9,
-        "evaluate": False,
-        "lr": None,
-        "objective": "swav",
-    }
-    assert _command(recorded) == "selfmask adapt 'my photos' --objective swav --steps 9 --no-evaluate"
-    assert _command({"data": "x", "experts": 3}) == "selfmask cascade x --experts 3"
-    assert _command({}) is None
+def test_the_command_holds_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    def command(**recorded: object) -> str | None:
+        (tmp_path / "settings.json").write_text(json.dumps(recorded), encoding="utf-8")
+        return read_run(tmp_path).command
+
+    found = command(data="my photos", seed=0, steps=9, evaluate=False, lr=None, objective="swav")
+    assert found == "selfmask adapt 'my photos' --objective swav --steps 9 --no-evaluate"
+    assert command(data="x", experts=3) == "selfmask cascade x --experts 3"
+    assert command() is None

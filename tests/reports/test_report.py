@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
@@ -23,11 +24,13 @@ from selfmask.reports.gather import gather
 from selfmask.reports.headline import display_name, judged
 from selfmask.reports.neighbours import same_class_share, strip_table, strips
 from selfmask.reports.page import Material, build_report, printed
+from selfmask.reports.reading import read_run
 from selfmask.reports.results import scale_of
-from selfmask.reports.run_folder import read_run
 from selfmask.reports.sections import of_waffle, squares
 from selfmask.reports.study import study
 from selfmask.reports.wording import count, duration, listed, percent, points, size
+from selfmask.run.folder import RunFolder
+from selfmask.run.result import CascadePart, Cluster
 
 
 def bits(count: int, right: int) -> torch.Tensor:
@@ -89,9 +92,7 @@ def checked(page: str) -> Checker:
 def full(run) -> Material:
     theta = dict(run.backbone.module.named_parameters())
     seen = run.seen()
-    return Material(
-        masks=run.masks, theta=theta, seen=seen, strips=strips(seen, queries=3), command="selfmask adapt x"
-    )
+    return Material(masks=run.masks, theta=theta, seen=seen, strips=strips(seen, queries=3))
 
 
 def test_a_finished_run(tiny_run) -> None:
@@ -114,7 +115,7 @@ def test_a_finished_run(tiny_run) -> None:
         "results", "embedding", "training", "densities-by-depth", "densities-by-stage", "magnitudes", "filters", "size",
     ]  # fmt: skip
     assert {chart.name for chart in report.charts} | {"neighbours", "making"} <= set(page.identifiers)
-    assert "selfmask adapt x" in "".join(page.words)
+    assert "selfmask adapt some/folder/tiny --seed 3" in "".join(page.words)
     assert report.notes == ()
     order = [name for name in page.identifiers if f"{name}-title" in page.identifiers]
     assert order[:2] == ["neighbours", "results"]  # what the images show first, what the weights show last
@@ -146,7 +147,7 @@ def test_names_from_files_cannot_become_markup(tiny_run) -> None:
     evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
     for name in ("settings.json", "result.json"):
         content = json.loads((tiny_run.path / name).read_text(encoding="utf-8"))
-        content.update(data=evil, backbone=evil, command=evil, warnings=[evil])
+        content.update(data=evil, backbone=evil, command=[evil], warnings=[evil])
         (tiny_run.path / name).write_text(json.dumps(content), encoding="utf-8")
     page = build_report(read_run(tiny_run.path), full(tiny_run)).html
     checked(page)
@@ -247,16 +248,10 @@ def test_a_cascade(tiny_run, tmp_path: Path) -> None:
         folder / "cascade.safetensors", dispatcher=dispatcher, experts=experts, router=router, fusions={}
     )
     rows = Rows.of([Outcome("pretrained", knn=bits(90, 40)), Outcome("unconditional", knn=bits(90, 70))])
-    clusters = [
-        {"expert": e, "images": 40, "classes": ["a", "b"], "covered": [0.5 + e / 4, 1.0]} for e in (0, 1)
-    ]
-    result = {
-        "data": "tiny",
-        "objective": "distil",
-        "rows": rows.to_json(),
-        "cascade": {"clusters": clusters},
-    }
-    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    clusters = tuple(Cluster(e, 40, 40, ("a", "b"), (0.5 + e / 4, 1.0)) for e in (0, 1))
+    result = RunFolder(folder / "dispatcher").result()
+    part = CascadePart(2, "gmm", (), {}, {}, clusters)
+    replace(result, objective="distil", rows=rows, cascade=part).write(folder / "result.json")
     (folder / "settings.json").write_text(json.dumps({"data": "nowhere", "experts": 2}), encoding="utf-8")
     run = read_run(folder)
     report = build_report(run, gather(run, base=tiny_run.backbone))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,8 +12,10 @@ from selfmask.errors import DataError
 from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
 from selfmask.images.opening import open_data
+from selfmask.images.splits import Splits
 from selfmask.maskfile.mask import Mask
-from selfmask.reports.run_folder import RunFolder
+from selfmask.reports.reading import ReadRun
+from selfmask.run.split import open_as_recorded, open_images, recorded_rule
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,12 @@ def look(mask: Mask, backbone: Backbone, images: ImageSet, part: str = "test") -
     return BeforeAfter(images, before, after, part)
 
 
-def images_of(run: RunFolder, limit: int, data: str | None = None) -> tuple[ImageSet, str]:
+def images_of(run: ReadRun, limit: int, data: str | None = None) -> tuple[ImageSet, str]:
     """Up to `limit` images of the run's test part (else validation, else training), drawn evenly, seeded.
 
     `data` replaces the place that the run recorded, for a folder that has moved.
     """
-    spec = data or run.settings.get("data")
-    if not isinstance(spec, str):
-        raise DataError("the run does not say where its images lie; name them with --data")
-    splits = open_data(
-        spec,
-        split_file=run.settings.get("split_file"),
-        labels=run.settings.get("labels"),
-        seed=int(run.settings.get("seed") or 0),
-        test_share=float(run.settings.get("test_share") or 0.2),
-    )
+    splits = _splits(run, data)
     part, images = next(
         (name, found)
         for name, found in (
@@ -68,3 +61,14 @@ def images_of(run: RunFolder, limit: int, data: str | None = None) -> tuple[Imag
         generator = torch.Generator().manual_seed(0)
         images = images.subset(torch.randperm(len(images), generator=generator)[:limit].sort().values)
     return images, part
+
+
+def _splits(run: ReadRun, data: str | None) -> Splits:
+    """The parts that the run had, so that what is shown as a test image was never trained on."""
+    if run.settings is not None:
+        return open_images(replace(run.settings, data=data or run.settings.data)).splits
+    if data is None:
+        raise DataError("the run does not say where its images lie; name them with --data")
+    if run.mask is not None and recorded_rule(run.mask) is not None:
+        return open_as_recorded(run.mask, data).splits
+    return open_data(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -11,17 +10,17 @@ from matplotlib.ticker import MaxNLocator
 from selfmask.reports.chart import Chart, DataTable, columns_of_legend, is_narrow, set_height
 from selfmask.reports.style import MARKERS, MUTED, SERIES
 from selfmask.reports.wording import count, percent
+from selfmask.run.result import Cluster
 
 
-def clusters_chart(clusters: Sequence[dict[str, Any]], name: str = "clusters") -> Chart:
+def clusters_chart(clusters: Sequence[Cluster], name: str = "clusters") -> Chart:
     """Share of each cluster's labelled images that its x most common classes make up.
 
-    `clusters` as result.json of a cascade has them: "expert", "images", "classes" and "covered" for each. A dashed
-    line is all of them together: what clusters drawn at random would look like.
+    A dashed line is all of them together: what clusters drawn at random would look like.
     """
-    shown = [cluster for cluster in clusters if cluster.get("covered")]
-    largest = sorted(range(len(shown)), key=lambda i: -int(shown[i]["images"]))[: len(SERIES)]
-    names = [f"expert {int(c['expert']) + 1} ({count(int(c['images']))} images)" for c in shown]
+    shown = [cluster for cluster in clusters if cluster.covered]
+    largest = sorted(range(len(shown)), key=lambda i: -shown[i].images)[: len(SERIES)]
+    names = [f"expert {c.expert + 1} ({count(c.images)} images)" for c in shown]
     together = _together(shown) if len(shown) > 1 else []
     legend = [*(names[i] for i in sorted(largest)), *(["all images"] if together else [])]
 
@@ -30,7 +29,7 @@ def clusters_chart(clusters: Sequence[dict[str, Any]], name: str = "clusters") -
         set_height(figure, (220 if is_narrow(figure) else 270) + 20 * -(-len(legend) // columns))
         axis = figure.subplots()
         for i, ink, marker in zip(sorted(largest), SERIES, MARKERS, strict=False):
-            covered = [100 * float(share) for share in shown[i]["covered"]]
+            covered = [100 * share for share in shown[i].covered]
             steps = range(1, len(covered) + 1)
             axis.plot(steps, covered, marker=marker, color=ink.light, label=names[i], clip_on=False)
         if together:
@@ -44,7 +43,7 @@ def clusters_chart(clusters: Sequence[dict[str, Any]], name: str = "clusters") -
             figure.legend(loc="outside upper left", ncols=columns)
 
     sentences = [
-        f"{label}: mostly {c['classes'][0]}, {percent(float(c['covered'][0]))}"
+        f"{label}: mostly {c.classes[0]}, {percent(c.covered[0])}"
         for label, c in zip(names, shown, strict=True)
     ]
     return Chart(
@@ -56,9 +55,9 @@ def clusters_chart(clusters: Sequence[dict[str, Any]], name: str = "clusters") -
         DataTable(
             ("expert", "images", "classes_counted", "class", "share"),
             tuple(
-                (int(c["expert"]) + 1, int(c["images"]), x, str(c["classes"][x - 1]), float(share))
+                (c.expert + 1, c.images, x, c.classes[x - 1], share)
                 for c in shown
-                for x, share in enumerate(c["covered"], 1)
+                for x, share in enumerate(c.covered, 1)
             ),
         ),
         draw,
@@ -66,14 +65,14 @@ def clusters_chart(clusters: Sequence[dict[str, Any]], name: str = "clusters") -
     )
 
 
-def _together(clusters: Sequence[dict[str, Any]]) -> list[float]:
+def _together(clusters: Sequence[Cluster]) -> list[float]:
     """The share of all labelled images that the x most common classes make up, for x from 1."""
     counts: dict[str, float] = {}
     for cluster in clusters:
-        labelled, before = float(cluster.get("labelled", cluster["images"])), 0.0
-        for name, covered in zip(cluster["classes"], cluster["covered"], strict=True):
-            counts[str(name)] = counts.get(str(name), 0.0) + labelled * (float(covered) - before)
-            before = float(covered)
+        before = 0.0
+        for name, covered in zip(cluster.classes, cluster.covered, strict=True):
+            counts[name] = counts.get(name, 0.0) + cluster.labelled * (covered - before)
+            before = covered
     shares, total, so_far = [], sum(counts.values()), 0.0
     for share in sorted(counts.values(), reverse=True):
         so_far += share

@@ -13,19 +13,18 @@ from selfmask.reports.before_after import images_of, look
 from selfmask.reports.embedding import Method
 from selfmask.reports.neighbours import strips
 from selfmask.reports.page import Material
-from selfmask.reports.run_folder import RunFolder
+from selfmask.reports.reading import ReadRun
 from selfmask.reports.similarity import OffBits, Similarity, similarity
 
 
 def gather(
-    run: RunFolder,
+    run: ReadRun,
     *,
     data: str | None = None,
     weights: Path | None = None,
     base: Backbone | None = None,
     images: int = 500,
     method: Method = "tsne",
-    command: str | None = None,
 ) -> Material:
     """What can be had of `run`; what cannot becomes a note, never an error.
 
@@ -35,11 +34,10 @@ def gather(
         base: the backbone itself, where it cannot be rebuilt (a user's own module).
         images: how many images to embed; 0 leaves pictures out, and then no data is opened.
         method: see `embedding.embed`.
-        command: the run's command, if its folder does not record it.
     """
     notes: list[str] = []
     if run.mask is None:
-        return Material(command=command)
+        return Material()
     weights = weights or _recorded_weights(run)
     try:
         base = base or backbone_of(run.mask, weights=weights)
@@ -63,11 +61,11 @@ def gather(
             found = strips(seen)
         except SelfmaskError as error:
             notes.append(f"The images could not be shown: {error}.")
-    return Material(masks, theta, seen, found, members, method, command, notes)
+    return Material(masks, theta, seen, found, members, method, notes)
 
 
 def _members(
-    run: RunFolder, masks: dict[str, Tensor] | None, module: nn.Module | None, notes: list[str]
+    run: ReadRun, masks: dict[str, Tensor] | None, module: nn.Module | None, notes: list[str]
 ) -> Similarity | None:
     """How alike the dispatcher and the experts of a cascade are."""
     if run.cascade is None or masks is None:
@@ -83,6 +81,6 @@ def _members(
     return similarity(packed, labels)
 
 
-def _recorded_weights(run: RunFolder) -> Path | None:
-    recorded = run.settings.get("weights")
-    return Path(recorded) if isinstance(recorded, str) and Path(recorded).is_file() else None
+def _recorded_weights(run: ReadRun) -> Path | None:
+    weights = run.settings.weights if run.settings is not None else None
+    return weights if weights is not None and weights.is_file() else None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from selfmask.features.rows import Estimate, Row, Rows
 from selfmask.objectives.registry import is_label_free
+from selfmask.reports.reading import ReadRun
 from selfmask.reports.results import MEASURES, OURS
-from selfmask.reports.run_folder import RunFolder
 from selfmask.reports.wording import accuracy, count, duration, percent, points, signed, size
+from selfmask.run.result import Result
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,10 @@ class Headline:
     tiles: tuple[tuple[str, str], ...]
 
 
-def headline(run: RunFolder) -> Headline:
+def headline(run: ReadRun) -> Headline:
     """The headline of `run`, from whatever the folder holds."""
-    data = display_name(
-        run.result.get("data") or _training(run).get("data") or run.setting("data") or "images"
-    )
-    backbone = display_name(
-        run.result.get("backbone") or run.setting("backbone") or run.setting("spec") or ""
-    )
+    data, backbone, objective = display_name(run.data or "images"), display_name(run.backbone), run.objective
     title = f"{data} on {backbone}" if backbone else data
-    objective = str(run.setting("objective") or "")
     status = f"A learnt {'cascade of masks' if run.is_cascade else 'mask'}, {_status(run)}"
     if run.mask is None:
         return Headline(title, status, "", "", _stopped(run), _log_tiles(run))
@@ -79,10 +73,8 @@ def headline(run: RunFolder) -> Headline:
     tiles.append(
         (size(stored), f"to store or send: {full / stored:,.0f} × less than the network’s {size(full)}")
     )
-    seconds = run.result.get("seconds")
-    spent = seconds.get("training") if isinstance(seconds, dict) else None
-    if isinstance(spent, int | float):
-        tiles.append((duration(spent), _effort(run)))
+    if run.result is not None:
+        tiles.append((duration(run.result.seconds.training), _effort(run, run.result)))
     return Headline(title, status, verdict, tendency, deed + outcome, tuple(tiles))
 
 
@@ -95,7 +87,7 @@ def judged(gain: Estimate) -> str:
     return "No clear difference."
 
 
-def network_bytes(run: RunFolder) -> int:
+def network_bytes(run: ReadRun) -> int:
     """Bytes of all floating-point tensors of the base as float32."""
     if run.mask is None:
         return 0
@@ -129,16 +121,11 @@ def _main_measure(rows: Rows | None, objective: str) -> tuple[str, Estimate, Est
 
 
 def _before(base: Row, key: str) -> Estimate | None:
-    """A trained head is compared with the pretrained network's probe: see `evaluation.Row`."""
+    """A trained head is compared with the pretrained network's probe: see `features.rows.Row`."""
     return base.probe if key == "head" and base.head is None else getattr(base, key)
 
 
-def _training(run: RunFolder) -> dict[str, Any]:
-    training = run.mask.metadata.get("training") if run.mask is not None else None
-    return training if isinstance(training, dict) else {}
-
-
-def _status(run: RunFolder) -> str:
+def _status(run: ReadRun) -> str:
     if run.finished:
         return "finished"
     if run.mask is not None:
@@ -146,22 +133,22 @@ def _status(run: RunFolder) -> str:
     return _reached(run)
 
 
-def _reached(run: RunFolder) -> str:
-    if run.log is None or not run.log.steps:
+def _reached(run: ReadRun) -> str:
+    if not run.log.steps:
         return "not started"
-    wanted = run.setting("steps")
+    wanted = run.training.get("steps")
     of = f" of {wanted}" if isinstance(wanted, int) else ""
     return f"interrupted after step {run.log.steps[-1]['step'] + 1}{of}"
 
 
-def _stopped(run: RunFolder) -> str:
+def _stopped(run: ReadRun) -> str:
     return (
         f"This run has not come to its end ({_reached(run)}), so there is no mask and no result to show yet."
     )
 
 
-def _log_tiles(run: RunFolder) -> tuple[tuple[str, str], ...]:
-    if run.log is None or not run.log.steps:
+def _log_tiles(run: ReadRun) -> tuple[tuple[str, str], ...]:
+    if not run.log.steps:
         return ()
     last = run.log.steps[-1]
     tiles = [(str(last["step"] + 1), "steps made")]
@@ -172,10 +159,9 @@ def _log_tiles(run: RunFolder) -> tuple[tuple[str, str], ...]:
     return tuple(tiles)
 
 
-def _effort(run: RunFolder) -> str:
-    steps, images = run.setting("steps"), _training(run).get("images")
-    machine = run.result.get("machine")
-    threads = str(machine.get("threads")) if isinstance(machine, dict) else ""
+def _effort(run: ReadRun, result: Result) -> str:
+    steps, images = run.training.get("steps"), run.training.get("images")
+    threads = result.machine.get("threads", "")
     parts = [f"of training: {steps} steps" if isinstance(steps, int) else "of training"]
     if isinstance(images, int):
         parts.append(f"over {count(images)} images")

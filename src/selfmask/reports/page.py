@@ -26,8 +26,8 @@ from selfmask.reports.filters import filter_chart, filter_shares
 from selfmask.reports.headline import Headline, headline, network_bytes
 from selfmask.reports.magnitude import magnitude_chart, magnitude_profile
 from selfmask.reports.neighbours import Strip
+from selfmask.reports.reading import ReadRun
 from selfmask.reports.results import result_chart, size_chart
-from selfmask.reports.run_folder import RunFolder
 from selfmask.reports.sections import Section
 from selfmask.reports.similarity import Similarity, similarity_chart
 from selfmask.reports.style import INKS
@@ -72,7 +72,6 @@ class Material:
         strips: nearest neighbours in `seen`.
         members: how alike the masks of a cascade are.
         method: how `seen` is embedded.
-        command: the command that made the run, if the folder does not record it.
         notes: what could not be had, one sentence each.
     """
 
@@ -82,11 +81,10 @@ class Material:
     strips: Sequence[Strip] = ()
     members: Similarity | None = None
     method: Method = "tsne"
-    command: str | None = None
     notes: Sequence[str] = field(default_factory=tuple)
 
 
-def build_report(run: RunFolder, material: Material) -> Report:
+def build_report(run: ReadRun, material: Material) -> Report:
     """The page of `run`."""
     head = headline(run)
     share = None
@@ -109,11 +107,10 @@ def build_report(run: RunFolder, material: Material) -> Report:
         shown.append(sections.of_results(run.rows))
     if material.seen is not None and len(material.seen.images) >= 5:
         add(embedding_of(material.seen, material.method), "before and after")
-    if run.log is not None and run.log.steps:
+    if run.log.steps:
         add(training_chart(run.log), "training")
-    clusters = (run.result.get("cascade") or {}).get("clusters")
-    if isinstance(clusters, list) and clusters:
-        add(clusters_chart(clusters), "experts")
+    if run.result is not None and run.result.cascade is not None:
+        add(clusters_chart(run.result.cascade.clusters), "experts")
     if material.members is not None:
         add(similarity_chart(material.members), says=True)
     if material.masks is not None and share:
@@ -128,28 +125,21 @@ def build_report(run: RunFolder, material: Material) -> Report:
         add(size_chart(run.bytes(), network_bytes(run)), "file size")
     if share is not None:
         shown.append(sections.of_waffle(share))
-    shown.append(sections.of_making(run, material.command))
+    shown.append(sections.of_making(run))
     page = _template().render(
         head=head, sections=shown, notes=notes, inks=INKS, css=_css(), version=VERSION, max_rows=MAX_ROWS
     )
     return Report(page.strip() + "\n", tuple(charts), head, notes)
 
 
-def warnings_of(run: RunFolder, share_off: float | None = None) -> list[str]:
-    """Warnings that the run wrote into its log or result, and what the figures themselves warn of."""
-    found: list[str] = []
-    recorded: Any = run.result.get("warnings") or run.settings.get("warnings") or []
-    found += [str(one) for one in recorded] if isinstance(recorded, list) else [str(recorded)]
+def warnings_of(run: ReadRun, share_off: float | None = None) -> list[str]:
+    """Warnings that the run wrote into its result, and what the figures themselves warn of."""
+    found = list(run.result.warnings) if run.result is not None else []
     if share_off == 0:
         found.append(
             "Nothing was switched off: no score has crossed the threshold. More steps or a higher --lr would "
             "let some cross."
         )
-    if run.log is not None:
-        found += [str(e["warning"]) for e in (*run.log.steps, *run.log.events) if e.get("warning")]
-        found += [
-            str(e.get("message")) for e in run.log.events if e.get("event") == "warning" and e.get("message")
-        ]
     if run.rows is not None:
         named = {row.name: row for row in run.rows.rows}
         masked, moved = named.get("masked"), named.get("statistics only")

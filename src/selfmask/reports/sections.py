@@ -6,8 +6,7 @@ import base64
 import io
 import platform
 import random
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,8 @@ from selfmask.features.rows import Estimate, Rows
 from selfmask.reports.before_after import BeforeAfter
 from selfmask.reports.chart import NARROW, WIDE, Chart, DataTable
 from selfmask.reports.neighbours import Strip, same_class_share, strip_table
+from selfmask.reports.reading import ReadRun
 from selfmask.reports.results import MEASURES, OURS, measures_of, result_chart, scale_of
-from selfmask.reports.run_folder import RunFolder
 from selfmask.reports.wording import accuracy, count, percent, points, signed
 from selfmask.version import VERSION
 
@@ -197,28 +196,28 @@ def squares(share_off: float) -> int:
     return max(int(SQUARES * share_off + 0.5), 1 if share_off > 0 else 0)
 
 
-def of_making(run: RunFolder, command: str | None) -> Section:
+def of_making(run: ReadRun) -> Section:
     """The exact command, the settings, versions and machine, as far as the folder records them."""
-    recorded = run.setting("command")
-    if isinstance(recorded, list):
-        command = shlex.join(str(word) for word in recorded)
-    elif isinstance(recorded, str):
-        command = recorded
-    settings = {k: v for k, v in run.settings.items() if v is not None and not isinstance(v, dict | list)}
+    given = {k: v for k, v in run.recorded.items() if not isinstance(v, dict | list)}
     mask_version = run.mask.metadata.get("selfmask") if run.mask is not None else None
     facts: dict[str, Any] = {
-        **settings,
-        "seconds": _pairs(run.result.get("seconds")),
+        **given,
         "mask written by": f"selfmask {mask_version}" if mask_version else None,
         "this page by": f"selfmask {VERSION}, Python {platform.python_version()}",
     }
-    for key in ("versions", "machine", "device"):
-        facts[key] = _pairs(run.result.get(key)) or run.result.get(key)
+    if run.result is not None:
+        seconds = {field: getattr(run.result.seconds, field) for field in ("training", "total")}
+        for name, pairs in (
+            ("seconds", seconds),
+            ("versions", run.result.versions),
+            ("machine", run.result.machine),
+        ):
+            facts[name] = ", ".join(f"{key} {value}" for key, value in pairs.items())
     shown = [(k.replace("_", " "), value) for k, value in facts.items() if value not in (None, "", False)]
     words = (
         "The same command gives the same masks on the same machine: everything that is drawn is seeded.",
     )
-    picture = {"command": command, "facts": shown}
+    picture = {"command": run.command, "facts": shown}
     return Section("making", "making", "How it was made", words, picture, "how it was made")
 
 
@@ -234,9 +233,3 @@ def thumbnail(image: Tensor, side: int = 96) -> tuple[str, int]:
     kind = "png" if short <= 40 else "jpeg"
     picture.save(data, kind, **({} if kind == "png" else {"quality": 82}))
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}", picture.width
-
-
-def _pairs(value: Any) -> str | None:
-    if not isinstance(value, Mapping):
-        return None
-    return ", ".join(f"{key} {item}" for key, item in value.items())

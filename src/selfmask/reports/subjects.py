@@ -17,10 +17,9 @@ from selfmask.maskfile.mask import Mask
 from selfmask.reports.density import Layer, layers, total_density
 from selfmask.reports.filters import FilterShares, filter_shares
 from selfmask.reports.similarity import OffBits
+from selfmask.run.folder import RunFolder
 
 UNKNOWN = "unknown"
-MASK_FILE, CASCADE_FILE = "mask.safetensors", "cascade.safetensors"
-_NOT_MASKS = ("checkpoint", "router", "last")
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,11 @@ def find_masks(paths: Iterable[Path]) -> list[Path]:
         if path.is_file():
             found.append(path)
             continue
-        runs = [path / name for name in (MASK_FILE, CASCADE_FILE) if (path / name).is_file()]
-        here = runs[:1] or sorted(path.glob("*.safetensors"))
-        here = [file for file in here if not file.stem.startswith(_NOT_MASKS)]
-        here = here or sorted(path.glob(f"*/{MASK_FILE}"))
+        run = RunFolder(path)
+        of_run = [file for file in (run.mask_file, run.cascade_file) if file.is_file()][:1]
+        others = (run.checkpoint, run.measured, run.router, run.split_file)
+        here = of_run or [file for file in sorted(path.glob("*.safetensors")) if file not in others]
+        here = here or sorted(path.glob(f"*/{run.mask_file.name}"))
         if not here:
             what = (
                 "no mask file (*.safetensors, or run folders that hold one)"

@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from selfmask.reports.chart import Chart, DataTable, is_narrow, set_height
 from selfmask.reports.style import BLUE, GREEN, MUTED, OCHRE, ORANGE, PURPLE, ROSE, SKY, Ink
-from selfmask.reports.training_log import TrainingLog
 from selfmask.reports.wording import listed
+from selfmask.run.log import Log
 
 _AS_LOGGED = "Each point is one line of the log."
 
@@ -41,14 +41,9 @@ _CURVES = (
 )
 
 
-def training_chart(log: TrainingLog, name: str = "training") -> Chart:
+def training_chart(log: Log, name: str = "training") -> Chart:
     """One small panel for each figure that the log has: thin line as logged, thick line its running mean."""
     found = [(curve, key) for curve in _CURVES if (key := _first(curve, log)) is not None]
-    marks = [
-        (int(event["step"]), str(event["event"]))
-        for event in log.events
-        if isinstance(event.get("step"), int) and event.get("event") in ("resumed", "interrupted")
-    ]
 
     def draw(figure: Figure) -> None:
         narrow = is_narrow(figure)
@@ -71,8 +66,6 @@ def training_chart(log: TrainingLog, name: str = "training") -> Chart:
                 axis.set_ylim(top=min(100, axis.get_ylim()[1]))
             axis.yaxis.set_major_locator(MaxNLocator(nbins=4))
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-            for step, _ in marks:
-                axis.axvline(step, color=MUTED.light, linewidth=0.9, linestyle=":")
             if number >= len(found) - columns:
                 axis.set_xlabel("step")
                 axis.tick_params(labelbottom=True)
@@ -84,15 +77,13 @@ def training_chart(log: TrainingLog, name: str = "training") -> Chart:
     return Chart(
         name,
         "The course of the training",
-        ("Thin lines are the figures as logged, thick lines their running mean." if noisy else _AS_LOGGED)
-        + (" Dotted lines mark where the run was interrupted or resumed." if marks else ""),
+        "Thin lines are the figures as logged, thick lines their running mean." if noisy else _AS_LOGGED,
         _alt(log, [(curve, key) for curve, key in found]),
         DataTable(
             ("step", *keys),
             tuple((int(entry["step"]), *(entry.get(key) for key in keys)) for entry in log.steps),
         ),
         draw,
-        {"events": list(log.events)},
     )
 
 
@@ -112,11 +103,11 @@ def _window(values: list[float]) -> int:
     return max(1, len(values) // 25) | 1
 
 
-def _first(curve: _Curve, log: TrainingLog) -> str | None:
+def _first(curve: _Curve, log: Log) -> str | None:
     return next((key for key in curve.keys if log.curve(key)[0]), None)
 
 
-def _alt(log: TrainingLog, found: list[tuple[_Curve, str]]) -> str:
+def _alt(log: Log, found: list[tuple[_Curve, str]]) -> str:
     if not found:
         return "Nothing was logged."
     courses = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def draw(settings: CascadeSettings, outcome: CascadeRun) -> list[str]:
     folder = outcome.folder
     paths: list[Path] = []
     if any(cluster.covered for cluster in outcome.clusters):
-        paths += clusters_chart([asdict(c) for c in outcome.clusters], "figure4").save(folder)
+        paths += clusters_chart(outcome.clusters, "figure4").save(folder)
     plan = make_plan(settings)
     cascade = load_cascade(outcome.file)
     images = plan.train if plan.splits.test is None else plan.splits.test

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from selfmask._common.calls import call
-from selfmask.cascades.settings import CascadeSettings
 from selfmask.errors import SettingsError
 from selfmask.reports.gather import gather
 from selfmask.reports.page import Report, build_report
-from selfmask.reports.run_folder import read_run
-from selfmask.run.provenance import command_words
-from selfmask.run.settings import AdaptSettings
+from selfmask.reports.reading import read_run
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,6 @@ def run(settings: ReportSettings) -> Written:
         weights=settings.weights,
         images=settings.images,
         method=settings.embedding,
-        command=_command(found.settings),
     )
     page = build_report(found, material)
     out = settings.out or (found.path / "report.html")
@@ -79,12 +74,3 @@ def run(settings: ReportSettings) -> Written:
 
 
 report = call(ReportSettings, run)
-
-
-def _command(recorded: dict[str, Any]) -> str | None:
-    """The command that gives the recorded settings: only what differs from the defaults."""
-    if "data" not in recorded:
-        return None
-    cascade = "experts" in recorded
-    kind = CascadeSettings if cascade else AdaptSettings
-    return shlex.join(command_words("cascade" if cascade else "adapt", kind, recorded))

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfmask.errors import RunError
-from selfmask.reports.training import smoothed
-from selfmask.reports.training_log import read_log
+from selfmask.run.log import Log
 
 
 def write(path: Path, *lines: object, tail: str = "") -> Path:
@@ -18,32 +17,32 @@ def write(path: Path, *lines: object, tail: str = "") -> Path:
 
 
 def test_curves_are_the_numbers_of_the_file(tmp_path: Path) -> None:
-    log = read_log(
+    log = Log.read(
         write(
             tmp_path / "log.jsonl",
             {"step": 0, "loss": 2.0, "off": 0.0},
             {"step": 5, "loss": float("nan"), "accuracy": 0.5},
             {"step": 10, "loss": 1, "accuracy": 0.75, "off": 0.125},
-            {"event": "warning", "message": "the loss is at ln K", "step": 10},
+            {"note": "a line that is no step"},
         )
     )
     assert log.curve("loss") == ([0, 10], [2.0, 1.0])
     assert log.curve("accuracy") == ([5, 10], [0.5, 0.75])
     assert log.keys == ("loss", "off", "accuracy")
     assert log.curve("nothing") == ([], [])
-    assert log.events == ({"event": "warning", "message": "the loss is at ln K", "step": 10},)
+    assert len(log.steps) == 3
     assert not log.torn
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
-    log = read_log(write(tmp_path / "log.jsonl", {"step": 0, "loss": 2.0}, tail='{"step": 1, "lo'))
+    log = Log.read(write(tmp_path / "log.jsonl", {"step": 0, "loss": 2.0}, tail='{"step": 1, "lo'))
     assert log.torn
     assert len(log.steps) == 1
 
 
 def test_of_a_step_taken_twice_the_later_counts(tmp_path: Path) -> None:
     lines = [{"step": s, "loss": value} for s, value in ((0, 9.0), (1, 8.0), (2, 7.0), (1, 6.0), (2, 5.0))]
-    log = read_log(write(tmp_path / "log.jsonl", *lines))
+    log = Log.read(write(tmp_path / "log.jsonl", *lines))
     assert log.curve("loss") == ([0, 1, 2], [9.0, 6.0, 5.0])
 
 
@@ -52,9 +51,4 @@ def test_damage_inside_is_named_by_line(tmp_path: Path, line: str, why: str) -> 
     path = tmp_path / "log.jsonl"
     path.write_text(f'{{"step": 0}}\n{line}\n{{"step": 1}}\n', encoding="utf-8")
     with pytest.raises(RunError, match=f"line 2.*{why}"):
-        read_log(path)
-
-
-def test_running_mean() -> None:
-    assert smoothed([0.0, 3.0, 6.0, 3.0], 3) == [0.0, 3.0, 4.0, 3.0]
-    assert smoothed([1.0, 2.0], 1) == [1.0, 2.0]
+        Log.read(path)
