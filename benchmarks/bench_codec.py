@@ -22,10 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 import zstandard
-from torch import Tensor
 
-from selfmask.maskfile.classes import magnitudes
-from selfmask.maskfile.coding import Coded, decode, plan, rows_of
+from selfmask.maskfile.coding import Coded, decode, rows_of, shortest_code
 from selfmask.maskfile.index import model_bytes
 from selfmask.maskfile.streams import Reader, Writer
 
@@ -47,10 +45,10 @@ def shapes() -> list[tuple[int, ...]]:
     return found
 
 
-def draw(kind: str, share_off: float, seed: int = 0) -> tuple[list[Tensor], list[np.ndarray]]:
-    """θ and masks (bool arrays of rows × weights) of the given structure, about `share_off` of the weights off."""
+def draw(kind: str, share_off: float, seed: int = 0) -> list[np.ndarray]:
+    """Masks (bool arrays of rows × weights) of the given structure, about `share_off` of the weights off."""
     random = torch.Generator().manual_seed(seed)
-    theta, masks = [], []
+    masks = []
     for shape in shapes():
         weight = torch.randn(shape, generator=random)
         share = torch.full((shape[0], *[1] * (len(shape) - 1)), share_off)
@@ -59,9 +57,8 @@ def draw(kind: str, share_off: float, seed: int = 0) -> tuple[list[Tensor], list
         if kind == "follows |θ|":
             share = share / 1.275 * 2 * (weight.abs() > 0.67).float() * weight.abs()
         off = torch.rand(shape, generator=random) < share
-        theta.append(weight)
         masks.append((~off).numpy().reshape(rows_of(shape)))
-    return theta, masks
+    return masks
 
 
 def timed(act: Callable[[], Any]) -> tuple[float, Any]:
@@ -70,35 +67,21 @@ def timed(act: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - begin, result
 
 
-def ours(masks: list[np.ndarray], theta: list[Tensor] | None) -> tuple[float, float, int]:
-    """(encode, decode, bytes); with θ its classes, whose cost is part of both times."""
+def ours(masks: list[np.ndarray]) -> tuple[float, float, int]:
+    """(encode, decode, bytes)."""
 
     def encode() -> tuple[list[Coded], tuple[np.ndarray, np.ndarray]]:
         writer = Writer()
-        coded = [
-            plan(mask, None if theta is None else magnitudes(theta[k])).write(writer)
-            for k, mask in enumerate(masks)
-        ]
-        return coded, writer.finish()
+        return [shortest_code(mask).write(writer) for mask in masks], writer.finish()
 
     def read(coded: list[Coded], streams: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
         reader = Reader(*streams)
-        return [
-            decode(
-                reader,
-                c,
-                masks[k].shape,
-                magnitudes(theta[k]) if theta is not None and c.needs_base else None,
-            )  # type: ignore[arg-type]
-            for k, c in enumerate(coded)
-        ]
+        return [decode(reader, c, rows_of(mask.shape)) for c, mask in zip(coded, masks, strict=True)]
 
     to, (coded, streams) = timed(encode)
     back, found = timed(lambda: read(coded, streams))
     assert all(np.array_equal(a, b) for a, b in zip(found, masks, strict=True))
-    side = sum(
-        2 * len(c.off) + 2 * len(c.thresholds) + sum(len(model_bytes(m)) for m in c.models) for c in coded
-    )
+    side = sum(2 * len(c.off) + sum(len(model_bytes(m)) for m in c.models) for c in coded)
     return to, back, 4 * len(streams[0]) + len(streams[1]) + side
 
 
@@ -127,13 +110,12 @@ def main() -> None:
     torch.set_num_threads(1)
     document = {}
     for kind, share in itertools.product(("even", "bunched", "follows |θ|"), (0.02, 0.15)):
-        theta, masks = draw(kind, share)
+        masks = draw(kind, share)
         weights = sum(m.size for m in masks)
         runs: dict[str, list[tuple[float, float, int]]] = {}
         for _ in range(arguments.repeats):
             row = {
-                "selfmask": ours(masks, None),
-                "selfmask, with the base": ours(masks, theta),
+                "selfmask": ours(masks),
                 **packers(masks),
             }
             for name, values in row.items():

@@ -8,9 +8,7 @@ those of `benchmarks/grid.py`; --make trains the others, shortly (about a minute
 on 1 000 test images whether they learnt anything. The rate of SGD on the scores is taken from the network itself: such
 that `CROSSING` of the scores would cross if the mean gradient of the first batches stayed.
 
-`entropy` is Σ N·H(share on) over the tensors. "alone" is readable without the base, and what is written where |θ| tells
-little; "beside θ" is what `coding="base"` asks for, with the classes of |θ|. Both count streams, thresholds
-and models.
+`entropy` is Σ N·H(share on) over the tensors; "ours" counts streams and models.
 """
 
 from __future__ import annotations
@@ -19,8 +17,7 @@ import argparse
 import gzip
 import json
 import lzma
-import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +26,11 @@ import torch
 import zstandard
 from torch import Tensor
 
-from selfmask.backbones.spec import backbone_of
+from selfmask._common.entropy import entropy_bits
 from selfmask.features.features import features
 from selfmask.features.knn import knn
 from selfmask.images.batches import Batches
-from selfmask.maskfile.classes import magnitudes
-from selfmask.maskfile.coding import plan, rows_of
+from selfmask.maskfile.coding import rows_of, shortest_code
 from selfmask.maskfile.index import model_bytes
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.streams import Writer
@@ -129,37 +125,24 @@ def make(out: Path, only: list[str]) -> None:
 
 def entropy(masks: dict[str, Tensor]) -> float:
     """Σ N·H(share on) over the tensors, in bits."""
-    bits = 0.0
-    for mask in masks.values():
-        total, on = mask.numel(), int(mask.sum())
-        bits -= sum(part * math.log2(part / total) for part in (on, total - on) if part)
-    return bits
+    return sum(entropy_bits(int(mask.sum()), mask.numel()) for mask in masks.values())
 
 
-def coded(masks: dict[str, Tensor], theta: dict[str, Tensor] | None) -> int:
-    """Bytes of the streams, thresholds and models."""
+def coded(masks: dict[str, Tensor]) -> int:
+    """Bytes of the streams and models."""
     writer = Writer()
     side = 0
-    for name, mask in masks.items():
-        bits = mask.contiguous().numpy().reshape(rows_of(mask.shape))
-        found = plan(bits, None if theta is None else magnitudes(theta[name])).write(writer)
-        side += 2 * len(found.thresholds) + sum(len(model_bytes(m)) for m in found.models)
+    for mask in masks.values():
+        found = shortest_code(mask.contiguous().numpy().reshape(rows_of(mask.shape))).write(writer)
+        side += sum(len(model_bytes(m)) for m in found.models)
     words, plain = writer.finish()
     return words.nbytes + plain.nbytes + side
 
 
 def measure(path: Path) -> dict[str, Any]:
     """Bits a weight of one mask, by coding."""
-    spec, weights = None, None
-    if path.is_dir():
-        settings = json.loads((path / "settings.json").read_text())
-        known = {f.name for f in fields(AdaptSettings)}
-        assert set(settings) <= known
-        spec, weights = settings["backbone"], settings["weights"] and Path(settings["weights"])
     mask = load(path / "mask.safetensors" if path.is_dir() else path)
-    module = backbone_of(mask, spec, weights).module
-    masks = mask.masks(module)
-    theta = {name: module.get_parameter(name).detach() for name in masks}
+    masks = mask.masks()
     raw = np.concatenate([np.packbits(m.numpy(), bitorder="little") for m in masks.values()]).tobytes()
     sizes = {
         "raw": len(raw),
@@ -167,8 +150,7 @@ def measure(path: Path) -> dict[str, Any]:
         "zstd -19": len(zstandard.ZstdCompressor(19).compress(raw)),
         "lzma -9": len(lzma.compress(raw, preset=9)),
         "entropy": entropy(masks) / 8,
-        "alone": coded(masks, None),
-        "beside θ": coded(masks, theta),
+        "ours": coded(masks),
     }
     kept = path / "knn.json"
     return {
@@ -183,12 +165,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     names = list(rows[0]["bits"])
     lines = [
-        f"| mask | off | {' | '.join(names)} | alone / lzma | alone / entropy | k-NN before, after |",
+        f"| mask | off | {' | '.join(names)} | ours / lzma | ours / entropy | k-NN before, after |",
         "|---|---|" + "---|" * (len(names) + 3),
     ]
     for row in rows:
         bits = row["bits"]
-        ours = bits["alone"]
+        ours = bits["ours"]
         learnt = f"{row['knn']['before']:.3f}, {row['knn']['after']:.3f}" if row["knn"] else ""
         cells = [row["mask"], f"{100 * row['off']:.2f} %", *(f"{bits[n]:.4f}" for n in names)]
         cells += [f"{ours / bits['lzma -9']:.3f}", f"{ours / bits['entropy']:.3f}", learnt]

@@ -51,7 +51,7 @@ class Bench:
         self.plan: Plan = make_plan(AdaptSettings.read(folder.recorded()))
         self.mask: Mask = folder.mask()
         self.mask.check(self.plan.backbone.module)
-        self.masks: Masks = self.mask.masks(self.plan.backbone.module)
+        self.masks: Masks = self.mask.masks()
         module = self.plan.backbone.module
         self.theta = {n: module.get_parameter(n).detach().clone() for n in self.mask.names}
         self.reference = self.plan.labelled

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from selfmask.backbones.spec import backbone_of
 from selfmask.errors import SettingsError
 from selfmask.maskfile.derive import save_derived
-from selfmask.maskfile.heads import HeadDtype, head_as
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
+from selfmask.maskfile.saving import HeadDtype, head_as
 from selfmask.tasks.apply import baked_state
 
 RANK = 8
@@ -48,14 +48,12 @@ def counted(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name != "README.md")
 
 
-def mask_file(
-    mask: Mask, masks: dict[str, Tensor], base: nn.Module, head: dict[str, Tensor], folder: Path
-) -> None:
+def mask_file(mask: Mask, masks: dict[str, Tensor], head: dict[str, Tensor], folder: Path) -> None:
     out = folder / "mask.safetensors"
     if all(head[name].dtype == t.dtype for name, t in mask.head.items()):
         out.write_bytes(mask.path.read_bytes())
     else:
-        save_derived(out, mask, masks, note=mask.metadata, base=base, head=head)
+        save_derived(out, mask, masks, note=mask.metadata, head=head)
 
 
 def all_weights(state: dict[str, Tensor], head: dict[str, Tensor], dtype: torch.dtype, folder: Path) -> None:
@@ -100,7 +98,7 @@ def measure(path: Path, spec: str | None, weights: Path | None) -> dict[str, Any
             f"{path}: LoRA's row needs a linear head (weight, bias) or none, got {', '.join(mask.head)}"
         )
     base = backbone_of(mask, spec, weights).module
-    masks, state = mask.masks(base), baked_state(mask, base)
+    masks, state = mask.masks(), baked_state(mask, base)
     modules = dict(base.named_modules())
     layers = [n.removesuffix(".weight") for n in mask.names if n.endswith(".weight")]
     layers = [n for n in layers if isinstance(modules[n], nn.Linear | nn.Conv2d)]
@@ -114,7 +112,7 @@ def measure(path: Path, spec: str | None, weights: Path | None) -> dict[str, Any
                 total[head_dtype] = counted(Path(folder))
         return Way(name, total)
 
-    ways = [way("mask file", lambda head, folder: mask_file(mask, masks, base, head, folder))]
+    ways = [way("mask file", lambda head, folder: mask_file(mask, masks, head, folder))]
     for dtype_name, dtype in DTYPES.items():
         ways.append(
             way(

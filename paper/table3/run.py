@@ -88,7 +88,7 @@ def learn(settings: Table3, seed: int, console: Console) -> dict[str, Any]:
     draw(run, learnt)
     began = time.perf_counter()
     plan = make_plan(run)
-    cascade = load_cascade(learnt.file, plan.backbone.module)
+    cascade = load_cascade(learnt.file)
     rows, passes = measure_cascade(plan, cascade, console, narrow=settings.narrow)
     if rows is None:
         raise DataError(f"{settings.data} has no labels to measure with")

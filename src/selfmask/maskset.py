@@ -17,10 +17,8 @@ from torch import Tensor, nn
 
 from selfmask._common.near import did_you_mean
 from selfmask.errors import SelectionError, SettingsError
-from selfmask.maskfile.coding import Coding
 from selfmask.maskfile.fingerprint import base_tensors, signature
-from selfmask.maskfile.heads import HeadDtype
-from selfmask.maskfile.saving import save_mask
+from selfmask.maskfile.saving import HeadDtype, save_mask
 from selfmask.masking import norm, occupancy
 from selfmask.masking.densities import check_densities
 from selfmask.masking.masked import MaskedTensor, MaskedTensors
@@ -244,7 +242,6 @@ class MaskSet:
         self,
         path: str | os.PathLike[str],
         *,
-        coding: Coding = "auto",
         head: Mapping[str, Tensor] | None = None,
         head_dtype: HeadDtype | None = None,
         **metadata: Any,
@@ -253,8 +250,7 @@ class MaskSet:
 
         `head` holds the tensors of a classifier that belongs to the mask, if it is to be kept, and
         `head_dtype` rounds them: "float16" halves their bytes. `metadata` (JSON-able: `backbone=`, `preprocessing=`,
-        `training=` …) is kept as given. `coding` ("auto", "alone", "base", "packed") is explained at `save_mask`;
-        what "base" writes can be read only beside the base. The file appears whole or not at all. Returns its path.
+        `training=` …) is kept as given. The file appears whole or not at all. Returns its path.
         """
         self.masked.check("save")
         if (changed := self._changed()) is not None:
@@ -279,7 +275,6 @@ class MaskSet:
                 "flipped": {"steps": self.steps, "bits": flipped},
                 **metadata,
             },
-            coding=coding,
         )
 
     def remove(self) -> None:

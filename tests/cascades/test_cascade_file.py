@@ -18,7 +18,7 @@ from selfmask.maskfile.container import Array, parse, serialise
 from selfmask.maskfile.fingerprint import signature
 from selfmask.maskfile.index import Base
 from selfmask.maskfile.loading import load, parse_mask
-from selfmask.maskfile.saving import pack
+from selfmask.maskfile.saving import mask_bytes
 
 from .conftest import EXPERTS, Made
 
@@ -71,7 +71,7 @@ def test_any_masks_survive_as_members(
     )
     base = Base.of({name: signature(t) for name, t in theta.items()})
     path = Path("cascade.safetensors")
-    dispatcher = parse_mask(pack(base, first, None, {}, {}, {}, {}, "packed"), path)
+    dispatcher = parse_mask(mask_bytes(base, first, {}, {}, {}, {}, packed=True), path)
     content = pack_member(base, first, expert, {"running_mean": torch.arange(3.0)})
     found = unpack_member(content, path, dispatcher, first)
     assert found.index.base == base
@@ -90,7 +90,7 @@ def test_a_difference_is_stored_only_where_it_is_smaller() -> None:
     base = Base.of({name: signature(torch.zeros(4000)) for name in first})
     content = pack_member(base, first, expert, {})
     assert parse_mask(content, Path("x")).metadata[RELATIVE] == [0]
-    assert len(content) < len(pack(base, expert, None, {}, {}, {}, {}))
+    assert len(content) < len(mask_bytes(base, expert, {}, {}, {}, {}))
 
 
 def test_parts_that_do_not_belong_together_are_not_written(made: Made, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from selfmask.maskfile.container import parse
 from selfmask.maskfile.loading import load
 
 GOLDEN = Path(__file__).parent / "golden"
-CODINGS = ("packed", "entropy", "golomb", "base")
+CODINGS = ("packed", "entropy", "golomb")
 
 
 def made() -> ModuleType:
@@ -63,12 +63,11 @@ def holder(coding: str) -> Holder:
 @pytest.mark.parametrize("coding", CODINGS)
 def test_golden_files_are_read_to_the_bit(coding: str) -> None:
     model = holder(coding)
-    mask = load(GOLDEN / f"format1-{coding}.safetensors", base=model)
+    mask = load(GOLDEN / f"format1-{coding}.safetensors")
     expected = made().masks(made().shapes(coding))
     found = mask.masks()
     assert list(found) == list(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert mask.needs_base == (coding == "base")
     assert mask.metadata["base"] == "linear congruential"
     assert torch.equal(mask.head["weight"], torch.eye(2, 3).half())
     before = {n: t.clone() for n, t in model.state_dict().items()}
@@ -93,7 +92,7 @@ def test_a_golden_file_has_golomb_codes() -> None:
     assert any(isinstance(model, Golomb) and model.threefold for model in models)
 
 
-@pytest.mark.parametrize("coding", ["packed", "golomb", "base"])
+@pytest.mark.parametrize("coding", ["packed", "golomb"])
 def test_this_version_writes_what_the_golden_files_hold(coding: str, tmp_path: Path) -> None:
     """Not a promise of the format (a later writer may choose better), but a change must be meant."""
     made().make(tmp_path)

@@ -11,8 +11,8 @@ from torch import nn
 import selfmask
 from selfmask.errors import SettingsError
 from selfmask.maskfile.derive import save_derived
-from selfmask.maskfile.heads import head_as
 from selfmask.maskfile.loading import load
+from selfmask.maskfile.saving import head_as
 
 HEAD = {
     "weight": torch.linspace(-3, 3, 320).reshape(10, 32),

@@ -14,8 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from selfmask.errors import MaskFileError, SettingsError, WrongBaseError
-from selfmask.maskfile.coding import Coding
+from selfmask.errors import MaskFileError, SettingsError
 from selfmask.maskfile.fingerprint import base_tensors, combined, signature
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import save_mask
@@ -51,10 +50,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     )
 
 
-@pytest.mark.parametrize("coding", ["auto", "alone", "base", "packed"])
-def test_a_saved_mask_makes_the_training_time_network(
-    tmp_path: Path, model: nn.Module, coding: Coding
-) -> None:
+def test_a_saved_mask_makes_the_training_time_network(tmp_path: Path, model: nn.Module) -> None:
     before = state(model)
     images = torch.randn(4, 3, 8, 8)
     masks = MaskSet(model, select=list(MASKED), norm_stats="adapt", train="fc.*")
@@ -68,12 +64,12 @@ def test_a_saved_mask_makes_the_training_time_network(
     expected = model(images)
     truth = masks.masks()
     assert any(not bool(m.all()) for m in truth.values())
-    path = masks.save(tmp_path / "a.mask.safetensors", coding=coding, note={"steps": 6})
+    path = masks.save(tmp_path / "a.mask.safetensors", note={"steps": 6})
     masks.remove()
     # The counters of the batch norms come back as well.
     assert same(state(model), before)
 
-    mask = load(path, base=model)
+    mask = load(path)
     assert same(mask.masks(), truth)
     assert mask.metadata["note"] == {"steps": 6}
     assert mask.metadata["rule"]["name"] == "threshold"
@@ -111,8 +107,8 @@ def test_bases_of_every_floating_dtype(tmp_path: Path, model: nn.Module, dtype: 
     model.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     masks = some_masks(model)
     before = state(model)
-    for coding in ("alone", "base"):
-        mask = load(save(tmp_path / "a.safetensors", model, masks, coding=coding), base=model)
+    for packed in (False, True):
+        mask = load(save(tmp_path / "a.safetensors", model, masks, packed=packed))
         assert same(mask.masks(), masks)
         with mask.apply(model):
             for name in MASKED:
@@ -147,8 +143,8 @@ def test_bytes_add_up_and_any_safetensors_reader_reads_the_file(tmp_path: Path, 
 
 
 def test_the_same_mask_gives_the_same_bytes(tmp_path: Path, model: nn.Module) -> None:
-    one = save(tmp_path / "a.safetensors", model, some_masks(model), coding="base")
-    two = save(tmp_path / "b.safetensors", model, some_masks(model), coding="base")
+    one = save(tmp_path / "a.safetensors", model, some_masks(model))
+    two = save(tmp_path / "b.safetensors", model, some_masks(model))
     assert one.read_bytes() == two.read_bytes()
 
 
@@ -173,31 +169,6 @@ def test_a_tensor_that_is_off_altogether_is_stored_but_not_applied(tmp_path: Pat
     with pytest.raises(MaskFileError, match=r"every weight of 'conv2.weight' is off"):
         mask.apply(model)
     assert same(state(model), before)
-
-
-def test_the_default_coding_needs_the_base_only_where_that_halves_the_masks_and_anyone_can_build_it(
-    tmp_path: Path, model: nn.Module
-) -> None:
-    told = {"backbone": {"spec": "nowhere:such"}}
-    # Some of what |θ| tells is not worth a file that is read more slowly, and not alone.
-    assert not load(save(tmp_path / "little", model, some_masks(model), metadata=told)).needs_base
-    sizes = {name: model.get_parameter(name).detach().abs() for name in some_masks(model)}
-    masks = {name: size <= size.quantile(0.8) for name, size in sizes.items()}
-    assert not load(save(tmp_path / "of its own", model, masks)).needs_base
-    assert not load(save(tmp_path / "alone", model, masks, metadata=told, coding="alone")).needs_base
-    path = save(tmp_path / "auto", model, masks, metadata=told)
-    assert path.stat().st_size < (tmp_path / "alone").stat().st_size
-    mask = load(path)
-    assert mask.needs_base
-    with pytest.raises(
-        WrongBaseError, match=r"'nowhere:such' could not be built here .* load\(path, base=model\)"
-    ):
-        mask.masks()
-    assert same(mask.masks(base=model), masks)
-    assert same(load(path, base=model).masks(), masks)
-    other = save(tmp_path / "c.safetensors", model, masks, coding="base")
-    with pytest.raises(WrongBaseError, match="read only beside the base; pass the base model"):
-        load(other).masks()
 
 
 def test_writing_is_whole_or_not_at_all(
@@ -250,7 +221,6 @@ def test_what_cannot_be_saved_is_said(tmp_path: Path, model: nn.Module) -> None:
         ({"metadata": {"x": {1, 2}}}, "metadata\\['x'\\]"),
         ({"metadata": {"x": "half a character: \ud800"}}, "metadata\\['x'\\] cannot be written as JSON"),
         ({"metadata": {"selfmask.format": 3}}, "belong to the format"),
-        ({"coding": "zip"}, "coding is one of auto, alone"),
         ({"head": {"z": torch.zeros(2, dtype=torch.complex64)}}, "z: dtype torch.complex64"),
     ):
         with pytest.raises(SettingsError, match=message):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from selfmask.errors import MaskFileError
 from selfmask.maskfile import codec
 from selfmask.maskfile.codec import MAX_SHIFT, RATES, GapModel, Golomb
-from selfmask.maskfile.fitting import fit
+from selfmask.maskfile.fitting import gap_model
 from selfmask.maskfile.streams import Reader, Writer
 
 _PRECISION = 24
@@ -104,7 +104,7 @@ def test_a_second_decoder_in_integers_reads_the_same_positions(
 ) -> None:
     events = positions(total, share, seed)
     if model is None:
-        fitted = fit(events, total)[0]
+        fitted = gap_model(events, total)[0]
         model = fitted if isinstance(fitted, GapModel) else GapModel((256,), (30,))
     table = second_table(model, total)
     assert table == model.table(total).tolist()
@@ -172,7 +172,7 @@ def test_a_second_decoder_reads_golomb_codes(
 def test_gaps_without_structure_are_golomb_coded_and_bunches_are_not() -> None:
     total = 400_000
     even = positions(total, 0.15, 1)
-    model, bits = fit(even, total)
+    model, bits = gap_model(even, total)
     assert isinstance(model, Golomb)
     assert model.shift <= MAX_SHIFT
     writer = Writer()
@@ -182,7 +182,7 @@ def test_gaps_without_structure_are_golomb_coded_and_bunches_are_not() -> None:
     assert np.array_equal(codec.decode_positions(Reader(words, plain), total, len(even), model), even)
     random = np.random.default_rng(0)
     bunched = np.flatnonzero(random.random(total) < np.repeat(random.random(total // 100) < 0.1, 100) * 0.3)
-    assert isinstance(fit(bunched, total)[0], GapModel)
+    assert isinstance(gap_model(bunched, total)[0], GapModel)
 
 
 def damaged_golomb(change: str) -> tuple[np.ndarray, np.ndarray]:
@@ -232,7 +232,7 @@ def test_every_gap_has_one_bucket(gap: int) -> None:
 def test_several_streams_in_one_come_back_in_order() -> None:
     writer = Writer()
     parts = [(positions(n, share, n), n) for n, share in ((5000, 0.01), (10, 0.5), (70_000, 0.3), (1, 1.0))]
-    fitted = [fit(p, n)[0] for p, n in parts]
+    fitted = [gap_model(p, n)[0] for p, n in parts]
     for (p, n), model in zip(parts, fitted, strict=True):
         codec.encode_positions(writer, p, n, model)
     reader = Reader(*writer.finish())
@@ -245,7 +245,7 @@ def test_more_gaps_than_are_coded_at_a_time() -> None:
     total = 5_000_000
     events = positions(total, 0.25, 3)
     assert len(events) > 1 << 20
-    model, bits = fit(events, total)
+    model, bits = gap_model(events, total)
     writer = Writer()
     codec.encode_positions(writer, events, total, model)
     words, plain = writer.finish()
@@ -257,7 +257,7 @@ def test_a_mask_without_structure_costs_its_entropy_within_a_hundredth() -> None
     total = 1_000_000
     for share in (0.003, 0.02, 0.1, 0.3):
         events = positions(total, share, 1)
-        _, bits = fit(events, total)
+        _, bits = gap_model(events, total)
         p = len(events) / total
         entropy = -total * (p * np.log2(p) + (1 - p) * np.log2(1 - p))
         assert 0.99 * entropy < bits < 1.01 * entropy
@@ -268,7 +268,7 @@ def test_bunches_cost_less_than_the_entropy() -> None:
     dense = random.random(200_000) < np.repeat(random.random(2000) < 0.1, 100) * 0.2
     events = np.flatnonzero(dense)
     p = dense.mean()
-    assert fit(events, dense.size)[1] < 0.8 * dense.size * -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+    assert gap_model(events, dense.size)[1] < 0.8 * dense.size * -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
 
 
 @pytest.mark.parametrize("events", [11, 10**30, -1])

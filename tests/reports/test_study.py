@@ -75,8 +75,8 @@ def test_a_mask_of_each_family(name: str, tmp_path: Path) -> None:
               for key, _ in module.named_parameters(recurse=False)}  # fmt: skip
     theta = {n: p.detach() for n, p in model.named_parameters() if chosen(n, p, owners[n])}
     masks = {n: torch.rand(t.shape) < 0.97 for n, t in theta.items()}
-    path = save_mask(tmp_path / "m.safetensors", theta=theta, masks=masks, rest={}, coding="packed")
-    found = study([path], base=None)
+    path = save_mask(tmp_path / "m.safetensors", theta=theta, masks=masks, rest={}, packed=True)
+    found = study([path])
     subject = found.subjects[0]
     assert subject.density == pytest.approx(0.97, abs=0.002)
     assert sum(layer.weights for layer in subject.layers) == sum(t.numel() for t in theta.values())

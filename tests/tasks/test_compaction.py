@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from selfmask.errors import SettingsError
-from selfmask.maskfile.classes import magnitudes
 from selfmask.masking.weight import masked_weight
 from selfmask.tasks import compaction
 from selfmask.tasks.compaction import Masks
@@ -53,17 +52,6 @@ def test_the_result_is_within_the_tolerance_and_no_larger(
             turned = importance[name][found.masks[name] & ~mask]
             left = importance[name][~found.masks[name]]
             assert len(left) == 0 or turned.max() < left.min()
-
-
-def test_beside_the_base_bits_are_counted_as_they_are_coded() -> None:
-    """A mask that |θ| decides is short beside the base, and longer with whatever is turned on at random."""
-    random = torch.Generator().manual_seed(0)
-    theta = torch.randn(60, 80, generator=random)
-    masks, importance = {"a": theta.abs() < 1}, {"a": torch.rand(60, 80, generator=random)}
-    levels = {"a": magnitudes(theta)}
-    assert compaction.coded_bits(masks, levels) < 0.1 * compaction.coded_bits(masks)
-    found = compaction.smallest(masks, importance, lambda m: 0.0, max_drop=1, steps=1, levels=levels)
-    assert found.chosen == found.before
 
 
 def test_so_many_bits_are_left_as_were_asked_for() -> None:

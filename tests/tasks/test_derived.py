@@ -137,14 +137,10 @@ def test_what_makes_no_mask_is_said(tmp_path: Path, model: nn.Module, three: lis
     opposite = load(save_derived(tmp_path / "inverse", three[0], inverse, note={}))
     with pytest.raises(SettingsError, match=r"every weight of 'conv2.weight' off"):
         combine_masks(tmp_path / "x", "and", [three[0], opposite])
-    with pytest.raises(SettingsError, match="needs the base model"):
-        save_derived(tmp_path / "x", three[0], inverse, note={}, coding="base")
     with pytest.raises(SettingsError, match="in its order"):
         save_derived(tmp_path / "x", three[0], {}, note={})
     assert not (tmp_path / "x").exists()
-    smaller = save_derived(
-        tmp_path / "y", three[0], inverse, note={"compaction": 1}, coding="base", base=model
-    )
+    smaller = save_derived(tmp_path / "y", three[0], inverse, note={"compaction": 1})
     assert load(smaller).metadata["compaction"] == 1
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfmask._common.files import write_atomically
 from selfmask.cascades.fusion import MODES, Fusion, Mode
@@ -41,7 +41,6 @@ def write_cascade(
     experts: Sequence[Mask],
     router: Router,
     fusions: Mapping[Mode, Fusion],
-    base: nn.Module | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a cascade file, whole or not at all. Returns its path.
@@ -50,14 +49,13 @@ def write_cascade(
         dispatcher: the bytes of its mask file.
         experts: their masks, in the router's numbering, learnt on the same base.
         router, fusions: as fitted; a mode that is left out cannot be used with the file.
-        base: the base model, where masks were coded beside it and it cannot be rebuilt.
         metadata: JSON-able data by key.
 
     Raises `SettingsError` where the parts do not belong together, `RunError` where the file cannot be
     written.
     """
     path = Path(path)
-    first = parse_mask(dispatcher, path, base)
+    first = parse_mask(dispatcher, path)
     if len(experts) != router.experts:
         raise SettingsError(f"the router chooses among {router.experts} experts, got {len(experts)} masks")
     for number, expert in enumerate(experts, start=1):
@@ -71,10 +69,10 @@ def write_cascade(
             raise SettingsError(
                 f"the {mode} fusion takes {len(fusion.mean)} features, the cascade has {inputs}"
             )
-    masks = first.masks(base)
+    masks = first.masks()
     arrays = {"dispatcher": Array.of(np.frombuffer(dispatcher, np.uint8))}
     for number, expert in enumerate(experts, start=1):
-        content = pack_member(first.index.base, masks, expert.masks(base), expert.statistics)
+        content = pack_member(first.index.base, masks, expert.masks(), expert.statistics)
         arrays[f"experts/{number}"] = Array.of(np.frombuffer(content, np.uint8))
     for name, tensor in router.tensors().items():
         arrays[f"router/{name}"] = Array.of(tensor.numpy())
@@ -91,10 +89,10 @@ def write_cascade(
     return path
 
 
-def load_cascade(path: str | os.PathLike[str], base: nn.Module | None = None) -> Cascade:
+def load_cascade(path: str | os.PathLike[str]) -> Cascade:
     """Read a cascade file and check its parts against each other; masks are decoded when they are asked for.
 
-    `base` as for `selfmask.load`. Raises `MaskFileError` for a file that is damaged, hostile, or no cascade.
+    Raises `MaskFileError` for a file that is damaged, hostile, or no cascade.
     """
     path = Path(path)
     if path.is_dir():
@@ -123,7 +121,7 @@ def load_cascade(path: str | os.PathLike[str], base: nn.Module | None = None) ->
     single = groups.pop("", {})
     if set(single) != {"dispatcher"} or not 1 <= len(blobs) <= _MAX_EXPERTS:
         raise MaskFileError(f"{path.name}: not one dispatcher and 1 to {_MAX_EXPERTS} experts; it is damaged")
-    dispatcher = parse_mask(_content(single["dispatcher"], path), path, base)
+    dispatcher = parse_mask(_content(single["dispatcher"], path), path)
     if RELATIVE in dispatcher.metadata:
         raise MaskFileError(f"{path.name}: an expert stands in the dispatcher's place; it is damaged")
     router = Router.from_tensors(str(metadata.get("router")), _tensors(groups.pop("router", {}), path))
@@ -143,9 +141,9 @@ def load_cascade(path: str | os.PathLike[str], base: nn.Module | None = None) ->
     sizes = _sizes(len(content), dispatcher, experts, arrays)
     decoded: dict[str, Tensor] = {}
 
-    def member(number: int, module: nn.Module | None) -> Mask:
+    def member(number: int) -> Mask:
         if not decoded:
-            decoded.update(dispatcher.masks(module if module is not None else base))
+            decoded.update(dispatcher.masks())
         return unpack_member(experts[number - 1], path, dispatcher, decoded)
 
     return Cascade(path, metadata, dispatcher, router, fusions, sizes, member)

@@ -224,7 +224,6 @@ def _write(
     settings: CascadeSettings, plan: Plan, folder: RunFolder, router: Router, experts: list[RunFolder]
 ) -> dict[Mode, Fusion]:
     """Write the cascade file; returns both fusions, also one that the file does not keep."""
-    module = plan.backbone.module
 
     def write(fusions: Mapping[Mode, Fusion]) -> Cascade:
         write_cascade(
@@ -233,10 +232,9 @@ def _write(
             experts=[expert.mask() for expert in experts],
             router=router,
             fusions=fusions,
-            base=module,
             metadata={"training": _record(plan, folder)},
         )
-        return load_cascade(folder.cascade_file, module)
+        return load_cascade(folder.cascade_file)
 
     images = plan.train
     if len(images) > FUSION_IMAGES:

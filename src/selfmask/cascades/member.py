@@ -1,6 +1,6 @@
 """How an expert's mask lies in the cascade file: tensor by tensor, itself or its difference from the dispatcher's.
 
-Both are coded as a mask file's masks are, without the base, inside a mask file of their own. A difference is 1 where
+Both are coded as a mask file's masks are, inside a mask file of their own. A difference is 1 where
 the two agree: an expert starts from the dispatcher's scores, so that most of its bits are the dispatcher's.
 """
 
@@ -17,7 +17,7 @@ from selfmask.errors import MaskFileError
 from selfmask.maskfile.index import Base
 from selfmask.maskfile.loading import parse_mask
 from selfmask.maskfile.mask import Mask
-from selfmask.maskfile.saving import pack
+from selfmask.maskfile.saving import mask_bytes
 
 RELATIVE = "relative"
 """Key of the metadata that names the tensors stored as differences."""
@@ -41,7 +41,7 @@ def pack_member(
             stored[name] = mask
     everything = [*base.tensors]
     names = [everything.index(name) for name in relative]
-    return pack(_masked_only(base, masks), stored, None, statistics, {}, {}, {RELATIVE: names})
+    return mask_bytes(_masked_only(base, masks), stored, statistics, {}, {}, {RELATIVE: names})
 
 
 def unpack_member(content: bytes, path: Path, dispatcher: Mask, masks: Mapping[str, Tensor]) -> Mask:
@@ -66,7 +66,7 @@ def unpack_member(content: bytes, path: Path, dispatcher: Mask, masks: Mapping[s
             raise MaskFileError(f"{path.name}: an expert's mask of {name!r} has another shape")
         restored[name] = stored == masks[name] if name in differences else stored
     metadata = {key: value for key, value in dispatcher.metadata.items() if key != "training"}
-    whole = pack(base, restored, None, member.statistics, {}, {}, metadata, coding="packed")
+    whole = mask_bytes(base, restored, member.statistics, {}, {}, metadata, packed=True)
     return parse_mask(whole, path)
 
 

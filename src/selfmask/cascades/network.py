@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.preprocessing import Preprocessing
@@ -44,7 +44,7 @@ class Cascade:
     router: Router
     fusions: Mapping[Mode, Fusion]
     sizes: dict[str, int]
-    _unpack: Callable[[int, nn.Module | None], Mask] = field(repr=False)
+    _unpack: Callable[[int], Mask] = field(repr=False)
     _members: dict[int, Mask] = field(default_factory=dict, repr=False)
 
     @property
@@ -60,17 +60,14 @@ class Cascade:
         """Forward passes an image: 1 for "dispatcher", 2 for "conditional", 1 + K for "unconditional"."""
         return {DISPATCHER: 1, "conditional": 2, "unconditional": 1 + self.experts}[mode]
 
-    def member(self, number: int, base: nn.Module | None = None) -> Mask:
-        """The dispatcher (0) or an expert (1 … K) as a mask that applies to the base by itself.
-
-        `base` is needed where the dispatcher's bits are coded beside it and it cannot be rebuilt here.
-        """
+    def member(self, number: int) -> Mask:
+        """The dispatcher (0) or an expert (1 … K) as a mask that applies to the base by itself."""
         if not 0 <= number <= self.experts:
             raise SettingsError(f"the cascade has members 0 to {self.experts}, not {number}")
         if number == 0:
             return self.dispatcher
         if number not in self._members:
-            self._members[number] = self._unpack(number, base)
+            self._members[number] = self._unpack(number)
         return self._members[number]
 
     def backbone(self, *, weights: str | Path | None = None) -> Backbone:
@@ -152,7 +149,7 @@ class Cascade:
         """
 
         def run(number: int, part: ImageSet) -> Tensor:
-            with self.member(number, backbone.module).apply(backbone.module):
+            with self.member(number).apply(backbone.module):
                 what = f"expert {number}" if number else "dispatcher"
                 return features(backbone, part, batch_size=batch_size, channels_last=channels_last, what=what)
 

@@ -26,7 +26,6 @@ ITEM_BYTES = {
 TENSORS = {
     "masks.coded": "U32",
     "masks.plain": "U8",
-    "thresholds": "U16",
     "models": "U8",
     "fingerprints": "U8",
     "alpha": "F32",

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfmask._common.files import write_atomically
 from selfmask.errors import SettingsError, WrongBaseError
-from selfmask.maskfile.coding import Coding
 from selfmask.maskfile.mask import Mask
-from selfmask.maskfile.saving import pack
+from selfmask.maskfile.saving import mask_bytes
 
 Operation = Literal["and", "or", "majority"]
 
@@ -25,12 +24,10 @@ def save_derived(
     masks: Mapping[str, Tensor],
     *,
     note: Mapping[str, Any],
-    base: nn.Module | None = None,
     statistics: Mapping[str, Tensor] | None = None,
     trained: Mapping[str, Tensor] | None = None,
     head: Mapping[str, Tensor] | None = None,
     metadata: Mapping[str, Any] | None = None,
-    coding: Coding = "auto",
 ) -> Path:
     """Write a mask of `mask`'s base with other bits, whole or not at all. Returns the path.
 
@@ -39,13 +36,10 @@ def save_derived(
         mask: what the base, the metadata and (unless given) the companions are taken from.
         masks: bool by parameter name, for exactly `mask`'s names and shapes.
         note: JSON-able entries that are added to the metadata.
-        base: the base model, for coding in classes of |θ|. It is checked, and not changed.
         statistics: running statistics in place of `mask`'s; likewise `trained`, `head` and `metadata`.
-        coding: as for `save_mask`. Without `base`, "auto" is "alone".
 
     Raises:
-        SettingsError: the bits do not fit, or "base" coding is asked for without a base.
-        WrongBaseError: `base` is not the mask's.
+        SettingsError: the bits do not fit.
     """
     if list(masks) != list(mask.names):
         raise SettingsError("the new bits must be for the mask's own tensors, in its order")
@@ -54,35 +48,23 @@ def save_derived(
             raise SettingsError(
                 f"{name}: the mask must be bool of shape {mask.shape(name)}, got {tuple(bits.shape)}"
             )
-    if coding == "base" and base is None:
-        raise SettingsError("coding='base' needs the base model: pass base=model")
-    tensors = None if base is None else mask.check(base)
     path = Path(path)
     # How many bits a training flipped is no longer true of other bits.
     told = mask.metadata if metadata is None else metadata
     kept = {key: value for key, value in told.items() if key != "flipped"}
-    content = pack(
+    content = mask_bytes(
         mask.index.base,
         masks,
-        tensors,
         mask.statistics if statistics is None else statistics,
         mask.trained if trained is None else trained,
         mask.head if head is None else head,
         {**kept, **note},
-        coding,
     )
     write_atomically(path, content)
     return path
 
 
-def combine_masks(
-    path: str | os.PathLike[str],
-    operation: Operation,
-    masks: Sequence[Mask],
-    *,
-    base: nn.Module | None = None,
-    coding: Coding = "auto",
-) -> Path:
+def combine_masks(path: str | os.PathLike[str], operation: Operation, masks: Sequence[Mask]) -> Path:
     """Write the mask that `operation` makes of several masks of one base. Returns the path.
 
     "and": a weight is on where all have it on. "or": where any has. "majority": where at least half have. Running
@@ -101,7 +83,7 @@ def combine_masks(
     first = masks[0]
     for other in masks[1:]:
         same_base(first, other)
-    bits = [mask.masks(base) for mask in masks]
+    bits = [mask.masks() for mask in masks]
     combined: dict[str, Tensor] = {}
     for name in first.names:
         stack = torch.stack([b[name] for b in bits])
@@ -120,12 +102,10 @@ def combine_masks(
         first,
         combined,
         note=note,
-        base=base,
         statistics=kept[0],
         trained=kept[1],
         head=kept[2],
         metadata=_agreed(masks),
-        coding=coding,
     )
 
 

@@ -1,12 +1,15 @@
-"""Choosing the model of a class: expectation-maximisation on the buckets of its gaps, or a Golomb code.
+"""Choosing how a mask is coded: which of its rows belong together, and the model of the gaps of each class.
 
-Only the writer of a file does this, so floating point is welcome: a reader takes the model as it is stored.
+A model is found by expectation-maximisation on the buckets of its gaps, or it is a Golomb code. The filters of a layer
+differ in how many of their weights are off: which belong together costs a few bits a row, and each class is then coded
+at its own density. Only the writer of a file does this, so floating point is welcome: a reader takes what is stored.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from selfmask._common.entropy import entropy_bits
 from selfmask.maskfile import codec
 from selfmask.maskfile.codec import MAX_PARTS, MAX_SHIFT, RATES, WEIGHT_ONE, GapModel, Golomb, Model
 
@@ -16,9 +19,13 @@ _ENOUGH = 24  # gaps; with fewer, one part is all that they can pay for
 # A Golomb code may cost so many times what entropy coding does, for it is read several times faster; more where there
 # are many events, since they are what reading takes its time for.
 _QUICK, _QUICK_DENSE, _DENSE = 1.012, 1.02, 0.05
+MAX_CLASSES = 8
+_CUTS = 32  # the rows, sorted by their share off, may be cut at so many places
+_BITS_PER_CLASS = 48
+_WORTH = 0.002  # the share of the bits that a class has to save besides, for it takes time to read
 
 
-def fit(positions: np.ndarray, total: int) -> tuple[Model, float]:
+def gap_model(positions: np.ndarray, total: int) -> tuple[Model, float]:
     """The model that codes sorted positions in [0, total) in the fewest bits, its own included, and those bits."""
     if len(positions) == 0:
         return GapModel((WEIGHT_ONE,), (0,)), 0.0
@@ -81,3 +88,40 @@ def _quantised(weights: np.ndarray, chance: np.ndarray) -> GapModel:
     whole[whole.argmax()] += WEIGHT_ONE - whole.sum()
     rates = np.clip(np.round(-8 * np.log2(chance)), 0, RATES - 1).astype(int)
     return GapModel(tuple(int(w) for w in whole), tuple(int(r) for r in rates))
+
+
+def row_classes(off: np.ndarray) -> np.ndarray:
+    """The class of each row of `off` (bool, rows × weights): int64, 0 for the rows with the fewest off.
+
+    The optimal cut of the sorted rows, by dynamic programming over the entropy of each stretch and of the labels.
+    """
+    rows, length = off.shape
+    none = np.zeros(rows, np.int64)
+    if rows < 2 or length < 2:
+        return none
+    counts = np.count_nonzero(off, axis=1)
+    order = np.argsort(counts, kind="stable")
+    until = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.float64)
+    cuts = np.unique(np.linspace(0, rows, min(rows, _CUTS) + 1).astype(np.int64))
+    amount = (cuts[None, :] - cuts[:, None]).astype(np.float64)
+    inside = until[cuts][None, :] - until[cuts][:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        labels = -amount * np.log2(amount / rows)
+    entropy = entropy_bits(inside, amount * length)
+    cost = entropy + np.nan_to_num(labels) + _BITS_PER_CLASS
+    cost += _WORTH * float(entropy[0, -1])
+    best = np.full((MAX_CLASSES + 1, len(cuts)), np.inf)
+    best[0, 0] = 0
+    came = np.zeros(best.shape, np.int64)
+    for k in range(1, MAX_CLASSES + 1):
+        for j in range(1, len(cuts)):
+            ways = best[k - 1, :j] + cost[:j, j]
+            came[k, j] = ways.argmin()
+            best[k, j] = ways[came[k, j]]
+    k = int(best[:, -1].argmin())
+    result, j = none, len(cuts) - 1
+    while k > 0:
+        i = int(came[k, j])
+        result[order[cuts[i] : cuts[j]]] = k - 1
+        j, k = i, k - 1
+    return result

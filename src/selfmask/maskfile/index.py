@@ -6,7 +6,6 @@ for a small network the names and fingerprints would otherwise outweigh the mask
 
 from __future__ import annotations
 
-import itertools
 import json
 import zlib
 from collections.abc import Mapping
@@ -78,8 +77,8 @@ class Index:
         return sum(count(self.base.tensors[name].shape) for name in self.masks)
 
 
-def pack(index: Index) -> dict[str, np.ndarray]:
-    """The index as the file's tensors `index`, `fingerprints`, `thresholds` and `models`."""
+def to_tensors(index: Index) -> dict[str, np.ndarray]:
+    """The index as the file's tensors `index`, `fingerprints` and `models`."""
     names = list(index.base.tensors)
     place = {name: i for i, name in enumerate(names)}
     signatures = list(index.base.tensors.values())
@@ -116,12 +115,11 @@ def pack(index: Index) -> dict[str, np.ndarray]:
     return {
         "index": np.frombuffer(zlib.compress(text, 9), np.uint8),
         "fingerprints": np.frombuffer(prints, np.uint8).reshape(-1, SHORT_BYTES),
-        "thresholds": np.array([t for m in masks for t in m.thresholds], np.uint16),
         "models": np.array(models, np.uint8),
     }
 
 
-def unpack(deflated: np.ndarray, prints: np.ndarray, thresholds: np.ndarray, models: np.ndarray) -> Index:
+def from_tensors(deflated: np.ndarray, prints: np.ndarray, models: np.ndarray) -> Index:
     """The index from its tensors. Raises `MaskFileError` where they are malformed or contradict each other."""
     inflater = zlib.decompressobj()
     try:
@@ -133,7 +131,7 @@ def unpack(deflated: np.ndarray, prints: np.ndarray, thresholds: np.ndarray, mod
     document = parse_json(text, "the index")
     _need(isinstance(document, dict), "it is not a JSON object")
     base = _base(document.get("base"), prints)
-    masks = _masks(document.get("masks"), base, thresholds, models.tolist())
+    masks = _masks(document.get("masks"), base, models.tolist())
     companions = {
         kind: _companions(document[kind], kind) for kind in ("statistics", "trained") if kind in document
     }
@@ -179,16 +177,16 @@ def _base(columns: Any, prints: np.ndarray) -> Base:
     return Base(tensors, columns["fingerprint"])
 
 
-def _masks(columns: Any, base: Base, thresholds: np.ndarray, models: list[int]) -> dict[str, Coded]:
+def _masks(columns: Any, base: Base, models: list[int]) -> dict[str, Coded]:
     rows = _columns(columns, "masks", "tensor", "packed", "off", "rows", "models")
     _need(_is_digest(columns.get("digest")), "the masks' digest is malformed")
     names = list(base.tensors)
     masks: dict[str, Coded] = {}
-    used = at = 0
+    at = 0
     for tensor, packed, off, sizes, amount in rows:
         _need(type(tensor) is int and 0 <= tensor < len(names), "a mask's tensor is not one of the base's")
         _need(type(packed) is int and packed in (0, 1), "a mask's coding is neither 0 nor 1")
-        _need(is_counts(off) and len(off) >= 1 and is_counts(sizes), "a mask's counts are malformed")
+        _need(is_counts(off) and is_counts(sizes), "a mask's counts are malformed")
         _need(type(amount) is int and 0 <= amount <= len(off), "a mask has more models than cells")
         name = names[tensor]
         _need(name not in masks, f"{name!r} is masked twice")
@@ -199,15 +197,9 @@ def _masks(columns: Any, base: Base, thresholds: np.ndarray, models: list[int]) 
             not sizes or (len(shape) > 1 and count(shape) > 0 and sum(sizes) == shape[0]),
             "its rows are not those",
         )
-        _need(len(off) % max(len(sizes), 1) == 0, "the cells do not fit the classes of rows")
-        amount_of_thresholds = len(off) // max(len(sizes), 1) - 1
-        mine = tuple(int(t) for t in thresholds[used : used + amount_of_thresholds])
-        used += amount_of_thresholds
-        _need(len(mine) == amount_of_thresholds, "there are too few thresholds")
-        _need(all(a < b for a, b in itertools.pairwise(mine)), "the thresholds do not increase")
+        _need(len(off) == max(len(sizes), 1), "the cells do not fit the classes of rows")
         own, at = _read_models(models, at, amount)
-        masks[name] = Coded(bool(packed), tuple(off), tuple(sizes), mine, own)
-    _need(used == len(thresholds), "there are more thresholds than classes")
+        masks[name] = Coded(bool(packed), tuple(off), tuple(sizes), own)
     _need(at == len(models), "there are more models of gaps than cells")
     return masks
 

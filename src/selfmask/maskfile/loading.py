@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfmask.errors import MaskFileError
 from selfmask.maskfile import index as record
@@ -22,14 +22,11 @@ MAX_WEIGHTS = 1 << 31
 _KINDS = ("statistics", "trained")
 
 
-def load(
-    path: str | os.PathLike[str], base: nn.Module | None = None, *, max_weights: int = MAX_WEIGHTS
-) -> Mask:
+def load(path: str | os.PathLike[str], *, max_weights: int = MAX_WEIGHTS) -> Mask:
     """Read a mask file and check it, without decoding its bits.
 
     Args:
         path: the file.
-        base: the base model, where the bits need it and it cannot be rebuilt from the metadata.
         max_weights: a file that claims more masked weights than this is refused: each takes a byte when decoded,
             and a file of a few hundred bytes can claim any number.
 
@@ -40,12 +37,10 @@ def load(
     path = Path(path)
     if path.is_dir():
         raise MaskFileError(f"{path}: a folder, expected a mask file (*.safetensors)")
-    return parse_mask(path.read_bytes(), path, base, max_weights)
+    return parse_mask(path.read_bytes(), path, max_weights)
 
 
-def parse_mask(
-    content: bytes, path: Path, base: nn.Module | None = None, max_weights: int = MAX_WEIGHTS
-) -> Mask:
+def parse_mask(content: bytes, path: Path, max_weights: int = MAX_WEIGHTS) -> Mask:
     """The same from the file's bytes; `path` is for the messages."""
     texts, arrays = parse(content, path.name)
     version = texts.pop("selfmask.format", None)
@@ -67,10 +62,9 @@ def parse_mask(
     def get(name: str, empty: tuple[int, ...]) -> np.ndarray:
         return arrays[name].numpy(TENSORS[name]) if name in arrays else np.zeros(empty, np.uint8)
 
-    index = record.unpack(
+    index = record.from_tensors(
         arrays["index"].data,
         get("fingerprints", (0, record.SHORT_BYTES)),
-        get("thresholds", (0,)).reshape(-1),
         get("models", (0,)).reshape(-1),
     )
     if index.weights > max_weights:
@@ -97,7 +91,6 @@ def parse_mask(
         head=head,
         sizes=_sizes(content, arrays),
         _arrays=arrays,
-        _base=base,
     )
 
 
@@ -152,7 +145,7 @@ def _sizes(content: bytes, arrays: dict[str, Array]) -> dict[str, int]:
     def total(*prefixes: str) -> int:
         return sum(a.data.nbytes for name, a in arrays.items() if name.startswith(prefixes))
 
-    masks = total("masks.", "thresholds", "models")
+    masks = total("masks.", "models")
     statistics, head = total("statistics/"), total("head/", "trained/")
     rest = len(content) - masks - statistics - head
     return {"masks": masks, "statistics": statistics, "head": head, "metadata": rest, "file": len(content)}

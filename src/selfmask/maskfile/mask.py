@@ -14,9 +14,8 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from selfmask.errors import MaskFileError, SelfmaskError, WrongBaseError
+from selfmask.errors import MaskFileError, WrongBaseError
 from selfmask.maskfile import explain
-from selfmask.maskfile.classes import magnitudes
 from selfmask.maskfile.coding import decode, rows_of
 from selfmask.maskfile.container import TENSORS, Array, count
 from selfmask.maskfile.fingerprint import (
@@ -54,17 +53,11 @@ class Mask:
     head: dict[str, Tensor]
     sizes: dict[str, int]
     _arrays: dict[str, Array]
-    _base: nn.Module | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """The masked parameters' names."""
         return tuple(self.index.masks)
-
-    @property
-    def needs_base(self) -> bool:
-        """Whether the bits can be read only beside the base (they are coded in classes of |θ|)."""
-        return any(coded.needs_base for coded in self.index.masks.values())
 
     @property
     def learnt_on(self) -> str | None:
@@ -97,21 +90,24 @@ class Mask:
         """The file's bytes by part: "masks", "statistics", "head" (with `trained`), "metadata", and all: "file"."""
         return dict(self.sizes)
 
-    def masks(self, base: nn.Module | None = None) -> dict[str, Tensor]:
+    def masks(self) -> dict[str, Tensor]:
         """The masks by parameter name: bool, of the parameters' shapes, True where a weight is on.
 
-        Args:
-            base: the base model; only needed where `needs_base` and the backbone's specification in the metadata
-                cannot be rebuilt here. It is checked first, and not changed.
-
-        Raises:
-            WrongBaseError: `base` is not the base, or none is at hand and the bits cannot be read without it.
-            MaskFileError: the file's coded bits are damaged.
+        Raises `MaskFileError` where the file's coded bits are damaged.
         """
-        if not self.needs_base:
-            return self._decode(None)
-        base = base or self._base or self._rebuild()
-        return self._decode(self.check(base))
+        reader = Reader(self._words("masks.coded", np.uint32), self._words("masks.plain", np.uint8))
+        digest = xxhash.xxh3_128()
+        masks: dict[str, Tensor] = {}
+        for name, coded in self.index.masks.items():
+            bits = decode(reader, coded, rows_of(self.shape(name)))
+            digest.update(np.packbits(bits, bitorder="little").data)
+            masks[name] = torch.from_numpy(bits).reshape(self.shape(name))
+        reader.finish()
+        if digest.hexdigest() != self.index.digest:
+            raise MaskFileError(
+                f"{self.path.name}: the decoded masks do not have the digest that the file states"
+            )
+        return masks
 
     def check(self, model: nn.Module) -> dict[str, Tensor]:
         """The model's tensors by name, after checking that each is the base's; changes nothing.
@@ -151,7 +147,7 @@ class Mask:
         """
         with occupancy.taking(model, f"the applied mask {self.path.name}") as hold:
             tensors = self._checked(model)
-            new = self._adapted(tensors, self._decode(tensors))
+            new = self._adapted(tensors, self.masks())
             kept = Kept(model, [*new, *(n for n, _ in model.named_buffers(remove_duplicate=False))])
             off = [name for name, on in self.on.items() if on < self.numel(name)]
             try:
@@ -182,43 +178,9 @@ class Mask:
         }
         return weights | self.statistics | self.trained
 
-    def _decode(self, theta: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        reader = Reader(self._words("masks.coded", np.uint32), self._words("masks.plain", np.uint8))
-        digest = xxhash.xxh3_128()
-        masks: dict[str, Tensor] = {}
-        for name, coded in self.index.masks.items():
-            levels = magnitudes(theta[name]) if theta is not None and coded.needs_base else None
-            bits = decode(reader, coded, rows_of(self.shape(name)), levels)
-            digest.update(np.packbits(bits, bitorder="little").data)
-            masks[name] = torch.from_numpy(bits).reshape(self.shape(name))
-        reader.finish()
-        if digest.hexdigest() != self.index.digest:
-            raise MaskFileError(
-                f"{self.path.name}: the decoded masks do not have the digest that the file states"
-            )
-        return masks
-
     def _words(self, name: str, dtype: type[np.generic]) -> np.ndarray:
         array = self._arrays.get(name)
         return np.zeros(0, dtype) if array is None else array.numpy(TENSORS[name]).reshape(-1)
-
-    def _rebuild(self) -> nn.Module:
-        backbone = self.metadata.get("backbone")
-        spec = backbone.get("spec") if isinstance(backbone, dict) else None
-        advice = f"pass the base model: load({str(self.path)!r}).masks(base=model), or load(path, base=model)"
-        if not isinstance(spec, str):
-            raise WrongBaseError(f"{self.path.name}: its bits can be read only beside the base; {advice}")
-        assert isinstance(backbone, dict)
-        try:
-            # The one door that opens upward, and only when called: this room knows nothing of backbones.
-            from selfmask.backbones.spec import rebuild
-
-            return rebuild(backbone).module
-        except (SelfmaskError, ImportError, OSError) as error:
-            raise WrongBaseError(
-                f"{self.path.name}: its bits can be read only beside the base, and {spec!r} could not be built here "
-                f"({error}); {advice}"
-            ) from error
 
 
 class Handle:

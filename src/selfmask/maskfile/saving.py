@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,20 +16,17 @@ from torch import Tensor
 from selfmask._common.files import write_atomically
 from selfmask.errors import SettingsError
 from selfmask.maskfile import index as record
-from selfmask.maskfile.classes import magnitudes
-from selfmask.maskfile.coding import Coded, Coding, Plan, plain, plan, rows_of
+from selfmask.maskfile.coding import Coded, plain_code, rows_of, shortest_code
 from selfmask.maskfile.container import Array, serialise
 from selfmask.maskfile.fingerprint import dtype_name, raw_bytes, signature
-from selfmask.maskfile.heads import HeadDtype, head_as
 from selfmask.maskfile.index import Base, Companion, Index
 from selfmask.maskfile.streams import Writer
 from selfmask.masking.weight import alpha
 from selfmask.version import VERSION
 
 FORMAT = "1"
-WORTH_A_BASE = 0.5
-"""A file that is read by itself, several times as fast, is given up for a saving of so much of the masks' bytes."""
-CODINGS = get_args(Coding)
+HeadDtype = Literal["float32", "float16"]
+"""The precision of the head that a mask file carries: half of it is enough for most, and half the bytes."""
 
 
 def save_mask(
@@ -43,7 +40,7 @@ def save_mask(
     head: Mapping[str, Tensor] | None = None,
     head_dtype: HeadDtype | None = None,
     metadata: Mapping[str, Any] | None = None,
-    coding: Coding = "auto",
+    packed: bool = False,
 ) -> Path:
     """Write a mask file, whole or not at all (docs/format.md). Returns its path.
 
@@ -57,17 +54,14 @@ def save_mask(
         head_dtype: what the head's floating-point tensors are rounded to; None keeps them as they are. What `trained`
             holds is part of the network, which must come back bit for bit, and is never rounded.
         metadata: JSON-able data by key; every key becomes an entry of the file's metadata.
-        coding: "alone" (the gaps between the rarer bits: read without the base, faster than lzma), "base" (also
-            classes of |θ| as side information: smaller where |θ| tells something, as after SGD on the scores, but
-            reading needs the base and takes several times as long), "packed" (plain bits), or "auto": "base" where
-            it halves the masks at least and anyone can rebuild the metadata's backbone, else "alone". Each tensor
-            falls back to plain bits where they are smaller.
+        packed: store the masks as plain bits, one a weight. Otherwise each tensor gets the shortest coding, plain bits
+            where they are.
 
     Raises:
         SettingsError: names or shapes do not fit together, or `metadata` is not JSON-able.
         OSError: the disk is full or the folder cannot be written; a file that was there before is untouched.
     """
-    _check(theta, masks, coding)
+    _check(theta, masks)
     trained = dict(trained or {})
     if head_dtype is not None:
         if not head:
@@ -83,33 +77,34 @@ def save_mask(
     for name, tensor in trained.items():
         signatures.setdefault(name, signature(tensor))
     base = Base.of(signatures, free=frozenset(trained))
-    content = pack(base, masks, theta, statistics or {}, trained, head or {}, metadata or {}, coding)
+    content = mask_bytes(base, masks, statistics or {}, trained, head or {}, metadata or {}, packed=packed)
     path = Path(path)
     write_atomically(path, content)
     return path
 
 
-def pack(
+def mask_bytes(
     base: Base,
     masks: Mapping[str, Tensor],
-    theta: Mapping[str, Tensor] | None,
     statistics: Mapping[str, Tensor],
     trained: Mapping[str, Tensor],
     head: Mapping[str, Tensor],
     metadata: Mapping[str, Any],
-    coding: Coding = "auto",
+    *,
+    packed: bool = False,
 ) -> bytes:
-    """The bytes of a mask file. Without `theta` the coding is one that needs no base to read."""
+    """The bytes of a mask file; arguments as for `save_mask`, whose checks were made."""
     writer = Writer()
     coded: dict[str, Coded] = {}
     alphas: list[float] = []
     digest = xxhash.xxh3_128()
-    for name, chosen in _plans(masks, theta, metadata, coding).items():
-        coded[name] = chosen.write(writer)
-        total = chosen.mask.size
-        on = total - sum(coded[name].off)
-        alphas.append(alpha(on, total) if on else float(total == 0))
-        digest.update(np.packbits(chosen.mask, bitorder="little").data)
+    code = plain_code if packed else shortest_code
+    for name, mask in masks.items():
+        bits = mask.detach().cpu().contiguous().numpy().reshape(rows_of(mask.shape))
+        coded[name] = code(bits).write(writer)
+        on = bits.size - sum(coded[name].off)
+        alphas.append(alpha(on, bits.size) if on else float(bits.size == 0))
+        digest.update(np.packbits(bits, bitorder="little").data)
     companions: dict[str, tuple[Companion, ...]] = {}
     stored: dict[str, Array] = {}
     for kind, tensors in (("statistics", statistics), ("trained", trained)):
@@ -121,11 +116,10 @@ def pack(
     for name, tensor in head.items():
         stored[f"head/{name}"] = Array(_storable(tensor, name), tuple(tensor.shape), _elements(tensor))
     words, plain = writer.finish()
-    parts = record.pack(Index(base, coded, companions, digest.hexdigest()))
+    parts = record.to_tensors(Index(base, coded, companions, digest.hexdigest()))
     arrays = {
         "masks.coded": Array.of(words),
         "alpha": Array.of(np.array(alphas, np.float32)),
-        "thresholds": Array.of(parts["thresholds"]),
         "masks.plain": Array.of(plain),
         "models": Array.of(parts["models"]),
         "fingerprints": Array.of(parts["fingerprints"]),
@@ -137,35 +131,21 @@ def pack(
     )
 
 
-def _plans(
-    masks: Mapping[str, Tensor],
-    theta: Mapping[str, Tensor] | None,
-    metadata: Mapping[str, Any],
-    coding: Coding,
-) -> dict[str, Plan]:
-    bits = {
-        name: m.detach().cpu().contiguous().numpy().reshape(rows_of(m.shape)) for name, m in masks.items()
-    }
-    if coding == "packed":
-        return {name: plain(m) for name, m in bits.items()}
-    if coding == "base" and theta is not None:
-        return {name: plan(m, magnitudes(theta[name])) for name, m in bits.items()}
-    alone = {name: plan(m) for name, m in bits.items()}
-    if coding == "alone" or theta is None or not _rebuildable(metadata):
-        return alone
-    beside = {name: plan(m, magnitudes(theta[name])) for name, m in bits.items()}
-    saved = 1 - sum(p.bits for p in beside.values()) / max(sum(p.bits for p in alone.values()), 1)
-    return beside if saved > WORTH_A_BASE else alone
+def head_as(head: Mapping[str, Tensor], dtype: HeadDtype) -> dict[str, Tensor]:
+    """`head` with its floating-point tensors rounded to `dtype`; whole numbers stay as they are.
 
-
-def _rebuildable(metadata: Mapping[str, Any]) -> bool:
-    """Whether anyone can rebuild the base from the metadata alone, without a file of weights of the user's own."""
-    backbone = metadata.get("backbone")
-    if not isinstance(backbone, Mapping) or not backbone.get("spec"):
-        return False
-    if str(backbone["spec"]).startswith("torchhub:"):  # no reader runs a repository's code on a file's word
-        return False
-    return backbone.get("weights") is None and bool(backbone.get("pretrained", True))
+    Raises `SettingsError` for another dtype, and where a value is beyond the range of `dtype` (65 504 for float16).
+    """
+    if dtype not in get_args(HeadDtype):
+        raise SettingsError(f"the dtype of a head is one of {', '.join(get_args(HeadDtype))}, got {dtype!r}")
+    target = torch.float16 if dtype == "float16" else torch.float32
+    rounded = {name: t.to(target) if t.is_floating_point() else t for name, t in head.items()}
+    for name, tensor in head.items():
+        if bool(tensor.isfinite().all()) and not bool(rounded[name].isfinite().all()):
+            raise SettingsError(
+                f"the head's {name!r} reaches {float(tensor.abs().max()):.4g}, beyond {dtype}: store it as float32"
+            )
+    return rounded
 
 
 def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -207,9 +187,7 @@ def _storable(tensor: Tensor, name: str) -> str:
     return dtype
 
 
-def _check(theta: Mapping[str, Tensor], masks: Mapping[str, Tensor], coding: str) -> None:
-    if coding not in CODINGS:
-        raise SettingsError(f"coding is one of {', '.join(CODINGS)}, got {coding!r}")
+def _check(theta: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
     if set(theta) != set(masks):
         odd = sorted(set(theta) ^ set(masks))[0]
         raise SettingsError(f"theta and masks must name the same tensors; {odd!r} is in one of them only")

@@ -46,7 +46,7 @@ def gather(
     module: nn.Module | None = base.module if base is not None else None
     masks = None
     try:
-        masks = run.mask.masks(module)
+        masks = run.mask.masks()
     except SelfmaskError as error:
         notes.append(f"The masks could not be read: {error}.")
     theta = None
@@ -73,7 +73,7 @@ def _members(
     packed, labels = [OffBits.of(masks)], ["dispatcher"]
     try:
         for number in range(1, run.cascade.experts + 1):
-            packed.append(OffBits.of(run.cascade.member(number, module).masks(module)))
+            packed.append(OffBits.of(run.cascade.member(number).masks()))
             labels.append(f"expert {number}")
     except SelfmaskError as error:
         notes.append(f"The experts' masks could not be read: {error}.")

@@ -67,14 +67,12 @@ class Study:
         return written
 
 
-def study(paths: Iterable[Path], base: nn.Module | None = None, base_of: BaseOf | None = None) -> Study:
+def study(paths: Iterable[Path], base_of: BaseOf | None = None) -> Study:
     """Measure every mask of `paths` and draw what can be drawn.
 
     Args:
         paths: mask files, run folders, folders of either.
-        base: the base of all of them, for files whose bits are coded beside it, and for |θ|.
-        base_of: makes the base of one mask, asked where `base` is None; only |θ| needs it. What it raises as a
-            `SelfmaskError` becomes a note.
+        base_of: makes the base of one mask, for |θ|; what it raises as a `SelfmaskError` becomes a note.
     """
     files = find_masks(paths)
     subjects: list[Subject] = []
@@ -83,13 +81,13 @@ def study(paths: Iterable[Path], base: nn.Module | None = None, base_of: BaseOf 
     opened = (
         found
         for file, label in zip(files, labels_for(files), strict=True)
-        for found in open_masks(file, label, base)
+        for found in open_masks(file, label)
     )
     for label, mask in opened:
-        subject, masks = measure_subject(mask, label, base)
+        subject, masks = measure_subject(mask, label)
         subjects.append(subject)
-        if base_of is not None or base is not None:
-            charts += _magnitudes(subject, masks, base if base is not None else _base(base_of, mask, notes))
+        if base_of is not None:
+            charts += _magnitudes(subject, masks, _base(base_of, mask, notes))
     if len(subjects) == 1:  # over many masks, the figure by depth says it
         charts += [stage_chart(subjects[0].layers), filter_chart(subjects[0].filters)]
     by_backbone: dict[tuple[str, tuple[str, ...]], list[Subject]] = {}
@@ -121,9 +119,7 @@ def _magnitudes(subject: Subject, masks: dict[str, Tensor], base: nn.Module | No
     return [magnitude_chart(magnitude_profile(masks, dict(base.named_parameters())), name, subject.label)]
 
 
-def _base(base_of: BaseOf | None, mask: Mask, notes: list[str]) -> nn.Module | None:
-    if base_of is None:
-        return None
+def _base(base_of: BaseOf, mask: Mask, notes: list[str]) -> nn.Module | None:
     try:
         return base_of(mask)
     except SelfmaskError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfmask.cascades.cascade_file import load_cascade
 from selfmask.errors import MaskFileError
@@ -56,17 +56,17 @@ class Subject:
         return total_density(self.layers)
 
 
-def open_masks(path: Path, label: str, base: nn.Module | None = None) -> list[tuple[str, Mask]]:
+def open_masks(path: Path, label: str) -> list[tuple[str, Mask]]:
     """The masks of one file with their labels: one, or the dispatcher and the experts of a cascade."""
     try:
-        return [(label, load(path, base))]
+        return [(label, load(path))]
     except MaskFileError as not_a_mask:
         try:
-            cascade = load_cascade(path, base)
+            cascade = load_cascade(path)
         except MaskFileError:
             raise not_a_mask from None
         names = ["dispatcher", *(f"expert {number}" for number in range(1, cascade.experts + 1))]
-        return [(f"{label}, {name}", cascade.member(number, base)) for number, name in enumerate(names)]
+        return [(f"{label}, {name}", cascade.member(number)) for number, name in enumerate(names)]
 
 
 def find_masks(paths: Iterable[Path]) -> list[Path]:
@@ -115,11 +115,9 @@ def labels_for(paths: list[Path]) -> list[str]:
         lengths = longer
 
 
-def measure_subject(
-    mask: Mask, label: str, base: nn.Module | None = None
-) -> tuple[Subject, dict[str, Tensor]]:
+def measure_subject(mask: Mask, label: str) -> tuple[Subject, dict[str, Tensor]]:
     """The subject and its masks, which the caller drops as soon as it can (one byte a weight)."""
-    masks = mask.masks(base)
+    masks = mask.masks()
     metadata = mask.metadata
     training = _dictionary(metadata, "training")
     backbone = _dictionary(metadata, "backbone")

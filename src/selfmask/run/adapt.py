@@ -17,8 +17,8 @@ from selfmask._common.processes import by_the_first
 from selfmask.features.measure import HeadCost, head_cost
 from selfmask.features.passes import showing
 from selfmask.features.rows import MASKED, NOT_MEASURED, Rows, Verdict
-from selfmask.maskfile.heads import head_as
 from selfmask.maskfile.loading import load
+from selfmask.maskfile.saving import head_as
 from selfmask.masking.status import Status
 from selfmask.objectives.base import Objective
 from selfmask.run.build import build_masks, build_objective

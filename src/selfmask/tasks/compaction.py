@@ -11,17 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from selfmask._common.entropy import entropy_bits
 from selfmask.errors import SettingsError
-from selfmask.maskfile.coding import plan, rows_of
+from selfmask.maskfile.coding import rows_of, shortest_code
 
 Masks = dict[str, Tensor]
 Score = Callable[[Masks], float]
-Levels = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -164,12 +162,11 @@ def ranked(masks: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> dic
     return {name: (torch.searchsorted(ordered, importance[name].contiguous()) / amount) for name in masks}
 
 
-def coded_bits(masks: Mapping[str, Tensor], levels: Levels | None = None) -> float:
-    """About the bits for each masked weight that the file takes; with `levels` beside its base."""
+def coded_bits(masks: Mapping[str, Tensor]) -> float:
+    """About the bits for each masked weight that the file takes."""
     bits = 0.0
-    for name, mask in masks.items():
-        wide = mask.cpu().contiguous().numpy().reshape(rows_of(mask.shape))
-        bits += plan(wide, None if levels is None else levels[name]).bits
+    for mask in masks.values():
+        bits += shortest_code(mask.cpu().contiguous().numpy().reshape(rows_of(mask.shape))).bits
     return bits / max(sum(m.numel() for m in masks.values()), 1)
 
 
@@ -179,11 +176,10 @@ def to_bits(
     score: Score,
     *,
     share: float,
-    levels: Levels | None = None,
 ) -> Compaction:
     """The masks with `share` of their bits (see `at_bits`), whatever that costs; arguments as for `smallest`."""
     chosen = at_bits(masks, per_bit(masks, importance), share)
-    before, after = _point(masks, dict(masks), score, levels), _point(masks, chosen, score, levels)
+    before, after = _point(masks, dict(masks), score), _point(masks, chosen, score)
     return Compaction(chosen, after, before, (before, after))
 
 
@@ -195,7 +191,6 @@ def smallest(
     max_drop: float,
     steps: int = 6,
     refine: int = 0,
-    levels: Levels | None = None,
 ) -> Compaction:
     """The smallest masks found whose score is at most `max_drop` below that of `masks`.
 
@@ -207,7 +202,6 @@ def smallest(
         max_drop: >= 0.
         steps: halvings of the share that is turned back on.
         refine: after that, in so many of the costliest tensors half of what is still off is tried on.
-        levels: θ's `magnitudes` by name, where the file is to be read beside its base.
 
     Raises:
         SettingsError: a setting is out of range.
@@ -217,7 +211,7 @@ def smallest(
     if steps < 1 or refine < 0:
         raise SettingsError(f"compaction takes steps >= 1 and refine >= 0, got {steps} and {refine}")
     ranks = ranked(masks, per_bit(masks, importance))
-    before = _point(masks, dict(masks), score, levels)
+    before = _point(masks, dict(masks), score)
     floor = before.score - max_drop
     tried = [before]
     best, chosen = dict(masks), before
@@ -225,7 +219,7 @@ def smallest(
     for _ in range(steps):
         cut = (low + high) / 2
         candidate = restored(masks, ranks, cut)
-        point = _point(masks, candidate, score, levels)
+        point = _point(masks, candidate, score)
         tried.append(point)
         low, high = (cut, high) if point.score >= floor else (low, cut)
         # Where most weights are off, the first that come back make a mask longer.
@@ -237,18 +231,14 @@ def smallest(
         if len(left) < 2:
             continue
         candidate = best | {name: best[name] | (ranks[name] < left.median())}
-        point = _point(masks, candidate, score, levels)
+        point = _point(masks, candidate, score)
         tried.append(point)
         if point.score >= floor and point.bits < chosen.bits:
             best, chosen = candidate, point
     return Compaction(best, chosen, before, tuple(tried))
 
 
-def _point(
-    masks: Mapping[str, Tensor], candidate: Masks, score: Score, levels: Levels | None = None
-) -> Point:
+def _point(masks: Mapping[str, Tensor], candidate: Masks, score: Score) -> Point:
     before = sum(int((~m).sum()) for m in masks.values())
     after = sum(int((~m).sum()) for m in candidate.values())
-    return Point(
-        1 - after / before if before else 0.0, coded_bits(candidate, levels), float(score(candidate))
-    )
+    return Point(1 - after / before if before else 0.0, coded_bits(candidate), float(score(candidate)))

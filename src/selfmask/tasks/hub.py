@@ -141,7 +141,7 @@ def from_hub(
         MissingExtraError: `huggingface_hub` is not installed.
     """
     where = {"revision": revision, "token": token, "endpoint": endpoint, "cache_dir": cache_dir}
-    return _fetch(repo_id, filename, where, base, max_weights)[0]
+    return _fetch(repo_id, filename, where, max_weights)[0]
 
 
 def save_from_hub(
@@ -159,7 +159,7 @@ def save_from_hub(
     if out.is_dir():
         raise SettingsError(f"{out} is a folder; name the file to write, {out / FILENAME} say")
     where = {"revision": revision, "token": token, "endpoint": endpoint, "cache_dir": cache_dir}
-    mask, content = _fetch(repo_id, filename, where, None, MAX_WEIGHTS)
+    mask, content = _fetch(repo_id, filename, where, MAX_WEIGHTS)
     write_atomically(out, content)
     return mask
 
@@ -170,9 +170,7 @@ def commit_of(mask: Mask) -> str | None:
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-2] else None
 
 
-def _fetch(
-    repo_id: str, filename: str, where: Mapping[str, Any], base: nn.Module | None, max_weights: int
-) -> tuple[Mask, bytes]:
+def _fetch(repo_id: str, filename: str, where: Mapping[str, Any], max_weights: int) -> tuple[Mask, bytes]:
     """The mask and the very bytes that were checked: the cache is open to other programs."""
     client = _client()
     endpoint = where["endpoint"] or client.constants.ENDPOINT
@@ -182,7 +180,7 @@ def _fetch(
         if path.stat().st_size > MAX_BYTES:
             raise MaskFileError(f"{filename}: {path.stat().st_size} bytes, more than any mask file has")
         content = path.read_bytes()
-        return parse_mask(content, path, base, max_weights), content
+        return parse_mask(content, path, max_weights), content
     except MaskFileError as error:
         # The name in the cache is a link to the bytes, which other revisions share.
         for part in (path.resolve(), path):

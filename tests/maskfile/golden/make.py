@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfmask.maskfile.coding import Coding
 from selfmask.maskfile.saving import save_mask
 
 SHAPES = {
@@ -25,12 +24,11 @@ SHAPES = {
 }
 EVEN = {"even.weight": (50, 120)}  # a tenth off, without structure
 # What this version writes; "entropy" was written before there were Golomb codes, and is only read.
-CODINGS: dict[str, Coding] = {"packed": "packed", "golomb": "alone", "base": "base"}
+PACKED = {"packed": True, "golomb": False}
 DTYPES = {
     "packed": torch.float32,
     "entropy": torch.bfloat16,
     "golomb": torch.bfloat16,
-    "base": torch.float32,
 }
 
 
@@ -74,7 +72,7 @@ def masks(shapes: dict[str, tuple[int, ...]] = SHAPES) -> dict[str, Tensor]:
 
 
 def make(folder: Path) -> None:
-    for name, coding in CODINGS.items():
+    for name, packed in PACKED.items():
         theta = base(DTYPES[name], shapes(name))
         save_mask(
             folder / f"format1-{name}.safetensors",
@@ -89,7 +87,7 @@ def make(folder: Path) -> None:
                 "base": "linear congruential",
                 "rule": {"name": "threshold", "mu": 0.0, "start": 1.0},
             },
-            coding=coding,
+            packed=packed,
         )
 
 
