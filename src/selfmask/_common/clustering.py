@@ -35,24 +35,28 @@ def principal_axes(x: Tensor, *, complete: bool = False) -> Axes:
     """
     wide = x.double()
     mean = wide.mean(dim=0)
-    centred = wide - mean
-    count, width = centred.shape
-    rest = max(1, count - 1)
-    if count < width and not complete:
-        values, left = torch.linalg.eigh(centred @ centred.T)
-        rank = _rank(values)
-        values, left = values.flip(0)[:rank], left.flip(1)[:, :rank]
-        axes, variances = (centred.T @ left) / values.sqrt(), values / rest
+    rest = max(1, len(x) - 1)
+    if complete:
+        variances, axes = torch.linalg.eigh((wide - mean).T @ (wide - mean) / rest)
     else:
-        values, axes = torch.linalg.eigh(centred.T @ centred / rest)
-        rank = width if complete else _rank(values)
-        variances, axes = values.flip(0)[:rank], axes.flip(1)[:, :rank]
+        squares, axes = directions(wide - mean)
+        variances = squares / rest
     signs = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
-    return Axes(mean, (axes * signs).T, variances)
+    return Axes(mean, (axes * signs).flip(1).T, variances.flip(0))
 
 
-def _rank(values: Tensor) -> int:
-    return int((values > _ROUNDING * values[-1]).sum())
+def directions(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (rank,), increasing, and eigenvectors (D, rank) of XᵀX for a centred X (N, D), without rounding's.
+
+    By the smaller of XᵀX and XXᵀ, so that few images of many dimensions cost no more than they hold. The signs are
+    the library's choice.
+    """
+    count, width = centred.shape
+    dual = count < width
+    values, vectors = torch.linalg.eigh(centred @ centred.T if dual else centred.T @ centred)
+    keep = values > _ROUNDING * values[-1]
+    values, vectors = values[keep], vectors[:, keep]
+    return values, centred.T @ (vectors / values.sqrt()) if dual else vectors
 
 
 def kmeans(

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from selfmask._common.clustering import principal_axes
+from selfmask._common.clustering import directions
 
 Layer = tuple[Tensor, Tensor]
 """weight (classes, inputs) and bias (classes,)"""
@@ -46,11 +47,13 @@ class Spectrum:
 def spectrum(x: Tensor) -> Spectrum:
     """The principal axes of `x` (N, width), in float64 (on the CPU where the device has none)."""
     x = x.detach().to("cpu") if x.device.type == "mps" else x.detach()
-    found = principal_axes(x)
-    # The mean over the images, where a variance is taken over all but one.
-    squares = found.variances * ((len(x) - 1) / len(x))
-    length = float(squares.sum().sqrt())
+    x = x.to(torch.float64)
+    mean = x.mean(dim=0)
+    centred = x - mean
+    length = float(centred.square().sum(dim=1).mean().sqrt())
     # Below this the spread is the rounding of the mean itself: the features are one point.
-    if length <= 1e-12 * float(found.mean.norm()) or length == 0.0:
-        return Spectrum(found.mean, 1.0, found.axes.new_zeros(x.shape[1], 0), found.axes.new_zeros(0))
-    return Spectrum(found.mean, length, found.axes.T.contiguous(), squares / length**2)
+    if length <= 1e-12 * float(mean.norm()) or length == 0.0:
+        return Spectrum(mean, 1.0, centred.new_zeros(x.shape[1], 0), centred.new_zeros(0))
+    centred /= length
+    values, axes = directions(centred)
+    return Spectrum(mean, length, axes.contiguous(), values / len(x))
