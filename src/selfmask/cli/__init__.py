@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 from selfmask._common.escape import lines
 from selfmask._common.near import did_you_mean
-from selfmask.errors import SelfmaskError
+from selfmask.errors import SelfmaskError, SettingsError
 from selfmask.version import VERSION
 
 
@@ -129,6 +130,7 @@ def _run(name: str, words: Sequence[str]) -> int:
     from selfmask.cli.printing import print_json
 
     command = COMMANDS[name]
+    _look(words)
     parsed = parse(name, _named(command.settings), words)
     if parsed is None:
         return 0
@@ -151,6 +153,23 @@ def _run(name: str, words: Sequence[str]) -> int:
     else:
         _named(command.show)(result)
     return INTERRUPTED if interrupted else 0
+
+
+def _look(words: Sequence[str]) -> None:
+    """Raise `SettingsError` where the first value is plainly a path, and nothing is there.
+
+    Here, before anything is imported that takes seconds; what only looks like a path is left to the task.
+    """
+    first = words[0] if words else ""
+    if first.startswith("-") or ":" in first or not (os.sep in first or first.endswith(_FILES)):
+        return
+    if first.count("/") == 1 and not first.endswith(("/", *_FILES)) and not first.startswith("."):
+        return  # OWNER/NAME on a hub
+    if not os.path.exists(os.path.expanduser(first)):
+        raise SettingsError(f"there is no {first}: name a file or a folder that exists")
+
+
+_FILES = (".safetensors", ".csv", ".tsv", ".jsonl")
 
 
 def _named(place: str) -> Any:

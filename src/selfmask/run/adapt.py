@@ -114,7 +114,11 @@ def _adapt(
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     masks = build_masks(plan)
-    console.print(f"masked: {masks.why}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"masked: {sum(t.numel() for t in masks.theta.values()):,} weights in {len(masks.names)} tensors, "
+        f"{masks.why.partition(': ')[0]} (docs/rules.md)",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
     fitted = fit(
         plan.backbone, masks, objective, plan.train, plan.fit, folder,
         resume=resume, accelerator=accelerator, console=console, channels_last=plan.channels_last,

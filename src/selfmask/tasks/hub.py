@@ -212,6 +212,7 @@ def _download(client: Any, repo_id: str, filename: str, where: Mapping[str, Any]
 def _client() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.constants  # the package imports its parts when they are asked for by name only
         import huggingface_hub.errors
     except ImportError as error:
         raise MissingExtraError("the hub needs the extra 'hub': pip install 'selfmask[hub]'") from error

@@ -1,0 +1,58 @@
+"""Commands in a process of their own: what another test has imported, or a slow import, cannot hide there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selfmask.cli import COMMANDS
+
+
+def selfmask(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "selfmask", *map(str, words)],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+def test_pull_from_a_hub_that_is_not_there(tmp_path: Path) -> None:
+    found = selfmask("pull", "me/x", tmp_path / "x.safetensors", HF_ENDPOINT="http://127.0.0.1:9")
+    assert found.returncode == 2
+    assert "cannot be reached" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"pull", "data", "demo"}))
+def test_each_command_on_what_is_no_file(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "junk.safetensors"
+    path.write_bytes(b"no mask at all, and no images")
+    rest = {
+        "compare": [path], "combine": [path, "--out", tmp_path / "x"], "compact": ["digits", "--out", tmp_path / "x"],
+        "apply": [tmp_path / "x"], "export": [tmp_path / "x.pt2"], "push": ["me/x"], "evaluate": ["--data", "digits"],
+        "adapt": ["--out", tmp_path / "r"], "cascade": ["--out", tmp_path / "r"],
+    }.get(name, [])  # fmt: skip
+    found = selfmask(name, path, *rest, HF_TOKEN="none", HF_ENDPOINT="http://127.0.0.1:9")
+    assert found.returncode == 2, found.stderr
+    assert "Traceback" not in found.stderr
+    assert found.stderr.startswith(f"selfmask {name}: ")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_help_and_a_path_that_is_not_there_import_no_torch(tmp_path: Path) -> None:
+    code = "import sys; from selfmask.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    for words, status in (
+        (["--help"], 0),
+        (["adapt", f"{tmp_path}/nowhere/"], 2),
+        (["inspect", "no.safetensors"], 2),
+    ):
+        found = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
+        )
+        assert found.stdout.splitlines()[-1] == f"{status} False", found.stderr
+    assert "there is no no.safetensors" in found.stderr
