@@ -21,6 +21,7 @@ from selfmask.maskfile.fingerprint import base_tensors, signature
 from selfmask.maskfile.saving import HeadDtype, save_mask
 from selfmask.masking import norm, occupancy
 from selfmask.masking.densities import check_densities
+from selfmask.masking.maskable import check_maskable
 from selfmask.masking.masked import MaskedTensor, MaskedTensors
 from selfmask.masking.norm import NormStats
 from selfmask.masking.optimizer import MaskOptimizer
@@ -48,9 +49,10 @@ class MaskSet:
         seed: of random scores and random shares; equal on every machine.
 
     Raises:
-        SelectionError: nothing was chosen, a pattern matches nothing, or a parameter is both masked and trained.
+        SelectionError: nothing was chosen, a pattern matches nothing, a parameter is both masked and trained, or one is
+            sharded, quantised, parametrised or otherwise not the plain tensor that the network computes with.
         SettingsError: `rule` is no rule, or a top-k whose density has no room for the weights that are always on.
-        WrongBaseError: another mask set or an applied mask holds the model's weights.
+        WrongBaseError: another mask set or an applied mask holds the model's weights, or held what they are a copy of.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class MaskSet:
         check_densities(self.rule, chosen, share)
         generator = torch.Generator().manual_seed(seed)
         everywhere = places(model)
+        check_maskable(model, chosen, everywhere)
         tensors: dict[str, MaskedTensor] = {}
         for name, weight in chosen.items():
             theta = weight.detach()
@@ -315,7 +318,8 @@ class MaskSet:
 
 def _trained(model: nn.Module, train: Train, chosen: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     """The parameters that `train` names; an error if there are none, or if one is masked as well."""
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    first = {id(p): name for name, p in model.named_parameters()}  # of a tied parameter's names
     if callable(train):
         names = [n for n, p in parameters.items() if train(n, p)]
     else:
@@ -330,6 +334,7 @@ def _trained(model: nn.Module, train: Train, chosen: Mapping[str, nn.Parameter])
         names = [n for found in hits.values() for n in found]
     if not names:
         raise SelectionError(f"train: {train!r} names none of the model's {len(parameters)} parameters")
+    names = [first[id(parameters[name])] for name in names]
     for name in names:
         if name in chosen:
             raise SelectionError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import selfmask
-from selfmask.errors import WrongBaseError
+from selfmask.errors import SettingsError, WrongBaseError
 from selfmask.maskfile.mask import Handle, Mask
 from selfmask.maskset import MaskSet
 
@@ -297,3 +297,32 @@ def test_a_thread_that_fails_leaves_the_model_to_the_one_that_waits(tmp_path: Pa
         thread.join()
     assert len(errors) == 80
     assert all("is not the base" in error for error in errors)
+
+
+def test_masked_weights_that_were_loaded_are_no_base(tmp_path: Path) -> None:
+    """By the state dict of a model that is masked now; and by a checkpoint that says which base its scores are over."""
+    model = Small()
+    masks = held_by_a_mask_set(model, tmp_path)
+    optimizer = masks.optimizer(torch.optim.Adam, lr=0.1)
+    other = Small()
+    other.load_state_dict(model.state_dict())
+    with pytest.raises(WrongBaseError, match="its weights are masked and not the base"):
+        MaskSet(other, "conv*.weight")
+    with pytest.raises(WrongBaseError, match="its weights are masked"):
+        mask_file(tmp_path, 1).apply(other)
+    saved, state = snapshot(model), optimizer.state_dict()
+    state["state"] = {i: {n: t.clone() for n, t in s.items()} for i, s in state["state"].items()}
+    masks.remove()
+
+    wrong = Small()
+    wrong.load_state_dict(saved)
+    late = MaskSet(wrong, "conv*.weight").optimizer(torch.optim.Adam, lr=0.1)
+    with pytest.raises(SettingsError, match=r"load_state_dict: the state was saved over other base weights"):
+        late.load_state_dict(state)
+    right = Small()
+    again = MaskSet(right, "conv*.weight")
+    right.load_state_dict(saved)
+    again.optimizer(torch.optim.Adam, lr=0.1).load_state_dict(state)
+    assert same(snapshot(right), saved)
+    again.remove()
+    assert same(snapshot(right), snapshot(Small()))

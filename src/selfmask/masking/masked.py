@@ -5,7 +5,9 @@ The model keeps ordinary parameters w = θ·M/α. They are rebuilt from the exac
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -128,6 +130,16 @@ class MaskedTensors:
     def base(self) -> dict[str, Tensor]:
         """The base's buffers and the base values of what is trained, by name."""
         return self._base.values
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the base weights under the masks: a checkpoint of scores belongs to these."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, t in self.tensors.items():
+            digest.update(f"{name} {t.theta.dtype} {tuple(t.theta.shape)}".encode())
+            if t.theta.numel():
+                digest.update(t.theta.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def train(self, parameter: nn.Parameter) -> bool:
         """Train an ordinary parameter beside the masks; False, with nothing done, where it is none of the model's."""

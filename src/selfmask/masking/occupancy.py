@@ -11,17 +11,20 @@ from __future__ import annotations
 import hashlib
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from selfmask.errors import WrongBaseError
 from selfmask.masking.places import Place, places
 
 _MARK = "_selfmask_masked"  # in the `__dict__` of each module whose weights are rewritten
+
+WeakPlace = tuple[weakref.ref[nn.Module], str]
 
 _changed = threading.Condition()
 _holds: list[Hold] = []
@@ -32,19 +35,20 @@ class Hold:
 
     def __init__(self, who: str, where: Collection[Place]) -> None:
         self.who = who
-        self._where = [(weakref.ref(place.owner), place.name) for place in where]
+        self._where = [_weakly(place) for place in where]
+        self._masked: dict[str, WeakPlace] = {}
         self._marked: list[weakref.ref[nn.Module]] = []
         self._off: Callable[[], Collection[str]] = tuple
         self._undecided: int | None = threading.get_ident()
         self._ending = threading.Lock()
 
-    def keep(self, masked: Mapping[str, Collection[Place]], off: Callable[[], Collection[str]]) -> None:
+    def keep(self, masked: Mapping[str, Sequence[Place]], off: Callable[[], Collection[str]]) -> None:
         """Hold on after the block of `taking`.
 
         `masked` says where the masked tensors stand, `off()` which of them have weights off. It is called when the
         model is copied, and must not keep the model alive.
         """
-        self._off = off
+        self._off, self._masked = off, {name: _weakly(where[0]) for name, where in masked.items()}
         modules: dict[nn.Module, dict[str, str]] = {}
         for name, where in masked.items():
             for place in where:
@@ -66,8 +70,14 @@ class Hold:
             return True
 
     def _tensors(self) -> list[Tensor]:
-        found = [Place(owner, name).tensor for reference, name in self._where if (owner := reference())]
-        return [tensor for tensor in found if tensor is not None]
+        return [tensor for place in self._where if (tensor := _there(place)) is not None]
+
+    def first_off(self) -> tuple[str, Tensor] | None:
+        """The first masked tensor that has weights off, and so is not the base's, with its name."""
+        for name in self._off():
+            if name in self._masked and (tensor := _there(self._masked[name])) is not None:
+                return name, tensor
+        return None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A mask set that is copied along with its model holds the copy."""
@@ -82,7 +92,8 @@ def taking(model: nn.Module, who: str) -> Iterator[Hold]:
     Waits while another thread is in such a block over any of the same tensors. Raises `WrongBaseError` where they are
     held, or are a copy of tensors that were.
     """
-    hold = Hold(who, places(model).values())
+    everywhere = places(model)
+    hold = Hold(who, everywhere.values())
     with _changed:
         while (other := _overlapping(hold)) is not None:
             if other._undecided in (None, threading.get_ident()):
@@ -91,7 +102,7 @@ def taking(model: nn.Module, who: str) -> Iterator[Hold]:
                     "first"
                 )
             _changed.wait()
-        if (first := _copied_from(model)) is not None:
+        if (first := _copied_from(model) or _loaded_from(everywhere)) is not None:
             raise WrongBaseError(
                 f"the model is a copy, made while {first} held the original, so its weights are masked and not the "
                 "base; copy the base before it is masked, or load its weights into the copy"
@@ -134,6 +145,15 @@ def _overlapping(hold: Hold) -> Hold | None:
     return None
 
 
+def _weakly(place: Place) -> WeakPlace:
+    return weakref.ref(place.owner), place.name
+
+
+def _there(place: WeakPlace) -> Tensor | None:
+    owner = place[0]()
+    return None if owner is None else Place(owner, place[1]).tensor
+
+
 def _memory(tensor: Tensor) -> int:
     """Where the tensor's storage begins; 0 where it has none (an empty one, the meta device, a subclass)."""
     try:
@@ -163,6 +183,18 @@ def _copied_from(model: nn.Module) -> str | None:
         mark = module.__dict__.get(_MARK)
         if isinstance(mark, tuple) and any(_zeros(module, own) == zeros for own, zeros in mark[1].items()):
             return str(mark[0])
+    return None
+
+
+def _loaded_from(everywhere: Mapping[str, Place]) -> str | None:
+    """Who holds a model whose masked weights were loaded into this one, as they are now."""
+    for hold in _holds:
+        if (first := hold.first_off()) is not None and first[0] in everywhere:
+            mine, theirs = everywhere[first[0]].tensor, first[1]
+            if mine is None or (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+                continue
+            if torch.equal(mine.detach().cpu(), theirs.detach().cpu()):
+                return hold.who
     return None
 
 

@@ -8,8 +8,8 @@ its `state_dict` holds the scores, so a checkpoint of model and optimizer is com
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any, overload
 
 import torch
@@ -22,7 +22,7 @@ from selfmask.masking.masked import MaskedTensor, MaskedTensors, laid_out_as
 PATIENCE = 5
 """Steps in a row for which a gradient that is not finite is borne with: a spike is, a broken run is not."""
 
-_STEPS = "mask_steps"
+_STEPS, _BASE = "mask_steps", "mask_base"  # what a state dict has beside torch's own, in its first group
 
 
 class MaskOptimizer(torch.optim.Optimizer):
@@ -39,6 +39,11 @@ class MaskOptimizer(torch.optim.Optimizer):
         if "lr" not in settings and cls is torch.optim.SGD:
             raise SettingsError(
                 "optimizer: SGD on the scores needs lr=…; the paper's is 50 for ResNets, 10 for ViTs"
+            )
+        if signature(cls.step).parameters["closure"].default is Parameter.empty:
+            raise SettingsError(
+                f"optimizer: {cls.__name__} needs a closure to pass through the model several times a step, and the "
+                "weights follow the scores only after a step; take torch.optim.SGD, Adam or another that steps once"
             )
         parameters = list(masked.trained.values())
         if trained and not parameters:
@@ -67,7 +72,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         self, cls: type[torch.optim.Optimizer], settings: dict[str, Any]
     ) -> torch.optim.Optimizer:
         scores = [t.scores for t in self._tensors]
-        known = inspect.signature(cls).parameters
+        known = signature(cls).parameters
         if "fused" in known and not {"fused", "foreach", "differentiable"} & set(settings):
             try:  # one pass over memory instead of many; refused for some dtypes and devices
                 return cls(scores, **settings, fused=True)  # pyright: ignore[reportCallIssue]
@@ -108,7 +113,7 @@ class MaskOptimizer(torch.optim.Optimizer):
                 loss = closure()
         self._masked.check("optimizer.step")
         for outer, inner in zip(self.param_groups, self._inner.param_groups, strict=True):
-            inner.update({k: v for k, v in outer.items() if k not in ("params", _STEPS)})
+            inner.update({k: v for k, v in outer.items() if k not in ("params", _STEPS, _BASE)})
         fused = _fused_settings(self._inner, self._inner.param_groups[0])
         masked = [(t, t.weight.grad) for t in self._tensors if t.weight.grad is not None and t.theta.numel()]
         for t, _ in masked:
@@ -194,7 +199,7 @@ class MaskOptimizer(torch.optim.Optimizer):
             own["state"][i] = {"score": t.scores, **own["state"].get(i, {})}
         packed = super().state_dict()
         packed["state"] = own["state"]
-        packed["param_groups"][0][_STEPS] = self._masked.steps
+        packed["param_groups"][0] |= {_STEPS: self._masked.steps, _BASE: self._masked.fingerprint}
         return packed
 
     @torch.no_grad()
@@ -217,7 +222,14 @@ class MaskOptimizer(torch.optim.Optimizer):
                 raise SettingsError(
                     f"load_state_dict: the scores of {t.name} hold NaN; take an earlier checkpoint"
                 )
-        groups = [{k: v for k, v in g.items() if k != _STEPS} for g in state_dict["param_groups"]]
+        if state_dict["param_groups"][0].get(_BASE, self._masked.fingerprint) != self._masked.fingerprint:
+            raise SettingsError(
+                "load_state_dict: the state was saved over other base weights than these. Make the MaskSet over the "
+                "base (not over a model that masked weights were loaded into), then load the model's state and this"
+            )
+        groups = [
+            {k: v for k, v in g.items() if k not in (_STEPS, _BASE)} for g in state_dict["param_groups"]
+        ]
         inner = {i: {k: v for k, v in s.items() if k != "score"} for i, s in states.items()}
         self._inner.load_state_dict({"state": {i: s for i, s in inner.items() if s}, "param_groups": groups})
         super().load_state_dict({"state": {}, "param_groups": groups})

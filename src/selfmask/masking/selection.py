@@ -99,14 +99,19 @@ class Selection:
     def choose(self, model: nn.Module) -> tuple[dict[str, nn.Parameter], str]:
         """The chosen parameters by name, in the model's order, and one sentence on why these.
 
+        A tied parameter, or one of a shared module, has several names: it is chosen by any of them, but by a preset
+        only if that takes all of them, and goes by the first.
+
         Raises `SelectionError` where a pattern matches nothing or nothing is left.
         """
-        parameters = dict(model.named_parameters())
+        parameters = dict(model.named_parameters(remove_duplicate=False))
         if not parameters:
             raise SelectionError("the model has no parameters, so there is nothing to mask")
-        names, why = _names(self.select, model, parameters)
+        found, why = _names(self.select, model, parameters)
+        taken = {id(parameters[name]) for name in found}
+        names = [name for name, p in model.named_parameters() if id(p) in taken]
         if self.stages is not None:
-            names = _first_stages(names, self.stages, list(parameters))
+            names = _first_stages(names, self.stages, [name for name, _ in model.named_parameters()])
             why += f"; only the first {self.stages} stages"
         if not names:
             raise SelectionError(
@@ -163,7 +168,8 @@ def _union(
             reasons.append(f"every parameter of {entry.__name__}")
         elif entry == "auto" or entry in FAMILIES:
             family = preset(detect_family(model) if entry == "auto" else entry, model)
-            chosen[entry] = [n for n, p in parameters.items() if family.chosen(n, p, owners[n])]
+            left = {id(p) for n, p in parameters.items() if not family.chosen(n, p, owners[n])}
+            chosen[entry] = [n for n, p in parameters.items() if id(p) not in left]
             reasons.append(f"preset {family.name!r}: {family.why}")
             if not chosen[entry] and len(entries) > 1:
                 raise SelectionError(
@@ -241,11 +247,11 @@ def _first_stages(names: list[str], stages: int, order: list[str]) -> list[str]:
 
 
 def _owners(model: nn.Module) -> dict[str, nn.Module]:
-    """The module that owns each parameter, by the parameter's name."""
+    """The module that owns each parameter, by each of the parameter's names."""
     return {
         f"{prefix}.{name}" if prefix else name: module
-        for prefix, module in model.named_modules()
-        for name, _ in module.named_parameters(recurse=False)
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for name, _ in module.named_parameters(recurse=False, remove_duplicate=False)
     }
 
 
