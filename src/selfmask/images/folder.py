@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from selfmask._common.near import aside
 from selfmask.errors import DataError
 from selfmask.images.decode import EXTENSIONS
 from selfmask.images.listing import Entry, Listing, split_name
+from selfmask.images.place import check_folder
 
 
 def folder_listing(folder: Path) -> Listing:
@@ -62,20 +62,6 @@ def image_files(folder: Path) -> list[Path]:
     Symbolic links are followed, each folder once.
     """
     return sorted(_walk(folder, set()), key=lambda path: path.relative_to(folder).as_posix())
-
-
-def check_folder(folder: Path) -> None:
-    """Raise `DataError` with near misses where `folder` is not a folder."""
-    if folder.is_dir():
-        return
-    if folder.exists():
-        raise DataError(f"{folder} is a file, not a folder of images")
-    parent = folder.parent
-    while not parent.is_dir() and parent != parent.parent:
-        parent = parent.parent
-    missing = folder.relative_to(parent).parts[0]
-    siblings = sorted(child.name for child in parent.iterdir()) if os.access(parent, os.R_OK) else []
-    raise DataError(f"there is no {folder}: {parent} has no {missing!r}{aside(missing, siblings)}")
 
 
 def _class_folders(folder: Path, root: Path, split: str | None) -> list[Entry]:

@@ -61,7 +61,7 @@ def _columns(features: Any, datasets: Any, spec: str) -> tuple[str, str | None]:
 def _class(value: Any, names: list[str] | None) -> str | None:
     if value is None or value == -1:
         return None
-    return names[value] if names else str(value)
+    return names[value] if names and value in range(len(names)) else str(value)
 
 
 def _reader(part: Any, column: str, row: int) -> Callable[[], bytes]:

@@ -125,7 +125,7 @@ class ImageSet:
         for part in (self._classes, self._names, [str(label) for label in self._labels.tolist()]):
             digest.update(f"{len(part)}:".encode())
             for text in part:
-                encoded = text.encode("utf-8", "surrogateescape")
+                encoded = text.encode("utf-8", "surrogatepass")
                 digest.update(f"{len(encoded)}:".encode() + encoded)
         return digest.hexdigest()
 

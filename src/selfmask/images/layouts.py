@@ -217,3 +217,18 @@ def _present(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path.parent} lacks {path.name}: the set is not complete, unpack it again")
     return path
+
+
+LAYOUTS: dict[str, Callable[[Path], Listing]] = {
+    "cifar10": cifar10_listing,
+    "cifar100": cifar100_listing,
+    "dtd": dtd_listing,
+    "eurosat": eurosat_listing,
+    "flowers102": flowers102_listing,
+    "oxford_pets": oxford_pets_listing,
+    "food101": food101_listing,
+    "sun397": sun397_listing,
+    "ucf101": ucf101_listing,
+    "inaturalist": inaturalist_listing,
+}
+"""How each data set of the catalogue is read from its folder."""

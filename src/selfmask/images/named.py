@@ -15,6 +15,7 @@ from selfmask._common.near import aside
 from selfmask.errors import DataError
 from selfmask.images.catalogue import CATALOGUE, Fetch, NamedData
 from selfmask.images.folder import folder_listing
+from selfmask.images.layouts import LAYOUTS
 from selfmask.images.listing import Listing, Say
 from selfmask.images.tables import read_splits
 
@@ -45,7 +46,7 @@ def named_listing(name: str, root: Path, *, download: bool, say: Say, coop: bool
         if offline or not download or data.megabytes > AUTOMATIC_LIMIT or data.fetch is None:
             raise DataError(f"{name} is not in {root}. {instructions(data, root)}")
         folder = get_named(name, root, say=say)
-    listing = data.read(folder)
+    listing = LAYOUTS[name](folder)
     if coop and data.coop is not None and (folder / data.coop[0]).is_file():
         listing = listing.resplit(read_splits(folder / data.coop[0]))
         return replace(listing, notes=(*listing.notes, f"Splits: {data.coop[0]}."))
@@ -56,6 +57,7 @@ def get_named(name: str, root: Path, *, say: Say) -> Path:
     """Download and unpack a named set. Returns its folder.
 
     An archive that arrived whole in an earlier attempt is not fetched again. Nothing counts before all is unpacked.
+    What archives expand to needs no limit: none is unpacked whose digest is not the known one.
     """
     data = named(name)
     if (folder := data.find(root)) is not None:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from selfmask._common.near import aside
-from selfmask.errors import DataError, SettingsError
-from selfmask.images.catalogue import CATALOGUE
+from selfmask._common.escape import one_line
+from selfmask.errors import DataError, SelfmaskError, SettingsError
 from selfmask.images.folder import flat_listing, folder_listing
 from selfmask.images.hub_datasets import hf_listing
 from selfmask.images.image_set import ImageSet
 from selfmask.images.listing import Listing, Say, assemble
 from selfmask.images.named import data_root, named_listing
+from selfmask.images.place import Place, place_of
 from selfmask.images.shards import shard_listing
 from selfmask.images.sources import Reading
 from selfmask.images.splits import Splits, stratified
-from selfmask.images.tables import LIST_SUFFIXES, list_listing, read_labels, read_splits
+from selfmask.images.tables import list_listing, read_labels, read_splits
 
 _DIGITS_TEST = 797
 
@@ -43,7 +46,7 @@ def open_data(
 ) -> Splits:
     """Open images by name or by place.
 
-    spec: the name of a data set ("digits", or one of `CATALOGUE`); a folder (see `folder_listing`); a list file
+    spec: the name of a data set ("digits", or a data set's); a folder (see `folder_listing`); a list file
         (.csv, .tsv, .jsonl); or, with what it is said in front: "imagefolder:DIR", "flat:DIR" (all images below
         it, no labels), "list:FILE", "webdataset:SHARDS", "hf:NAME". A folder that has a data set's name is
         written "./NAME".
@@ -52,54 +55,52 @@ def open_data(
     seed, test_share: where the data has labels but no splits, this share is held out for test, stratified.
     root: the folder of the named data sets (None: $SELFMASK_DATA, or ~/.cache/selfmask/data).
     download: whether a named data set of less than 1 GB may be downloaded; `say` is told before it starts.
-    Raises `DataError` where there is nothing to open, or where too much of it cannot be read.
+    Raises `DataError` where there is nothing to open, or where too much of it cannot be read. Names of files and
+    classes enter as they are; in what is said, in notes and errors, they are escaped.
     """
     if not 0 <= test_share < 1:
         raise SettingsError(f"test_share is a share in [0, 1), got {test_share}")
-    if spec == "digits":
-        if labels is not None or split_file is not None:
-            raise SettingsError("digits has its own labels and splits: leave labels and split_file out")
-        return _digits(seed)
-    try:
-        if isinstance(spec, str) and spec in CATALOGUE:
-            listing = named_listing(
-                spec, data_root(root), download=download, say=say, coop=split_file is None
-            )
+
+    def tell(line: str) -> None:
+        say(one_line(line))
+
+    with _escaped(spec):
+        place = place_of(spec)
+        if place.kind == "digits":
+            if labels is not None or split_file is not None:
+                raise SettingsError("digits has its own labels and splits: leave labels and split_file out")
+            return _digits(seed)
+        if place.kind == "named":
+            base = data_root(root)
+            listing = named_listing(place.what, base, download=download, say=tell, coop=split_file is None)
         else:
-            listing = find_listing(spec)
-    except PermissionError as error:
-        raise DataError(f"{error.filename} may not be read: {error.strerror}") from error
-    if split_file is not None:
-        listing = listing.resplit(read_splits(Path(split_file)))
-    few = read_labels(Path(labels)) if labels is not None else None
-    return assemble(listing, reading or Reading(), seed=seed, test_share=test_share, few=few, say=say)
+            listing = _READERS[place.kind](place)
+        if split_file is not None:
+            listing = listing.resplit(read_splits(Path(split_file)))
+        few = read_labels(Path(labels)) if labels is not None else None
+        splits = assemble(listing, reading or Reading(), seed=seed, test_share=test_share, few=few, say=tell)
+    return replace(splits, notes=tuple(map(one_line, splits.notes)))
 
 
-def find_listing(spec: str | Path) -> Listing:
-    """What a specification names, before any pixel is read."""
-    kind, _, rest = str(spec).partition(":")
-    if isinstance(spec, str) and kind == "imagefolder" and rest:
-        return folder_listing(Path(rest).expanduser())
-    if isinstance(spec, str) and kind == "flat" and rest:
-        return flat_listing(Path(rest).expanduser())
-    if isinstance(spec, str) and kind == "list" and rest:
-        return list_listing(Path(rest).expanduser())
-    if isinstance(spec, str) and kind == "webdataset" and rest:
-        return shard_listing(rest)
-    if isinstance(spec, str) and kind == "hf" and rest:
-        return hf_listing(rest)
-    path = Path(spec).expanduser()
-    if not str(spec):
-        raise DataError(
-            "no data was given: name a folder of images, a list file, or a data set such as 'digits'"
-        )
-    if path.suffix.lower() in LIST_SUFFIXES and not path.is_dir():
-        return list_listing(path)
-    if isinstance(spec, str) and not path.exists() and path.name == spec:
-        meant = aside(spec, ["digits", *CATALOGUE])
-        if meant:
-            raise DataError(f"there is neither a folder nor a data set called {spec!r}{meant}")
-    return folder_listing(path)
+_READERS: dict[str, Callable[[Place], Listing]] = {
+    "imagefolder": lambda place: folder_listing(place.path),
+    "flat": lambda place: flat_listing(place.path),
+    "list": lambda place: list_listing(place.path),
+    "webdataset": lambda place: shard_listing(place.what),
+    "hf": lambda place: hf_listing(place.what),
+}
+
+
+@contextmanager
+def _escaped(spec: str | Path) -> Iterator[None]:
+    """Errors with names in them (of files, classes), which may be a stranger's, say these escaped."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(one_line(f"{error.filename or spec} cannot be read: {error.strerror}")) from error
+    except SelfmaskError as error:
+        error.args = (one_line(str(error)),)
+        raise
 
 
 def _digits(seed: int) -> Splits:

@@ -1,12 +1,12 @@
 """WebDataset shards: uncompressed tar files of samples, read in place and in any order.
 
+They are not compressed, so that nothing in them is longer than they are: sparse members, which would be, are refused.
 A sample is the files of one key (the name up to its first dot): an image, and its class in KEY.cls, KEY.txt or the
 "label" (or "cls", "class") of KEY.json.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 from collections.abc import Callable
@@ -17,8 +17,11 @@ from pathlib import Path
 from selfmask.errors import DataError
 from selfmask.images.decode import EXTENSIONS
 from selfmask.images.listing import Entry, Listing, split_name
+from selfmask.images.place import user_path
+from selfmask.images.tables import parsed_json
 
 _LABEL_LIMIT = 2**16  # bytes of a .cls, .txt or .json member
+_MOST_SHARDS = 100_000
 
 
 @dataclass
@@ -46,7 +49,7 @@ def shard_listing(pattern: str) -> Listing:
 
 
 def _shards(pattern: str) -> list[Path]:
-    place = Path(pattern).expanduser()
+    place = user_path(pattern)
     if place.is_dir():
         paths = sorted(place.glob("*.tar"))
         if not paths:
@@ -63,15 +66,15 @@ def _shards(pattern: str) -> list[Path]:
 
 def _expanded(pattern: str) -> list[str]:
     """ "a-{008..010}.tar" to its three names; other braces are left alone."""
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if match is None:
-        return [pattern]
-    first, last = match.groups()
-    numbers = range(int(first), int(last) + 1)
-    names = [
-        f"{pattern[: match.start()]}{number:0{len(first)}d}{pattern[match.end() :]}" for number in numbers
-    ]
-    return [longer for name in names for longer in _expanded(name)]
+    names = [pattern]
+    while match := re.search(r"\{(\d+)\.\.(\d+)\}", names[0]):
+        first, last = match.groups()
+        count = int(last) - int(first) + 1 if max(len(first), len(last)) < 12 else _MOST_SHARDS + 1
+        if not 0 < count * len(names) <= _MOST_SHARDS:
+            raise DataError(f"{pattern}: {match[0]} must stand for 1 to {_MOST_SHARDS:,} shards in all")
+        numbers = [f"{int(first) + k:0{len(first)}d}" for k in range(count)]
+        names = [name.replace(match[0], number, 1) for name in names for number in numbers]
+    return names
 
 
 def _samples(path: Path) -> dict[str, _Sample]:
@@ -79,6 +82,8 @@ def _samples(path: Path) -> dict[str, _Sample]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
+                if member.issparse():
+                    raise DataError(f"{path} has a sparse member, {member.name!r}: shards hold plain files")
                 if not member.isreg():
                     continue
                 folder, _, name = member.name.rpartition("/")
@@ -93,18 +98,18 @@ def _samples(path: Path) -> dict[str, _Sample]:
                     label = _label(ending, data.read().decode("utf-8", "replace"), f"{path}: {member.name}")
                     if label is not None:
                         samples.setdefault(key, _Sample()).labels[ending] = label
-    except tarfile.TarError as error:
-        raise DataError(f"{path} is not an uncompressed tar file, or is damaged: {error}") from error
+    except DataError:
+        raise
+    except Exception as error:  # what a header promises beyond all bounds makes tarfile raise anything
+        reason = f"{error or type(error).__name__}"
+        raise DataError(f"{path} is not an uncompressed tar file, or is damaged: {reason}") from error
     return samples
 
 
 def _label(ending: str, text: str, where: str) -> str | None:
     if ending != "json":
         return text.strip() or None
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not valid JSON: {error}") from None
+    record = parsed_json(text, where)
     if not isinstance(record, dict):
         return None
     found = next((record[key] for key in ("label", "cls", "class") if record.get(key) is not None), None)

@@ -149,7 +149,10 @@ class FileSource:
         content = self._contents[position]
         if isinstance(content, Path):
             return decode(content, short_side)
-        found = content()
+        try:
+            found = content()
+        except Exception as error:  # whatever the library raises that the image lies with
+            raise UnreadableImage(f"{error or type(error).__name__}") from error
         if isinstance(found, bytes):
             return decode(found, short_side)
         image = torch.from_numpy(np.array(found)).permute(2, 0, 1)

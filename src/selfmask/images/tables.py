@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from selfmask._common.near import aside
 from selfmask.errors import DataError
-from selfmask.images.folder import check_folder
 from selfmask.images.listing import Entry, Listing, split_name
+from selfmask.images.place import LIST_SUFFIXES, check_file, names_in
 
 _FILE_COLUMNS = ("file", "path", "filename", "filepath", "file_name", "image", "name", "impath")
 _LABEL_COLUMNS = ("label", "class", "classname", "class_name", "target", "category")
 _SPLIT_COLUMNS = ("split", "subset", "partition", "set")
-LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,14 @@ def list_listing(path: Path) -> Listing:
     relative to the list's own folder, or absolute.
     """
     rows = read_rows(path)
-    missing = [row for row in rows if not _place(path, row).is_file()]
+    missing = [row for row in rows if not _is_file(_place(path, row))]
     if missing:
         first = missing[0]
         where = _place(path, first).parent
-        siblings = sorted(child.name for child in where.iterdir()) if where.is_dir() else []
         more = f" (and {len(missing) - 1} more of its {len(rows)} files)" if len(missing) > 1 else ""
         raise DataError(
             f"{path}, line {first.line}: there is no file {first.file!r}{more}"
-            f"{aside(Path(first.file).name, siblings)}. Files are relative to {path.parent}."
+            f"{aside(Path(first.file).name, names_in(where))}. Files are relative to {path.parent}."
         )
     return Listing(path.stem, tuple(Entry(row.file, _place(path, row), row.label, row.split) for row in rows))
 
@@ -70,7 +71,7 @@ def read_splits(path: Path) -> dict[str, tuple[str, str | None]]:
     JSON as CoOp's split_zhou_*.json, {"train": [[file, label number, class name], …], "val": …, "test": …};
     or with plain file names in place of the triples; or a list as above with a split column.
     """
-    _check_file(path)
+    check_file(path)
     if path.suffix.lower() in LIST_SUFFIXES:
         splits = {}
         for row in read_rows(path):
@@ -109,13 +110,13 @@ def _member(path: Path, member: Any) -> tuple[str, str | None]:
     ):
         return member[0], member[2]
     raise DataError(
-        f"{path}: an image must be a file name or [file, label number, class name], got {member!r}"
+        f"{path}: an image must be a file name or [file, label number, class name], got {reprlib.repr(member)}"
     )
 
 
 def read_rows(path: Path) -> list[Row]:
     """The lines of a CSV, TSV or JSONL list. Raises `DataError` with the line at fault."""
-    _check_file(path)
+    check_file(path)
     text = read_text(path)
     rows = _jsonl_rows(path, text) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(path, text)
     if not rows:
@@ -124,15 +125,17 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _csv_rows(path: Path, text: str) -> list[Row]:
-    lines = text.splitlines()
-    first = lines[0] if lines else ""
+    first = re.split(r"[\r\n]", text, maxsplit=1)[0]
     delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    table, number = [], 1
     try:
-        table = [
-            (number, row) for number, row in enumerate(csv.reader(lines, delimiter=delimiter), 1) if any(row)
-        ]
+        for row in reader:  # a cell in quotes may have lines of its own
+            if any(row):
+                table.append((number, row))
+            number = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path} is not a table: {error}") from None
+        raise DataError(f"{path}, line {number}: not a table: {error}") from None
     if not table:
         return []
     header = [cell.strip().lower() for cell in table[0][1]]
@@ -143,7 +146,7 @@ def _csv_rows(path: Path, text: str) -> list[Row]:
     if columns[0] is None:
         if not (path.parent / table[0][1][0]).suffix:
             raise DataError(
-                f"{path}: the header {', '.join(table[0][1])} names no column for the file: call it 'file' "
+                f"{path}: the header {', '.join(table[0][1])[:200]} names no column for the file: call it 'file' "
                 "(and 'label', 'split')"
             )
         columns = [0, 1 if len(header) > 1 else None, 2 if len(header) > 2 else None]
@@ -161,7 +164,7 @@ def _csv_rows(path: Path, text: str) -> list[Row]:
 
 def _jsonl_rows(path: Path, text: str) -> list[Row]:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # JSON's own ends of lines, not all of Unicode's
         if not line.strip():
             continue
         record = parsed_json(line, f"{path}, line {number}")
@@ -191,7 +194,7 @@ def parsed_json(text: str, where: str) -> Any:
     """What a JSON text says. Raises `DataError` that begins with `where` it stands."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also too many digits, or brackets in one another
         raise DataError(f"{where} is not valid JSON: {error}") from None
 
 
@@ -199,17 +202,18 @@ def _place(path: Path, row: Row) -> Path:
     return path.parent / row.file
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have, or a folder that may not be looked into
+        return False
+
+
 def read_text(path: Path) -> str:
     """A text file, UTF-8 with or without a byte order mark. Raises `DataError` where it is something else."""
     try:
-        return path.read_text("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
-
-
-def _check_file(path: Path) -> None:
-    if path.is_file():
-        return
-    check_folder(path.parent)
-    siblings = sorted(child.name for child in path.parent.iterdir())
-    raise DataError(f"there is no file {path}{aside(path.name, siblings)}")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
