@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from selfmask._common.near import did_you_mean
 from selfmask.errors import SelectionError, SettingsError
+from selfmask.maskfile.explain import model_name
 from selfmask.maskfile.fingerprint import base_tensors, signature
 from selfmask.maskfile.saving import HeadDtype, save_mask
 from selfmask.masking import norm, occupancy
@@ -253,7 +254,9 @@ class MaskSet:
 
         `head` holds the tensors of a classifier that belongs to the mask, if it is to be kept, and
         `head_dtype` rounds them: "float16" halves their bytes. `metadata` (JSON-able: `backbone=`, `preprocessing=`,
-        `training=` …) is kept as given. The file appears whole or not at all. Returns its path.
+        `training=` …) is kept as given; without `backbone=` the name that the model gives itself (timm's with its
+        pretrained tag, transformers') is kept as `base`, which says nothing of where its weights are from.
+        The file appears whole or not at all. Returns its path.
         """
         self.masked.check("save")
         if (changed := self._changed()) is not None:
@@ -263,6 +266,7 @@ class MaskSet:
             )
         # A top-k mask starts with weights off, so the masks alone cannot tell what the training moved.
         flipped = [t.flipped for t in self.status().tensors]
+        named = model_name(self.model)
         return save_mask(
             path,
             theta=self.theta,
@@ -276,6 +280,7 @@ class MaskSet:
                 "rule": self.rule.describe(),
                 "selection": self.selection.describe(),
                 "flipped": {"steps": self.steps, "bits": flipped},
+                **({"base": named} if named is not None and "backbone" not in metadata else {}),
                 **metadata,
             },
         )

@@ -232,3 +232,16 @@ def test_a_parameter_is_masked_or_trained_but_not_both() -> None:
         MaskSet(Small(), select="conv*.weight", train="conv1.*")
     with pytest.raises(SelectionError, match="names none"):
         MaskSet(Small(), select="conv*.weight", train="head.*")
+
+
+def test_a_file_says_what_the_model_says_of_itself(tmp_path: Path) -> None:
+    import timm
+
+    masks = MaskSet(timm.create_model("test_resnet", num_classes=0))
+    mask = selfmask.load(masks.save(tmp_path / "a.mask.safetensors"))
+    assert mask.learnt_on == "timm test_resnet.r160_in1k"
+    assert "backbone" not in mask.metadata, "nothing that could be rebuilt from: the weights may be anyone's"
+    told = selfmask.load(masks.save(tmp_path / "b.mask.safetensors", backbone={"spec": "timm:mine"}))
+    assert told.learnt_on == "timm mine"
+    own = MaskSet(Small(), "conv*.weight").save(tmp_path / "c.mask.safetensors")
+    assert selfmask.load(own).learnt_on is None
