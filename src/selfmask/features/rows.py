@@ -134,17 +134,6 @@ class Rows:
         """`{"images": M, "rows": [{"name", "knn": {"value", "low", "high"}, …}]}`; what was not measured is None."""
         return {"images": self.images, "rows": [asdict(row) for row in self.rows]}
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Rows:
-        """The inverse of `to_json`."""
-        rows: list[Row] = []
-        for row in data["rows"]:
-            estimates = {
-                key: Estimate(**value) for key, value in row.items() if key != "name" and value is not None
-            }
-            rows.append(Row(str(row["name"]), **estimates))
-        return cls(tuple(rows), int(data["images"]))
-
     def table(self) -> Table:
         """A table for a terminal of 80 columns; measures that no row has are left out.
 
