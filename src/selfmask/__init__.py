@@ -6,4 +6,6 @@ change without notice. A name is imported when it is first asked for, so `import
 
 import lazy_loader
 
+from selfmask.version import VERSION as __version__  # noqa: F401
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -26,10 +26,10 @@ from .tasks.export import export
 from .tasks.hub import from_hub, push_to_hub
 from .tasks.inspect import inspect
 from .tasks.report import report
-from .version import VERSION
+
+__version__: str
 
 __all__ = [
-    "VERSION",
     "Backbone",
     "Batch",
     "Handle",

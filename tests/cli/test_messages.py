@@ -125,3 +125,10 @@ def test_inspect_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     document = json.loads(capsys.readouterr().out)
     assert set(document["bytes"]) == {"masks", "statistics", "head", "metadata", "file"}
     assert document["bytes"]["file"] == path.stat().st_size
+
+
+def test_the_version_is_the_packages_own(capsys: pytest.CaptureFixture[str]) -> None:
+    import selfmask
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"selfmask {selfmask.__version__}\n"

@@ -76,6 +76,7 @@ def test_several_whole_numbers(line: str) -> None:
         ("m d o x", "nothing is known to do with 'x'"),
         ("m d o --szie 3", "Did you mean --size"),
         ("m d o --size three", "--size"),
+        ("m d o --size 3.5", "--size"),
         ("m d o --size", "--size"),
         ("m d o --sides 1,x", "--sides"),
     ],

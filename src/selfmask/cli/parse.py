@@ -83,7 +83,7 @@ class _Flag:
         about = Parameter(
             name=flag if "." in self.name else None, help=self.words, group=self.group, show=self.show,
             consume_multiple=get_origin(self.type) is tuple or None,
-            converter=_whole_numbers if self.type == tuple[int, ...] else None,
+            converter=_CONVERTERS.get(self.type),
             show_default=not required and self.default not in (None, (), False, True),
         )  # fmt: skip
         return inspect.Parameter(key, kind, default=self.default, annotation=Annotated[self.type, about])
@@ -158,9 +158,21 @@ def _value_of(flag: str, words: Sequence[str]) -> str | None:
     return None
 
 
+def _whole_number(type_: Any, tokens: Sequence[Any]) -> int:
+    """cyclopts would round 3.5 to 4."""
+    return int(tokens[0].value)
+
+
 def _whole_numbers(type_: Any, tokens: Sequence[Any]) -> tuple[int, ...]:
     """64,128 or 64 128."""
     return tuple(int(part) for token in tokens for part in str(token.value).split(",") if part)
+
+
+_CONVERTERS: dict[Any, Any] = {
+    int: _whole_number,
+    int | None: _whole_number,
+    tuple[int, ...]: _whole_numbers,
+}
 
 
 @cache
