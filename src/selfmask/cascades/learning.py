@@ -179,7 +179,8 @@ def _dispatcher(settings: CascadeSettings, folder: RunFolder, console: Console) 
     values = {f.name: getattr(settings, f.name) for f in fields(AdaptSettings)}
     # It is measured with the cascade, on the same images.
     own = AdaptSettings(
-        **values | {"out": folder.path, "evaluate": False, "resume": folder.settings.is_file()}
+        **values
+        | {"out": folder.path, "evaluate": False, "held_out": 0.0, "resume": folder.settings.is_file()}
     )
     return not learn_mask(own, console=console).interrupted
 

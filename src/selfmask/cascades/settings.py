@@ -56,8 +56,14 @@ class CascadeSettings(AdaptSettings):
                 raise SettingsError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if self.expert_lr is not None and not (self.expert_lr > 0 and math.isfinite(self.expert_lr)):
             raise SettingsError(f"--expert-lr must be positive, got {self.expert_lr}")
+        if self.held_out:
+            raise SettingsError("--held-out is a check of `selfmask adapt`; a cascade has none")
         if self.finetune:
             raise SettingsError("--finetune is a row of `selfmask adapt`; a cascade has none")
+
+    def share_held_out(self) -> float:
+        """None: the dispatcher and the experts are parts, and it is the cascade that is judged."""
+        return 0.0
 
     def folder(self) -> Path:
         """Where the cascade is written."""

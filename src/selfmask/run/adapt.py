@@ -26,12 +26,22 @@ from selfmask.run.curves import draw_curves
 from selfmask.run.finetuning import finetune
 from selfmask.run.folder import RunFolder
 from selfmask.run.loop import fit
-from selfmask.run.measuring import can_be_measured, linear, measure_base, measure_plan, sparing, warn
+from selfmask.run.measuring import (
+    can_be_measured,
+    check_mask,
+    choose_crop,
+    linear,
+    measure_base,
+    measure_held_out,
+    measure_plan,
+    sparing,
+    warn,
+)
 from selfmask.run.plan import Plan, make_plan
 from selfmask.run.process import accelerator_for, console_for
 from selfmask.run.provenance import command_of, machine, versions
-from selfmask.run.result import MaskSummary, Result, Seconds
-from selfmask.run.settings import AdaptSettings
+from selfmask.run.result import Check, MaskSummary, Result, Seconds
+from selfmask.run.settings import HELD_OUT, AdaptSettings
 from selfmask.run.split import put_on_record, rule_of
 
 
@@ -56,8 +66,9 @@ class Run:
 
     @property
     def mask(self) -> Path:
-        """The mask file."""
-        return RunFolder(self.folder).mask_file
+        """The mask file; where the mask is not kept, the one that it was put into instead."""
+        folder = RunFolder(self.folder)
+        return folder.mask_file if self.result is None or self.result.kept else folder.rejected_file
 
     @property
     def rows(self) -> Rows | None:
@@ -81,12 +92,15 @@ def learn_mask(settings: AdaptSettings, console: Console | None = None) -> Run:
     Raises a `SelfmaskError` for whatever a user can mend. A first Ctrl-C writes a checkpoint and returns a `Run`
     that says so; with `resume` the run then goes on to the same masks.
     """
+    folder = RunFolder(settings.folder())
+    if settings.resume and settings.held_out is None and folder.settings.is_file():
+        share = folder.recorded().get("held_out")
+        settings = replace(settings, held_out=HELD_OUT if share is None else share)
     plan = make_plan(settings)
     accelerator = accelerator_for(plan.backbone.module)
     console = console_for(accelerator, console)
     # Before the folder is opened: what cannot be would else lie in it, and block it for the right settings.
     objective = build_objective(plan)
-    folder = RunFolder(settings.folder())
     with showing(console), folder.held() if accelerator.is_main_process else nullcontext():
         by_the_first(accelerator.device, lambda: folder.open(settings.recorded(), resume=settings.resume))
         return _adapt(plan, objective, folder, accelerator, console)
@@ -108,7 +122,9 @@ def _adapt(
     if first:
         training["split"] = rule_of(settings, put_on_record(plan.train, folder))
     measurable = first and settings.evaluate and can_be_measured(plan)
+    choose_crop(plan, folder, console)
     outcomes = measure_base(plan, folder, console) if measurable else []
+    untouched = measure_held_out(plan, folder) if first else None
     if not resume:
         for line in objective.prepare(plan.backbone, plan.train):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -131,10 +147,18 @@ def _adapt(
     rounded = settings.head_dtype != "float32" and bool(exact)
     head = head_as(exact, settings.head_dtype) if rounded else exact
     status = masks.status()
-    warnings, result = list(plan.splits.notes), None
+    warnings, result, check = list(plan.splits.notes), None, None
+    if untouched is not None:
+        with sparing("checking the mask on images held out", warnings, console):
+            check = check_mask(plan, untouched, head)
     if first:
+        path, other = folder.mask_file, folder.rejected_file
+        if check is not None and not check.kept:
+            path, other = other, path
+            warn(_rejected(check, plan, path), warnings, console)
+        other.unlink(missing_ok=True)  # of a run that was resumed after its end
         masks.save(
-            folder.mask_file,
+            path,
             head=head,
             backbone=plan.backbone.describe(),
             preprocessing=plan.backbone.preprocessing.describe(),
@@ -150,13 +174,15 @@ def _adapt(
             size=plan.size,
             training=training,
             rows=None,
-            bytes=load(folder.mask_file).bytes(),
+            bytes=load(path).bytes(),
             seconds=Seconds(round(fitted.seconds, 1), round(time.perf_counter() - started, 1)),
             command=tuple(command_of(settings)),
             versions=versions(),
             machine=machine(accelerator.device),
             verdict=_unmeasured(measurable, settings),
             progress=folder.log().progress(),
+            check=check,
+            crop=plan.backbone.preprocessing.crop,
             masks=MaskSummary(**{k: v for k, v in status.as_dict().items() if k != "tensors"}),
             warnings=tuple(warnings),
         )
@@ -197,6 +223,17 @@ _NOTHING_OFF = (
     "no weight is off, so the mask changes nothing: the scores had too short a way to go. "
     "Train longer (--epochs, --steps), or at a higher --lr"
 )
+
+
+def _rejected(check: Check, plan: Plan, path: Path) -> str:
+    """What to do about a mask that does harm."""
+    low, high = (f"{100 * end:+.1f}" for end in (check.gain.low, check.gain.high))
+    return (
+        f"on {check.images} labelled images held out, the masked network is worse than the untouched one with a probe "
+        f"({100 * check.gain.value:+.1f} points, 95 % interval {low} to {high}), so the mask is kept as {path.name} "
+        f"only. Keep the untouched network; or try --lr {plan.fit.rate / 3:.2g}, fewer --steps than {plan.fit.steps}, "
+        f"or a larger --size than {plan.size}"
+    )
 
 
 def _unmeasured(measurable: bool, settings: AdaptSettings) -> Verdict:

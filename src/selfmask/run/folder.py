@@ -63,6 +63,11 @@ class RunFolder:
         return self.path / "mask.safetensors"
 
     @property
+    def rejected_file(self) -> Path:
+        """A mask that was worse than the untouched network on images held out, in place of `mask_file`."""
+        return self.path / "rejected.mask.safetensors"
+
+    @property
     def result_file(self) -> Path:
         """What was found: see `Result`."""
         return self.path / "result.json"
@@ -112,6 +117,11 @@ class RunFolder:
 
     def mask(self) -> Mask:
         """The mask. Raises `RunError` where there is none, `MaskFileError` where it is damaged."""
+        if self.rejected_file.is_file() and not self.mask_file.is_file():
+            raise RunError(
+                f"the mask learnt in {self.path} was worse than the untouched network on images held out: keep that "
+                f"network, or name {self.rejected_file} to use the mask all the same"
+            )
         if not self.mask_file.is_file():
             raise RunError(f"{self.path} holds no {self.mask_file.name}{self._how_to_go_on()}")
         return load(self.mask_file)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+import torch
+import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
 from selfmask._common.escape import one_line
+from selfmask._common.processes import place, same_on_all
+from selfmask.features.features import features
+from selfmask.features.knn import knn
 from selfmask.features.measure import measure
 from selfmask.features.rows import PRETRAINED, STATISTICS_ONLY, Outcome
 from selfmask.features.statistics import moved_statistics
+from selfmask.images.splits import stratified
 from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
 from selfmask.run.folder import RunFolder
 from selfmask.run.plan import Plan
+from selfmask.run.result import Check
 
 
 @contextmanager
@@ -61,8 +68,82 @@ def measure_base(plan: Plan, folder: RunFolder | None, console: Console) -> list
         else:
             outcomes.append(_measure_statistics(plan, outcomes[0], console))
     if folder is not None and any(outcome.name not in known for outcome in outcomes):
-        write_checkpoint(folder.measured, {outcome.name: vars(outcome) for outcome in outcomes})
+        _write_outcomes(folder, known | {outcome.name: outcome for outcome in outcomes})
     return outcomes
+
+
+def measure_held_out(plan: Plan, folder: RunFolder) -> Outcome | None:
+    """Which of the images held out the untouched network gets right; None where there are none.
+
+    The probe is fitted on the images that the mask is to be trained on. Kept in `folder` as `measure_base` does.
+    """
+    if plan.held_out is None:
+        return None
+    known = _read_outcomes(folder)
+    if _HELD_OUT not in known:
+        known[_HELD_OUT] = measure(
+            _HELD_OUT, plan.backbone, plan.train, plan.held_out,
+            size=plan.size, seed=plan.settings.seed, channels_last=plan.channels_last,
+        )  # fmt: skip
+        _write_outcomes(folder, known)
+    return known[_HELD_OUT]
+
+
+_HELD_OUT = "held out"
+
+
+def check_mask(plan: Plan, untouched: Outcome, head: dict[str, Tensor]) -> Check | None:
+    """How the masked network, as it is now, does beside `measure_held_out`; None for an objective without a head."""
+    layer = linear(head)
+    if plan.held_out is None or layer is None or untouched.probe is None:
+        return None
+    x = features(
+        plan.backbone, plan.held_out, size=plan.size, channels_last=plan.channels_last, what="held out"
+    )
+    right = F.linear(x, layer[0].cpu(), layer[1].cpu()).argmax(dim=1) == plan.held_out.labels
+    return Check.of(right, untouched.probe)
+
+
+def choose_crop(plan: Plan, folder: RunFolder, console: Console) -> None:
+    """Let evaluation views show what serves the untouched network better: all of an image, or its own crop.
+
+    By k-NN on up to 1 000 labelled training images, each half by the other: no test image plays a part, and the rows
+    of all networks then have the same views. Every process comes to the same choice, and so does a run that is resumed.
+    """
+    if folder.measured.is_file() and (known := read_checkpoint(folder.measured).get(_CROP)) is not None:
+        plan.backbone.preprocessing = replace(plan.backbone.preprocessing, crop=known)
+        return
+    labels, wanted = plan.labelled.labels, plan.settings.evaluate and can_be_measured(plan)
+    if not wanted or len(plan.crops) < 2 or len(labels) < _FEWEST_FOR_CROP or len(labels.unique()) < 2:
+        return
+    seed, images = plan.settings.seed, plan.labelled
+    if len(images) > _MOST_FOR_CROP:
+        images = images.subset(stratified(labels, _MOST_FOR_CROP / len(images), seed)[1])
+    halves = stratified(images.labels, 0.5, seed)
+    found: list[float] = []
+    for crop in plan.crops:
+        plan.backbone.preprocessing = replace(plan.backbone.preprocessing, crop=crop)
+        x = features(
+            plan.backbone, images, size=plan.size, channels_last=plan.channels_last, what=f"crop {crop:g}"
+        )
+        guesses = (knn(x[a], images.labels[a], x[b]) == images.labels[b] for a, b in (halves, halves[::-1]))
+        found.append(float(torch.cat(list(guesses)).float().mean()))
+    best = torch.tensor(max(range(len(found)), key=lambda at: found[at]))
+    best = best.to(next(plan.backbone.module.parameters()).device)
+    same_on_all([best])
+    crop = plan.crops[int(best)]
+    plan.backbone.preprocessing = replace(plan.backbone.preprocessing, crop=crop)
+    if place()[0] == 0:
+        write_checkpoint(folder.measured, {_CROP: crop})
+    said = ", ".join(f"{value:.3f} at {crop:g}" for crop, value in zip(plan.crops, found, strict=True))
+    console.print(
+        f"evaluation views: crop {crop:g} (k-NN of {len(images)} training images: {said})",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+_CROP = "crop"
+_FEWEST_FOR_CROP, _MOST_FOR_CROP = 40, 1000
 
 
 def _measure_statistics(plan: Plan, pretrained: Outcome, console: Console) -> Outcome:
@@ -78,7 +159,13 @@ def _measure_statistics(plan: Plan, pretrained: Outcome, console: Console) -> Ou
 def _read_outcomes(folder: RunFolder) -> dict[str, Outcome]:
     if not folder.measured.is_file():
         return {}
-    return {name: Outcome(**values) for name, values in read_checkpoint(folder.measured).items()}
+    kept = read_checkpoint(folder.measured)
+    return {name: Outcome(**values) for name, values in kept.items() if name != _CROP}
+
+
+def _write_outcomes(folder: RunFolder, outcomes: Mapping[str, Outcome]) -> None:
+    kept = read_checkpoint(folder.measured) if folder.measured.is_file() else {}
+    write_checkpoint(folder.measured, kept | {name: vars(outcome) for name, outcome in outcomes.items()})
 
 
 def linear(head: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:

@@ -32,6 +32,8 @@ class Plan:
 
     settings: what was given. objective: its name, with `objective_settings` a `Settings` of its own.
     splits: see `split.RunImages`. train: those that are trained on. labelled: those of them that a probe may use.
+    held_out: those that the mask is checked on, if it is. crops: what evaluation views may show of an image, the shares
+    of its short side; the first unless another is found to be better.
     fit: the loop's settings. rule, selection, norm_stats: of the mask set. size: pixels of the views.
     native: pixels that the backbone was pretrained at. channels_last: the memory format that suits the network.
     """
@@ -43,6 +45,8 @@ class Plan:
     splits: Splits
     train: ImageSet
     labelled: ImageSet
+    held_out: ImageSet | None
+    crops: tuple[float, ...]
     fit: FitSettings
     rule: Rule
     selection: Selection
@@ -70,6 +74,8 @@ class Plan:
         fit, data = self.fit, self.train
         spread = self.rule.spread if isinstance(self.rule, Threshold) else 0.0
         test = "no test images" if self.splits.test is None else f"{len(self.splits.test)} test images"
+        if self.held_out is not None:
+            test = f"{len(self.held_out)} more to check the mask on, {test}"
         return [
             *self.splits.notes,
             f"data: {data.name}, {len(data)} training images, {test}, {len(data.classes)} classes",
@@ -104,8 +110,9 @@ def make_plan(settings: AdaptSettings) -> Plan:
     if size != native and backbone.is_transformer:
         backbone = build(settings.backbone, weights=settings.weights, image_size=size)
     # Tiny images have no border to spare: the evaluation view then shows all of them.
-    crop = backbone.preprocessing.crop if size > 160 else 1.0
-    backbone.preprocessing = replace(backbone.preprocessing, size=size, crop=crop)
+    own = backbone.preprocessing.crop
+    crops = (own, 1.0) if size > 160 else (1.0, own)
+    backbone.preprocessing = replace(backbone.preprocessing, size=size, crop=crops[0])
     backbone.module.to(device)
     channels_last = backbone.prefers_channels_last
     if channels_last:
@@ -126,6 +133,8 @@ def make_plan(settings: AdaptSettings) -> Plan:
         splits=images.splits,
         train=train,
         labelled=images.labelled,
+        held_out=images.held_out,
+        crops=tuple(dict.fromkeys(crops)),
         fit=fit,
         rule=rule,
         selection=selection,

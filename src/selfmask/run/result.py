@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from torch import Tensor
 
 from selfmask._common.files import write_atomically
 from selfmask.errors import RunError
+from selfmask.features.intervals import paired_interval
 from selfmask.features.measure import HeadCost
-from selfmask.features.rows import NOT_MEASURED, Rows, Verdict
+from selfmask.features.rows import NOT_MEASURED, Estimate, Rows, Verdict
 from selfmask.run.log import Progress
 
 
@@ -28,6 +30,29 @@ class MaskSummary:
     steps: int
     packed_bytes: int
     entropy_bytes: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """The masked head beside the probe of the untouched network, both on training images held out.
+
+    gain: the paired difference in top-1. kept: whether the mask is passed off as a result.
+    """
+
+    images: int
+    gain: Estimate
+    kept: bool
+
+    @classmethod
+    def of(cls, masked: Tensor, untouched: Tensor) -> Check:
+        """From which of the images each got right, bool (N,).
+
+        A mask is not kept where it is worse by more than the interval, or by more than a point and more than one image.
+        """
+        gain = Estimate(*paired_interval(masked, untouched))
+        lost = int(untouched.sum()) - int(masked.sum())
+        worse = gain.high < 0 or (gain.value < -0.01 and lost > 1)
+        return cls(len(masked), gain, not worse)
 
 
 @dataclass(frozen=True)
@@ -72,6 +97,8 @@ class Result:
 
     training: what the mask file's metadata has under "training". rows: None where nothing could be measured.
     verdict: what that comes to. progress: how far the objective itself came, whether or not there were labels.
+    check: how the mask stood the check on images held out, if there was one. crop: what evaluation views show of an
+        image, the share of its short side, in all rows alike; it was chosen on the untouched network.
     masks: None for a cascade. bytes: of the file that the run is about, by part. command: the words that make this run.
     warnings: what a user should see: how the data was split, what could not be measured or drawn.
     """
@@ -90,10 +117,17 @@ class Result:
     machine: dict[str, str]
     verdict: Verdict = NOT_MEASURED
     progress: Progress | None = None
+    check: Check | None = None
+    crop: float | None = None
     masks: MaskSummary | None = None
     head_cost: HeadCost | None = None
     cascade: CascadePart | None = None
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def kept(self) -> bool:
+        """Whether the mask is in `mask.safetensors`, and not in `rejected.mask.safetensors`."""
+        return self.check is None or self.check.kept
 
     def document(self) -> dict[str, Any]:
         """As JSON-able data."""

@@ -17,6 +17,8 @@ from selfmask.objectives.base import Method
 from selfmask.objectives.registry import AUTO, objective_settings
 from selfmask.run.schedule import Precision
 
+HELD_OUT = 0.15
+
 
 @dataclass(frozen=True)
 class AdaptSettings:
@@ -47,6 +49,10 @@ class AdaptSettings:
     """Which image is for training, validation or test."""
     test_share: float = 0.2
     """Share of labelled images held out for the test where the data has no test part of its own."""
+    held_out: float | None = None
+    """Share of the labelled training images to check the mask on, at most 1000: one that is worse there than the
+    untouched network is kept as rejected.mask.safetensors. 0: no check. The data's own validation part is taken
+    instead where it has one. Default: 0.15; none with --no-evaluate, or where too few would remain to train on."""
     images: int | None = None
     """Train on so many images only, drawn in proportion to the classes."""
 
@@ -126,8 +132,10 @@ class AdaptSettings:
                 raise SettingsError(f"--{name.replace('_', '-')} must be positive, got {value}")
         if self.batch < 2:
             raise SettingsError(f"--batch must be at least 2, got {self.batch}")
-        if not 0 <= self.test_share < 1:
-            raise SettingsError(f"--test-share is a share in [0, 1), got {self.test_share}")
+        for name in ("test_share", "held_out"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share < 1:
+                raise SettingsError(f"--{name.replace('_', '-')} is a share in [0, 1), got {share}")
         if self.rule == "progressive" and self.density is None and self.density_from is None:
             raise SettingsError(
                 "--rule progressive needs the density to end at: --density 0.9 say, or --density-from MASK"
@@ -149,6 +157,12 @@ class AdaptSettings:
                 f"objective_settings ({', '.join(self.objective_settings)}) belong to one objective: name it too"
             )
 
+    def share_held_out(self) -> float:
+        """Of the labelled training images, in [0, 1): what `held_out` comes to."""
+        if self.held_out is not None:
+            return self.held_out
+        return HELD_OUT if self.evaluate else 0.0
+
     def folder(self) -> Path:
         """Where the run is written."""
         if self.out is not None:
@@ -159,6 +173,9 @@ class AdaptSettings:
     def recorded(self) -> dict[str, Any]:
         """As JSON, for the run's folder: without what a resumed run may change. `read` is its inverse."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.FREE}
+        # Which images are trained on is no longer free once they have been.
+        share = self.share_held_out()
+        values["held_out"] = None if share == HELD_OUT else share
         return {
             k: str(v) if isinstance(v, Path) else dict(v) if isinstance(v, Mapping) else v
             for k, v in values.items()
@@ -181,7 +198,7 @@ def _path(kind: type, value: Any) -> Any:
 
 HEADINGS: dict[str, tuple[str, ...]] = {
     "": ("data", "out", "backbone", "weights", "objective", "labels", "size", "epochs", "finetune", "resume"),
-    "Images": ("budget", "split_file", "test_share", "images"),
+    "Images": ("budget", "split_file", "test_share", "held_out", "images"),
     "Training": (
         "steps", "batch", "optimizer", "lr", "warmup", "spread", "precision", "seed", "preset", "checkpoint_every",
     ),

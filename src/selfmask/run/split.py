@@ -28,7 +28,10 @@ from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
 from selfmask.run.folder import RunFolder
 from selfmask.run.settings import AdaptSettings
 
-_RULE = ("seed", "test_share", "split_file", "labels", "budget", "images", "objective")
+_MOST, _FEWEST, _A_CLASS = 1000, 50, 20
+"""Of the images held out the most, and the fewest that tell anything; and how many a class must remain."""
+
+_RULE = ("seed", "test_share", "split_file", "labels", "budget", "images", "held_out", "objective")
 """The settings that say which image is in which part; with the data, they make the split."""
 
 
@@ -38,7 +41,8 @@ class RunImages:
 
     objective: its name; what it needs decides which images are trained on.
     splits: the parts; of the training part as many images, and of its labels as many, as were asked for.
-    train: those that are trained on. labelled: those that k-NN and probe may know. seed: what they were drawn by.
+    train: those that are trained on. labelled: those that k-NN and probe may know: none that is held out.
+    seed: what they were drawn by. held_out: labelled images that the mask is checked on; None where it is not.
     """
 
     objective: str
@@ -46,6 +50,7 @@ class RunImages:
     train: ImageSet
     labelled: ImageSet
     seed: int
+    held_out: ImageSet | None = None
 
 
 def open_images(settings: AdaptSettings) -> RunImages:
@@ -65,9 +70,11 @@ def open_images(settings: AdaptSettings) -> RunImages:
     labelled = images.labelled()
     objective = _objective(settings, images, labelled)
     needed = objective_class(objective).labels == "needed"
-    return RunImages(
-        objective, replace(splits, train=images), labelled if needed else images, labelled, settings.seed
-    )
+    held_out = None
+    if needed:
+        labelled, held_out = _hold_out(splits.validation, labelled, settings)
+    splits = replace(splits, train=images)
+    return RunImages(objective, splits, labelled if needed else images, labelled, settings.seed, held_out)
 
 
 def open_as_recorded(
@@ -80,7 +87,7 @@ def open_as_recorded(
     `SettingsError` for a mask that does not say.
     """
     if isinstance(source, RunFolder):
-        recorded = source.recorded()
+        recorded = {"held_out": 0.0, **source.recorded()}
         changes: dict[str, Any] = {} if data is None else {"data": data}
         if split_file is not None:
             changes["split_file"] = str(split_file)
@@ -104,7 +111,7 @@ def open_as_recorded(
         )
     if split_file is not None:
         own["split_file"] = str(split_file)
-    return open_images(AdaptSettings.read({**own, "data": data}))
+    return open_images(AdaptSettings.read({"held_out": 0.0, **own, "data": data}))
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ class Trained:
 
 def rule_of(settings: AdaptSettings, trained: Trained) -> dict[str, Any]:
     """What a mask's metadata keeps of the split, beside the data's name: files by their names alone."""
-    rule = {name: getattr(settings, name) for name in _RULE}
+    rule = {name: getattr(settings, name) for name in _RULE} | {"held_out": settings.share_held_out() or None}
     short = {k: v.name if isinstance(v, Path) else v for k, v in rule.items() if v is not None}
     return {**short, "digest": trained.digest}
 
@@ -218,6 +225,24 @@ def _objective(settings: AdaptSettings, images: ImageSet, labelled: ImageSet) ->
             "has one: put them into class folders, give --labels FILE, or leave --objective out to adapt without labels"
         )
     return settings.objective
+
+
+def _hold_out(
+    validation: ImageSet | None, labelled: ImageSet, settings: AdaptSettings
+) -> tuple[ImageSet, ImageSet | None]:
+    """The images to train on, and those to check the mask on: the data's own validation part, else a stratified share
+    of `labelled`, where enough remain."""
+    share = settings.share_held_out()
+    if share == 0:
+        return labelled, None
+    own = validation.labelled() if validation is not None else None
+    if own is not None and len(own) >= _FEWEST and own.classes == labelled.classes:
+        return labelled, _some(own, _MOST, settings.seed)
+    share = min(share, _MOST / max(len(labelled), 1))
+    rest, held = stratified(labelled.labels, share, settings.seed)
+    if len(held) < _FEWEST or len(rest) < _A_CLASS * len(labelled.labels.unique()):
+        return labelled, None
+    return labelled.subset(rest), labelled.subset(held)
 
 
 def _some(images: ImageSet, count: int, seed: int) -> ImageSet:

@@ -48,7 +48,7 @@ def open_images_of(path: Path, mask: Mask, data: str | None, **given: Any) -> Ru
     rule = recorded_rule(mask)
     if not given and rule is not None and not {"labels", "split_file"} & set(rule):
         return open_as_recorded(mask, data)
-    return open_images(AdaptSettings(data, **given))
+    return open_images(AdaptSettings(data, held_out=0.0, **given))
 
 
 def check_out(out: Path, **inputs: Path | None) -> None:

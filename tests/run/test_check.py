@@ -1,0 +1,168 @@
+"""A mask that is worse than the untouched network on images held out is not passed off as a result."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from selfmask.errors import RunError, SettingsError
+from selfmask.images.image_set import ImageSet
+from selfmask.images.splits import Splits
+from selfmask.maskfile.loading import load
+from selfmask.run.adapt import Run, learn_mask
+from selfmask.run.folder import RunFolder
+from selfmask.run.measuring import choose_crop
+from selfmask.run.plan import make_plan
+from selfmask.run.result import Check
+from selfmask.run.settings import AdaptSettings
+from selfmask.run.split import open_as_recorded, open_images, seen_in_training
+
+QUIET = Console(quiet=True)
+
+
+def short(weights: Path, out: Path, **more: Any) -> AdaptSettings:
+    settings = AdaptSettings(
+        "digits", out=out, backbone="timm:test_resnet", weights=weights, size=32, batch=16, images=400, steps=4,
+        threads=1, statistics=False, lr=0.02,
+    )  # fmt: skip
+    return replace(settings, **more)
+
+
+def said(settings: AdaptSettings) -> tuple[Run, str]:
+    written = io.StringIO()
+    return learn_mask(settings, Console(file=written, width=200)), written.getvalue()
+
+
+def test_a_mask_that_harms_is_kept_under_another_name(weights: Path, tmp_path: Path) -> None:
+    run, text = said(short(weights, tmp_path / "run", lr=5.0))
+    result, folder = run.result, RunFolder(tmp_path / "run")
+    assert result is not None
+    assert result.check is not None
+    assert (result.check.images, result.check.kept, result.kept) == (60, False, False)
+    assert result.check.gain.value < -0.01
+    assert run.mask == folder.rejected_file
+    assert load(run.mask).names
+    assert not folder.mask_file.exists()
+    assert "warning: on 60 labelled images held out, the masked network is worse" in text
+    assert (
+        "Keep the untouched network; or try --lr 1.7, fewer --steps than 4, or a larger --size than 32"
+        in text
+    )
+    assert folder.result() == result
+    with pytest.raises(RunError, match=r"worse than the untouched network.*rejected\.mask\.safetensors"):
+        folder.mask()
+
+
+def test_what_is_held_out_is_neither_trained_nor_fitted_nor_tested_on(weights: Path, tmp_path: Path) -> None:
+    settings = short(weights, tmp_path / "run")
+    opened = open_images(settings)
+    assert opened.held_out is not None
+    assert (len(opened.train), len(opened.labelled), len(opened.held_out)) == (340, 340, 60)
+    assert set(opened.held_out.labels.tolist()) == set(range(10))
+    parts = [opened.train.names, opened.held_out.names, opened.splits.test.names]  # pyright: ignore[reportOptionalMemberAccess]
+    assert len(set().union(*parts)) == sum(map(len, parts))
+    run, text = said(settings)
+    assert "340 training images, 60 more to check the mask on" in text
+    assert run.result is not None
+    assert run.result.training["images"] == 340
+    folder = RunFolder(tmp_path / "run")
+    again = open_as_recorded(folder)
+    assert again.train.names == opened.train.names
+    assert again.held_out is not None
+    assert seen_in_training(folder, again.train) == 340
+    assert open_as_recorded(load(run.mask), "digits").train.names == opened.train.names
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"evaluate": False},
+        {"held_out": 0.0},
+        {"budget": "5 per class"},
+        {"images": 200},
+        {"objective": "distil"},
+    ],
+)
+def test_few_labels_and_runs_that_measure_nothing_hold_nothing_out(more: dict[str, Any]) -> None:
+    assert open_images(replace(AdaptSettings("digits", images=400), **more)).held_out is None
+
+
+def test_asked_for_it_is_checked_even_where_nothing_is_measured() -> None:
+    opened = open_images(AdaptSettings("digits", evaluate=False, held_out=0.1))
+    assert opened.held_out is not None
+    assert (len(opened.train), len(opened.held_out)) == (900, 100)
+
+
+def test_a_validation_part_of_the_datas_own_costs_no_training_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = torch.arange(2).repeat(60)
+    images = ImageSet.from_array(torch.zeros(120, 3, 8, 8, dtype=torch.uint8), labels)
+    monkeypatch.setattr(
+        "selfmask.run.split.open_data", lambda *_, **__: Splits(images, images.subset(range(80)))
+    )
+    opened = open_images(AdaptSettings("own"))
+    assert opened.held_out is not None
+    assert (len(opened.train), len(opened.held_out)) == (120, 80)
+
+
+def test_a_resumed_run_trains_on_the_same_images(weights: Path, tmp_path: Path) -> None:
+    first, _ = said(short(weights, tmp_path / "run"))
+    again, _ = said(short(weights, tmp_path / "run", resume=True, evaluate=False))
+    assert first.result is not None
+    assert again.result is not None
+    assert again.result.training == first.result.training
+    assert again.result.check == first.result.check
+
+
+def right(count: int, wrong: int) -> torch.Tensor:
+    return torch.arange(count) >= wrong
+
+
+@pytest.mark.parametrize(
+    ("images", "masked", "untouched", "kept"),
+    [(100, 10, 10, True), (100, 5, 10, True), (100, 11, 10, True), (100, 12, 10, False), (1000, 105, 100, True),
+     (1000, 120, 100, False)],
+)  # fmt: skip
+def test_what_is_kept(images: int, masked: int, untouched: int, kept: bool) -> None:
+    """One image is chance; more than a point is not passed off."""
+    assert Check.of(right(images, masked), right(images, untouched)).kept is kept
+
+
+def test_a_cascade_checks_no_part() -> None:
+    from selfmask.cascades.settings import CascadeSettings
+
+    assert CascadeSettings("digits").recorded()["held_out"] == 0
+    with pytest.raises(SettingsError, match="a cascade has none"):
+        CascadeSettings("digits", held_out=0.2)
+
+
+@pytest.mark.parametrize("better", [1.0, 0.5])
+def test_the_crop_is_the_one_that_serves_the_untouched_network(
+    better: float, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(short(weights, tmp_path / "run"))
+    plan = replace(plan, crops=(1.0, 0.5))
+
+    def features(backbone: Any, images: ImageSet, **_: Any) -> torch.Tensor:
+        """One axis a class where the crop is the better one, else noise."""
+        if backbone.preprocessing.crop == better:
+            return torch.nn.functional.one_hot(images.labels, 10).float()
+        return torch.rand(len(images), 10, generator=torch.Generator().manual_seed(1))
+
+    monkeypatch.setattr("selfmask.run.measuring.features", features)
+    choose_crop(plan, RunFolder(tmp_path), QUIET)
+    assert plan.backbone.preprocessing.crop == better
+
+
+def test_the_chosen_crop_is_recorded(weights: Path, tmp_path: Path) -> None:
+    run, text = said(short(weights, tmp_path / "run"))
+    assert run.result is not None
+    chosen = load(run.mask).metadata["preprocessing"]["crop"]
+    assert chosen == run.result.crop
+    assert f"evaluation views: crop {chosen:g} (k-NN of 340 training images" in text
+    assert "at 1," in text
