@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from selfmask._common.escape import json_text, one_line
 from selfmask.reports.style import INKS, PIXELS_PER_INCH, RC
 
 Cell = str | int | float | bool | None
@@ -65,6 +65,10 @@ class Chart:
     draw: Callable[[Figure], None]
     extra: dict[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        for field in ("title", "caption", "alt"):  # they hold names from files
+            object.__setattr__(self, field, one_line(getattr(self, field)))
+
     def figure(self, width: int = WIDE) -> Figure:
         """A new matplotlib figure `width` CSS pixels wide. Nothing global (pyplot) is touched."""
         figure = Figure(figsize=(width / PIXELS_PER_INCH, 4), layout="constrained")
@@ -113,8 +117,8 @@ class Chart:
         paths = [folder / f"{self.name}{suffix}" for suffix in (".png", ".svg", ".json", ".csv")]
         paths[0].write_bytes(self.png())
         paths[1].write_text(vector.getvalue(), encoding="utf-8")
-        paths[2].write_text(json.dumps(self.json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        paths[3].write_text(self.data.csv(), encoding="utf-8")
+        paths[2].write_text(json_text(self.json()) + "\n", encoding="utf-8")
+        paths[3].write_bytes(self.data.csv().encode("utf-8", "backslashreplace"))
         return paths
 
 

@@ -19,7 +19,7 @@ from selfmask.reports.chart import (
 from selfmask.reports.density import Layer, SeriesPoint, grouped, series
 from selfmask.reports.places import kind_rank
 from selfmask.reports.style import BLUE, MARKERS, MUTED, SERIES
-from selfmask.reports.wording import listed, percent
+from selfmask.reports.wording import label, listed, percent
 
 _DEPTH_COLUMNS = ("group", "kind", "part", "depth", "density", "deviation", "masks")
 
@@ -54,7 +54,7 @@ def depth_chart(
         highest: dict[str, float] = {}
         for axis, panel in zip(axes, panels, strict=False):
             _draw_panel(axis, panel.points, kinds, looks)
-            axis.set_title(panel.title)
+            axis.set_title(label(panel.title, 60))
             axis.set_ylabel("weights off (%)")
             axis.set_xlabel("depth in the network →")
             highest[panel.part] = max(highest.get(panel.part, 0), axis.get_ylim()[1])
@@ -105,7 +105,7 @@ def stage_chart(found: Sequence[Layer], name: str = "densities-by-stage") -> Cha
         axis.bar_label(
             bars, [f"{share:.2g} %" for share in shares], padding=4, color=MUTED.light, fontsize=11
         )
-        axis.set_yticks(range(len(names)), names)
+        axis.set_yticks(range(len(names)), [label(name, 30) for name in names])
         axis.invert_yaxis()
         axis.grid(visible=False)
         axis.set_xlim(0, max([*shares, 1e-9]) * (1.25 if is_narrow(figure) else 1.1))

@@ -24,6 +24,7 @@ from selfmask.errors import MissingExtraError, SettingsError
 from selfmask.reports.before_after import BeforeAfter
 from selfmask.reports.chart import Chart, DataTable, columns_of_legend, is_narrow, set_height
 from selfmask.reports.style import GRID, MARKERS, MUTED, SERIES
+from selfmask.reports.wording import label as label_of
 from selfmask.reports.wording import listed
 
 Method = Literal["tsne", "umap", "pca"]
@@ -123,7 +124,7 @@ def embedding_chart(
 
     def draw(figure: Figure) -> None:
         narrow = is_narrow(figure)
-        names = [_short(classes[label]) for label in shown]
+        names = [label_of(classes[label]) for label in shown]
         ncols = columns_of_legend(figure, names) if names else 1
         rows, columns = (len(panels), 1) if narrow else (1, len(panels))
         legend = 20 * -(-len(names) // ncols)
@@ -152,7 +153,7 @@ def embedding_chart(
                     markeredgewidth=0,
                     alpha=0.85,
                     linestyle="none",
-                    label=_short(classes[label]),
+                    label=label_of(classes[label]),
                 )
             axis.set_title(title)
             axis.set_xticks([])
@@ -185,7 +186,3 @@ def embedding_chart(
         ),
         draw,
     )
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 20 else f"{name[:19]}…"

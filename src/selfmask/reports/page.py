@@ -15,6 +15,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
+from selfmask._common.escape import one_line
 from selfmask.reports import sections
 from selfmask.reports.before_after import BeforeAfter
 from selfmask.reports.chart import Cell, Chart, DataTable
@@ -184,8 +185,14 @@ def _template() -> Any:
         ),
     )
     environment.filters["printed"] = printed
-    environment.filters["csv_base64"] = lambda table: base64.b64encode(table.csv().encode()).decode()
+    environment.filters["csv_base64"] = lambda table: base64.b64encode(
+        table.csv().encode("utf-8", "backslashreplace")
+    ).decode()
     return environment.get_template("page.html")
+
+
+def _csv_base64(table: DataTable) -> str:
+    return base64.b64encode(table.csv().encode("utf-8", "backslashreplace")).decode()
 
 
 def _css() -> Markup:
@@ -194,4 +201,4 @@ def _css() -> Markup:
 
 def _finalised(value: Any) -> Any:
     """What every value that the template prints goes through; it is escaped afterwards."""
-    return value if isinstance(value, Markup) else str(value).replace(" %", "\N{NO-BREAK SPACE}%")
+    return value if isinstance(value, Markup) else one_line(str(value)).replace(" %", "\N{NO-BREAK SPACE}%")

@@ -19,7 +19,7 @@ from selfmask.reports.style import (
     SLATE,
     TEXT,
 )
-from selfmask.reports.wording import accuracy, percent, size
+from selfmask.reports.wording import accuracy, label, percent, size
 
 MEASURES = {"knn": "k-NN", "probe": "linear probe", "head": "trained head"}
 """The measures of `features.rows.Row`, and what a reader calls them."""
@@ -83,7 +83,7 @@ def result_chart(rows: Rows, name: str = "results") -> Chart:
                     color=TEXT.light,
                 )
             axis.set_title(f"{MEASURES[key]} (% correct)")
-            axis.set_yticks(range(len(rows.rows)), [row.name for row in rows.rows])
+            axis.set_yticks(range(len(rows.rows)), [label(row.name, 30) for row in rows.rows])
             axis.tick_params(axis="y", labelcolor=TEXT.light)
             axis.grid(visible=False)
             axis.grid(visible=True, axis="x")

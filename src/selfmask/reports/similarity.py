@@ -23,6 +23,7 @@ from selfmask.errors import SettingsError
 from selfmask.reports.chart import Chart, DataTable, is_narrow
 from selfmask.reports.overlap import Overlap
 from selfmask.reports.style import PIXELS_PER_INCH
+from selfmask.reports.wording import label as label_of
 
 Matrix = NDArray[np.float64]
 
@@ -183,7 +184,7 @@ def _draw(figure: Figure, jaccard: Matrix, labels: Sequence[str], top: float) ->
     """Laid out by hand, in pixels: the automatic layout cuts off labels beside a square of fixed aspect."""
     narrow = is_narrow(figure)
     width, count = figure.get_figwidth() * PIXELS_PER_INCH, len(labels)
-    short = [_shortened(label, 16 if narrow else 26) for label in labels]
+    short = [label_of(label, 16 if narrow else 26) for label in labels]
     longest = max(map(len, short))
     size = 11 if count <= 16 else 9
     left = longest * size * 0.62 + 10
@@ -241,7 +242,3 @@ def _alt(similar: Similarity, pairs: list[tuple[int, int]]) -> str:
         a, b = (similar.labels[i] for i in least)
         text += f"; least alike: {a} and {b}, {similar.jaccard[least]:.2f}"
     return text + "."
-
-
-def _shortened(label: str, length: int) -> str:
-    return label if len(label) <= length else f"{label[: length - 1]}…"

@@ -99,4 +99,5 @@ RC: Any = {
     "svg.fonttype": "none",  # text stays text: it can be read out, searched and enlarged
     "svg.hashsalt": "selfmask",  # the same figure gives the same file
     "axes.unicode_minus": True,
+    "text.parse_math": False,  # a name may have a $ in it
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from selfmask._common.escape import one_line
+
 _UNIT = "\N{NO-BREAK SPACE}"
 
 
@@ -61,6 +63,12 @@ def duration(seconds: float) -> str:
     if total < 3600:
         return f"{total // 60} min {total % 60} s" if total % 60 else f"{total // 60} min"
     return f"{total // 3600} h {total % 3600 // 60} min"
+
+
+def label(name: str, longest: int = 20) -> str:
+    """A name that comes from a file, as one short line that a figure can bear."""
+    shown = one_line(name)
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
 def listed(words: Sequence[str]) -> str:

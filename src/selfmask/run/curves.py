@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from selfmask._common.escape import one_line
 from selfmask._common.files import write_atomically
 from selfmask.run.log import Log
 
@@ -35,7 +36,7 @@ def draw_curves(log: Log, picture: Path, title: str) -> None:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    figure.suptitle(title, parse_math=False)  # a folder may have a dollar in its name
+    figure.suptitle(one_line(title), parse_math=False)  # a folder may have a dollar in its name
     content = io.BytesIO()
     figure.savefig(content, format="png")
     write_atomically(picture, content.getvalue())
