@@ -129,6 +129,19 @@ def test_refused_by_name_and_untouched(
     mask.apply(model).remove()
 
 
+def test_what_the_file_says_of_its_base_stays_on_one_line(tmp_path: Path) -> None:
+    model = nn.Linear(4, 5)
+    model.default_cfg = {"architecture": "other", "tag": None}  # type: ignore[assignment]
+    masks = MaskSet(model, select="weight")
+    path = masks.save(tmp_path / "m", base="mine\n\x1b]0;title\x07selfmask: all is well")
+    masks.remove()
+    with torch.no_grad():
+        model.weight.add_(1)
+    with pytest.raises(WrongBaseError, match=r"learnt on mine\\n\\x1b\]0;title\\x07selfmask") as caught:
+        load(path).apply(model)
+    assert str(caught.value).isprintable()
+
+
 def test_a_model_under_a_mask_is_not_the_base(model: nn.Module, mask: Mask) -> None:
     handle = mask.apply(model)
     with pytest.raises(WrongBaseError, match=r"held by the applied mask a\.safetensors.*remove\(\)"):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +23,28 @@ OFFLINE_CHOICES = (
     "without a network, use package:efficientnet_lite0 (its weights are installed) or give the weights as a "
     "file: --weights FILE.safetensors (in Python: build(spec, weights=FILE))"
 )
+
+_local_only: ContextVar[bool] = ContextVar("selfmask_local_only", default=False)
+
+
+@contextmanager
+def local_only() -> Iterator[None]:
+    """Inside, no host is contacted: what is not on this machine is refused by a `BackboneError` that says so.
+
+    For what a file names: it may be a stranger's, and where a program calls is not for a file to say.
+    """
+    token = _local_only.set(True)
+    # Libraries also ask on their own, for a tokeniser say. The client's switch is read at each request.
+    constants = sys.modules.get("huggingface_hub.constants")
+    before = getattr(constants, "HF_HUB_OFFLINE", False)
+    if constants is not None:
+        constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        _local_only.reset(token)
+        if constants is not None:
+            constants.HF_HUB_OFFLINE = before  # type: ignore[attr-defined]
 
 
 def why_unreachable(address: str) -> str | None:
@@ -45,7 +71,13 @@ def why_unreachable(address: str) -> str | None:
 
 
 def require_reachable(address: str, what: str) -> None:
-    """Raise `BackboneError` at once where `what` would have to be fetched from a server out of reach."""
+    """Raise `BackboneError` at once where `what` would come from a server out of reach, or inside `local_only`."""
+    if _local_only.get():
+        raise BackboneError(
+            f"{what} are not on this machine, and a file's word alone contacts no host: to fetch them from "
+            f"{urlsplit(address).netloc} say so with --download (download=True), or name the backbone yourself with "
+            "--backbone"
+        )
     reason = why_unreachable(address)
     if reason is not None:
         host = urlsplit(address).netloc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -17,7 +18,7 @@ from selfmask.backbones.from_package import build_from_package
 from selfmask.backbones.from_timm import build_from_timm
 from selfmask.backbones.from_torchhub import build_from_torchhub
 from selfmask.backbones.from_transformers import build_from_transformers
-from selfmask.backbones.hub import fetched
+from selfmask.backbones.hub import fetched, local_only
 from selfmask.backbones.preprocessing import MOST_PIXELS, Preprocessing
 from selfmask.errors import BackboneError
 from selfmask.maskfile.mask import Mask
@@ -82,13 +83,18 @@ def parse(spec: str) -> tuple[str, str]:
     )
 
 
-def rebuild(description: dict[str, Any], *, weights: str | Path | None = None) -> Backbone:
+def rebuild(
+    description: dict[str, Any], *, weights: str | Path | None = None, download: bool = False
+) -> Backbone:
     """The backbone that `Backbone.describe()` described.
+
+    A description comes from a file, which may be a stranger's: unless `download`, only what is on this machine is
+    used and no host is contacted.
 
     Where its weights were a file, `weights` gives it, or it is looked for by its name in the folders of the
     environment variable SELFMASK_WEIGHTS. Raises `BackboneError` where that fails, or where it cannot be
-    rebuilt at all: a user's own module, or random weights. Neither is a network of torch.hub: a description
-    comes from a file, and no file shall say whose code is run.
+    rebuilt at all: a user's own module, or random weights. Neither is a network of torch.hub: no file shall say
+    whose code is run.
     """
     check_description(description)
     spec, name = description.get("spec"), description.get("weights")
@@ -107,11 +113,16 @@ def rebuild(description: dict[str, Any], *, weights: str | Path | None = None) -
         )
     if weights is None and name is not None:
         weights = _find(name, spec)
-    return build(spec, weights=weights, image_size=description.get("image_size"))
+    with nullcontext() if download else local_only():
+        return build(spec, weights=weights, image_size=description.get("image_size"))
 
 
-def backbone_of(mask: Mask, spec: str | None = None, weights: str | Path | None = None) -> Backbone:
+def backbone_of(
+    mask: Mask, spec: str | None = None, weights: str | Path | None = None, *, download: bool = False
+) -> Backbone:
     """The backbone that `mask` was learnt on, from its metadata, or as `spec` and `weights` say; with its recipe.
+
+    What the metadata names is fetched only where `download` says so; what `spec` names, wherever it is not here.
 
     Raises `BackboneError` where it cannot be built, `WrongBaseError` where what was built is not the mask's base.
     """
@@ -126,7 +137,7 @@ def backbone_of(mask: Mask, spec: str | None = None, weights: str | Path | None 
         check_description(described)
         backbone = build(spec, weights=weights, image_size=described.get("image_size"))
     else:
-        backbone = rebuild(described, weights=weights)
+        backbone = rebuild(described, weights=weights, download=download)
     recipe = mask.metadata.get("preprocessing") or described.get("preprocessing")
     if isinstance(recipe, dict):
         backbone.preprocessing = Preprocessing.read(recipe)

@@ -70,14 +70,17 @@ class Cascade:
             self._members[number] = self._unpack(number)
         return self._members[number]
 
-    def backbone(self, *, weights: str | Path | None = None) -> Backbone:
-        """The base, rebuilt from the metadata. Raises `BackboneError` where that cannot be done here."""
+    def backbone(self, *, weights: str | Path | None = None, download: bool = False) -> Backbone:
+        """The base, rebuilt from the metadata, and fetched only where `download` says so (see `rebuild`).
+
+        Raises `BackboneError` where that cannot be done here.
+        """
         description = self.dispatcher.metadata.get("backbone")
         if not isinstance(description, dict):
             raise MaskFileError(
                 f"{self.path.name}: does not say which backbone it belongs to; pass the backbone"
             )
-        return rebuild(description, weights=weights)
+        return rebuild(description, weights=weights, download=download)
 
     def embed(
         self,

@@ -14,6 +14,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from selfmask._common.escape import one_line
 from selfmask.errors import MaskFileError, WrongBaseError
 from selfmask.maskfile import explain
 from selfmask.maskfile.coding import decode, rows_of
@@ -61,13 +62,13 @@ class Mask:
 
     @property
     def learnt_on(self) -> str | None:
-        """What the file says of its base's origin, or None."""
+        """What the file says of its base's origin, on one line and safe to print; or None."""
         backbone = self.metadata.get("backbone")
         name = self.metadata.get("base")
-        if isinstance(name, str):
-            return name
-        spec = backbone.get("spec") if isinstance(backbone, dict) else None
-        return spec.replace("timm:", "timm ", 1) if isinstance(spec, str) else None
+        if not isinstance(name, str):
+            name = backbone.get("spec") if isinstance(backbone, dict) else None
+            name = name.replace("timm:", "timm ", 1) if isinstance(name, str) else None
+        return None if name is None else one_line(name)
 
     @cached_property
     def on(self) -> dict[str, int]:

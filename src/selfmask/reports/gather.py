@@ -22,6 +22,7 @@ def gather(
     *,
     data: str | None = None,
     weights: Path | None = None,
+    download: bool = False,
     base: Backbone | None = None,
     images: int = 500,
     method: Method = "tsne",
@@ -31,6 +32,7 @@ def gather(
     Args:
         data: where the images lie now, if not where the run recorded.
         weights: the backbone's file of weights, if it had one.
+        download: fetch the backbone where it is not on this machine; without it no host is contacted.
         base: the backbone itself, where it cannot be rebuilt (a user's own module).
         images: how many images to embed; 0 leaves pictures out, and then no data is opened.
         method: see `embedding.embed`.
@@ -40,7 +42,7 @@ def gather(
         return Material()
     weights = weights or _recorded_weights(run)
     try:
-        base = base or backbone_of(run.mask, weights=weights)
+        base = base or backbone_of(run.mask, weights=weights, download=download)
     except SelfmaskError as error:
         notes.append(f"The base could not be built, so the figures that need it are left out: {error}.")
     module: nn.Module | None = base.module if base is not None else None

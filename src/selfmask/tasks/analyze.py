@@ -26,6 +26,8 @@ class AnalyzeSettings:
     """Also build the backbone, to show how large the weights are that were switched off."""
     weights: Path | None = None
     """The backbone's file of weights, if it had one."""
+    download: bool = False
+    """Fetch backbones that the mask files name and that are not on this machine; without it no host is contacted."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def run(settings: AnalyzeSettings) -> Analysis:
     """Measure, draw, write."""
 
     def base(mask: Mask) -> nn.Module:
-        return backbone_of(mask, weights=settings.weights).module
+        return backbone_of(mask, weights=settings.weights, download=settings.download).module
 
     found = study(settings.masks, base_of=base if settings.base else None)
     return Analysis(found, tuple(found.save(settings.out)) if settings.out is not None else ())

@@ -30,6 +30,8 @@ class ApplySettings:
     """The backbone, where the mask file does not say which it was learnt on."""
     weights: Path | None = None
     """The backbone's own file of weights, if it had one."""
+    download: bool = False
+    """Fetch the backbone that the mask file names where it is not on this machine; without it no host is contacted."""
     head: bool = False
     """Write the head that the mask file carries as well, under head.*"""
 
@@ -56,7 +58,7 @@ def run(settings: ApplySettings) -> Applied:
     """Build the backbone, check it, apply, write."""
     mask = open_mask(settings.mask)
     check_recorded_weights(settings.out, mask)
-    backbone = backbone_of(mask, settings.backbone, settings.weights)
+    backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)
     path = save_baked(settings.out, mask, backbone.module, head=settings.head)
     return Applied(
         str(path), path.stat().st_size, len(mask.index.base.tensors), backbone.spec, mask.density()

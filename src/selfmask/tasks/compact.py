@@ -60,6 +60,8 @@ class CompactSettings:
     """The backbone, where the mask file does not say which it was learnt on."""
     weights: Path | None = None
     """The backbone's own file of weights, if it had one."""
+    download: bool = False
+    """Fetch the backbone that the mask file names where it is not on this machine; without it no host is contacted."""
 
     def __post_init__(self) -> None:
         if self.max_drop < 0:
@@ -145,7 +147,7 @@ def run(settings: CompactSettings, console: Console | None = None) -> Compacted:
     if rounded and not mask.head:
         raise SettingsError(f"--head-dtype {settings.head_dtype}: {mask.path.name} carries no head")
     head = mask.head if settings.head_dtype is None else head_as(mask.head, settings.head_dtype)
-    backbone = backbone_of(mask, settings.backbone, settings.weights)
+    backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)
     splits = open_images_of(settings.mask, mask, settings.data).splits
     size = settings.size or learnt_at(mask) or backbone.preprocessing.size
     masks = mask.masks()

@@ -47,6 +47,8 @@ class EvaluateSettings:
     """The backbone, where the mask file does not name it."""
     weights: Path | None = None
     """The backbone's file of weights, if it had one."""
+    download: bool = False
+    """Fetch the backbone that the mask file names where it is not on this machine; without it no host is contacted."""
     statistics: bool = True
     """Also show "statistics only": running statistics moved to the images, no mask."""
     seed: int | None = None
@@ -97,7 +99,7 @@ def run(settings: EvaluateSettings) -> Evaluation:
     mask = open_mask(settings.run)
     opened = _opened(settings, mask)
     assert opened.splits.test is not None  # `_opened` saw to it
-    backbone = backbone_of(mask, settings.backbone, settings.weights)
+    backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)
     if backbone.prefers_channels_last:
         backbone.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     rows = Rows.of(list(_rows(mask, backbone, opened, settings)))

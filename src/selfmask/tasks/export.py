@@ -42,6 +42,8 @@ class ExportSettings:
     """The backbone, where the mask file does not say which it was learnt on."""
     weights: Path | None = None
     """The backbone's own file of weights, if it had one."""
+    download: bool = False
+    """Fetch the backbone that the mask file names where it is not on this machine; without it no host is contacted."""
 
     def __post_init__(self) -> None:
         check_size(self.size)
@@ -76,7 +78,7 @@ def run(settings: ExportSettings) -> Exported:
     """Build, check, apply, trace, write."""
     mask = open_mask(settings.mask)
     check_recorded_weights(settings.out, mask)
-    backbone = backbone_of(mask, settings.backbone, settings.weights)
+    backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)
     recipe = backbone.preprocessing
     size = settings.size or recipe.size
     classes = (learnt_classes(mask) or ()) if settings.head else ()

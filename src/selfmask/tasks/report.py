@@ -27,6 +27,8 @@ class ReportSettings:
     """Where the images lie now, if not where the run found them."""
     weights: Path | None = None
     """The backbone's file of weights, if it had one and it has moved."""
+    download: bool = False
+    """Fetch the backbone that the run names where it is not on this machine; without it no host is contacted."""
     images: int = 500
     """How many test images to show in the embedding and to look for neighbours in; 0 shows no image."""
     embedding: Literal["tsne", "umap", "pca"] = "tsne"
@@ -65,6 +67,7 @@ def run(settings: ReportSettings) -> Written:
         found,
         data=settings.data,
         weights=settings.weights,
+        download=settings.download,
         images=settings.images,
         method=settings.embedding,
     )
