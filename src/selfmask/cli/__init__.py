@@ -130,7 +130,7 @@ def _run(name: str, words: Sequence[str]) -> int:
     from selfmask.cli.printing import print_json
 
     command = COMMANDS[name]
-    _look(words)
+    _look(name, words)
     parsed = parse(name, _named(command.settings), words)
     if parsed is None:
         return 0
@@ -155,12 +155,17 @@ def _run(name: str, words: Sequence[str]) -> int:
     return INTERRUPTED if interrupted else 0
 
 
-def _look(words: Sequence[str]) -> None:
-    """Raise `SettingsError` where the first value is plainly a path, and nothing is there.
+def _look(name: str, words: Sequence[str]) -> None:
+    """Raise a `SelfmaskError` where the first value is plainly a path, and nothing is there.
 
     Here, before anything is imported that takes seconds; what only looks like a path is left to the task.
     """
     first = words[0] if words else ""
+    if first and not first.startswith("-") and name in ("adapt", "cascade"):
+        from selfmask.images.place import place_of
+
+        place_of(first)
+        return
     if first.startswith("-") or ":" in first or not (os.sep in first or first.endswith(_FILES)):
         return
     if first.count("/") == 1 and not first.endswith(("/", *_FILES)) and not first.startswith("."):

@@ -185,9 +185,7 @@ def _template() -> Any:
         ),
     )
     environment.filters["printed"] = printed
-    environment.filters["csv_base64"] = lambda table: base64.b64encode(
-        table.csv().encode("utf-8", "backslashreplace")
-    ).decode()
+    environment.filters["csv_base64"] = _csv_base64
     return environment.get_template("page.html")
 
 
