@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 import torch
 from rich.console import Console
 
@@ -41,6 +42,14 @@ def test_a_pass_that_is_broken_off_ends_its_line() -> None:
 
 def test_no_terminal_no_line() -> None:
     assert shown(terminal=False) == ""
+
+
+def test_without_a_terminal_there_is_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfmask.features.passes.EVERY", 0.0)
+    assert [line.split(" images, ")[0] for line in shown(terminal=False).splitlines()] == [
+        "pretrained: 4 of 10",
+        "pretrained: 8 of 10",
+    ]
 
 
 def test_nobody_asked() -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from selfmask.errors import RunError
 from selfmask.run.adapt import Run, learn_mask
+from selfmask.run.expected import in_words
 from selfmask.run.folder import RunFolder
 from selfmask.run.log import Log, Progress
 from selfmask.run.settings import AdaptSettings
@@ -158,3 +159,11 @@ def test_a_gradient_that_is_not_finite_ends_a_run_that_can_be_resumed(
     monkeypatch.setattr(Supervised, "before_step", taken)
     run, _ = said(replace(settings, resume=True))
     assert run.steps == 12
+
+
+def test_the_time_of_the_whole_run_is_said_first(weights: Path, tmp_path: Path) -> None:
+    _, text = said(short(weights, tmp_path / "run", steps=1, evaluate=False))
+    assert text.index("expected: less than a minute in all") < text.index("masked:")
+    assert in_words(50) == "about a minute in all"
+    assert in_words(600) == "about 10 minutes in all"
+    assert in_words(3 * 3600) == "about 3 hours in all"

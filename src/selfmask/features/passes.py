@@ -6,6 +6,7 @@ around whatever makes passes, and each pass finds out whether there is a termina
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,7 +29,10 @@ _console: ContextVar[Console | None] = ContextVar("console of the passes", defau
 
 @contextmanager
 def showing(console: Console) -> Iterator[None]:
-    """Inside, every pass over images shows what it is for, how far it is, its rate and the time that is left."""
+    """Inside, every pass over images shows what it is for, how far it is, its rate and the time that is left.
+
+    Where there is no terminal, a plain line every `EVERY` seconds.
+    """
     token = _console.set(console)
     try:
         yield
@@ -54,14 +58,37 @@ def progress_line(console: Console, figures: ProgressColumn, *, transient: bool 
 def passing(batches: Iterable[Tensor], images: int, what: str) -> Iterator[Tensor]:
     """`batches`, of `images` images in all, and the line of progress while they are asked for; it leaves no trace."""
     console = _console.get()
-    if console is None or not console.is_terminal:
+    if console is None:
         yield from batches
+        return
+    if not console.is_terminal:
+        yield from _with_lines(batches, images, what, console)
         return
     with progress_line(console, _Rate(), transient=True) as progress:
         task = progress.add_task(what, total=images)
         for batch in batches:
             yield batch
             progress.advance(task, len(batch))
+
+
+EVERY = 20.0
+"""Seconds between lines of progress where there is no terminal."""
+
+
+def _with_lines(batches: Iterable[Tensor], images: int, what: str, console: Console) -> Iterator[Tensor]:
+    began = said = time.perf_counter()
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        now = time.perf_counter()
+        if now - said >= EVERY and done < images:
+            said = now
+            left = (now - began) / done * (images - done)
+            console.print(
+                f"{what}: {done} of {images} images, {left:.0f} s left",
+                highlight=False, markup=False, soft_wrap=True,
+            )  # fmt: skip
 
 
 class _Rate(ProgressColumn):

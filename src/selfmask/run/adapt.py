@@ -23,6 +23,7 @@ from selfmask.masking.status import Status
 from selfmask.objectives.base import Objective
 from selfmask.run.build import build_masks, build_objective
 from selfmask.run.curves import draw_curves
+from selfmask.run.expected import expected_seconds, in_words
 from selfmask.run.finetuning import finetune
 from selfmask.run.folder import RunFolder
 from selfmask.run.loop import fit
@@ -122,6 +123,10 @@ def _adapt(
     if first:
         training["split"] = rule_of(settings, put_on_record(plan.train, folder))
     measurable = first and settings.evaluate and can_be_measured(plan)
+    if not resume:
+        rows = 2 + settings.statistics + settings.finetune if measurable else 0
+        said = in_words(expected_seconds(plan, objective, rows)) if first else ""
+        console.print(f"expected: {said}", highlight=False, markup=False, soft_wrap=True)
     choose_crop(plan, folder, console)
     outcomes = measure_base(plan, folder, console) if measurable else []
     untouched = measure_held_out(plan, folder) if first else None

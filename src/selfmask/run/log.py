@@ -15,11 +15,7 @@ from rich.console import Console
 from rich.progress import TextColumn
 
 from selfmask.errors import RunError
-from selfmask.features.passes import progress_line
-
-_EVERY = 20.0
-"""Seconds between lines of progress where there is no terminal."""
-
+from selfmask.features.passes import EVERY, progress_line
 
 _ENDS = 5
 
@@ -156,7 +152,7 @@ class LogWriter:
             shown.append(f"off {100 * figures['off']:.2f} %")
         shown.append(f"{rate:.0f} images/s")
         self._progress.update(self._task, completed=step + 1, shown=" · ".join(shown))
-        if not self._console.is_terminal and now - self._said >= _EVERY:
+        if not self._console.is_terminal and now - self._said >= EVERY:
             self._said = now
             left = (now - self._began) / (step + 1 - self._start) * (self._steps - step - 1)
             self._console.print(

@@ -1,0 +1,39 @@
+"""One process at a time runs in a folder, and a process that is killed leaves no lock behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selfmask.errors import RunError
+from selfmask.run.folder import RunFolder
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from selfmask.run.folder import RunFolder
+with RunFolder(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_two_processes_do_not_run_in_one_folder_and_a_kill_frees_it(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    started = [sys.executable, "-c", HOLDER, str(folder.path)]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(RunError, match="another process is running"), folder.held():
+                pass
+        finally:
+            other.send_signal(signal.SIGKILL)
+    with folder.held():  # the file of the lock is still there; the lock is not
+        folder.open({"data": "digits"}, resume=False)
+    with folder.held():
+        folder.open({"data": "digits"}, resume=True)
