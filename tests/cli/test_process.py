@@ -49,6 +49,7 @@ def test_help_and_a_path_that_is_not_there_import_no_torch(tmp_path: Path) -> No
     for words, status in (
         (["--help"], 0),
         (["adapt", f"{tmp_path}/nowhere/"], 2),
+        (["adapt", "nowhere"], 2),
         (["inspect", "no.safetensors"], 2),
     ):
         found = subprocess.run(
