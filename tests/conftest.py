@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -48,3 +49,19 @@ def model() -> nn.Module:
     """A network that is quick to mask, save and apply."""
     torch.manual_seed(0)
     return Small().eval()
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of timm's `test_resnet` (0.5 M, random, batch norms that have seen something) in a file, so that runs are
+    real runs and still quick."""
+    import timm
+
+    torch.manual_seed(11)
+    model = timm.create_model("test_resnet", num_classes=0).train()
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.randn(8, 3, 48, 48))
+    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, str(path))
+    return path

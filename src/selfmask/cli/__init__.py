@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfmask._common.escape import lines
+from selfmask._common.escape import lines, one_line
 from selfmask._common.near import did_you_mean
 from selfmask.errors import SelfmaskError, SettingsError
 from selfmask.version import VERSION
@@ -97,6 +98,9 @@ ADVICE, USAGE, INTERRUPTED = 2, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit status: 0 it worked, 2 something to mend (one line says what), 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # θ or a name, where the terminal's own letters are fewer
+            stream.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if arguments else USAGE
@@ -124,8 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, words: Sequence[str]) -> int:
-    from rich.console import Console
-
+    from selfmask._common.console import SafeConsole
     from selfmask.cli.parse import parse
     from selfmask.cli.printing import print_json
 
@@ -138,7 +141,7 @@ def _run(name: str, words: Sequence[str]) -> int:
     from selfmask.features.passes import showing
 
     task = _named(command.task)
-    console = Console(stderr=True, quiet=parsed.json)
+    console = SafeConsole(stderr=True, quiet=parsed.json)
     speaks = {"console": console} if "console" in inspect.signature(task).parameters else {}
     try:
         with showing(console):
@@ -183,7 +186,7 @@ def _named(place: str) -> Any:
 
 
 def _advise(name: str, message: str) -> int:
-    print(f"selfmask {name}: {lines(message)}", file=sys.stderr)
+    print(f"selfmask {name}: {one_line(message)}", file=sys.stderr)
     return ADVICE
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from selfmask._common.console import SafeConsole
 from selfmask.cli.printing import say
 from selfmask.tasks.data import DataList, Fetched
 from selfmask.tasks.publish import Preview, Pulled, Pushed
@@ -46,7 +46,7 @@ def show_data(found: DataList | Fetched) -> None:
             row.name, f"{row.images:,}", str(row.classes), "yes" if row.here else "no", "" if row.here else fetch,
             row.licence,
         )  # fmt: skip
-    Console().print(table)
+    SafeConsole().print(table)
 
 
 def _size(count: int) -> str:

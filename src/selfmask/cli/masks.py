@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from selfmask._common.console import SafeConsole
 from selfmask._common.escape import printable
 from selfmask.cli.printing import print_rows, say
 from selfmask.reports.wording import percent, size
@@ -52,7 +53,7 @@ def show_inspection(inspection: Inspection, console: Console | None = None) -> N
     for key in ("rule", "selection", "training"):
         if found[key]:
             row(key, in_words(found[key]))
-    (console or Console()).print(table, crop=False)
+    (console or SafeConsole()).print(table, crop=False)
     if inspection.tensors:
         rows: list[tuple[str, ...]] = []
         for name, one in found["tensors"].items():
@@ -132,7 +133,7 @@ def show_compacted(compacted: Compacted) -> None:
 
 def show_analysis(analysis: Analysis) -> None:
     """A line a mask, each figure in words, and where the files are."""
-    found, console = analysis.study, Console()
+    found, console = analysis.study, SafeConsole()
     table = Table(title=f"{len(found.subjects)} masks", title_justify="left")
     for column in ("mask", "backbone", "data", "objective", "weights off", "file"):
         table.add_column(column, justify="right" if column in ("weights off", "file") else "left")

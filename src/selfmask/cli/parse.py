@@ -59,7 +59,9 @@ def parse(name: str, kind: Any, words: Sequence[str]) -> Parsed | None:
         return app(list(words))
     except UnusedCliTokensError as error:
         rest = " ".join(error.unused_tokens or ())
-        raise SettingsError(f"nothing is known to do with {rest!r}; see selfmask {name} --help") from None
+        raise SettingsError(
+            f"nothing is known to do with {rest[:100]!r}; see selfmask {name} --help"
+        ) from None
     except CycloptsError as error:
         raise SettingsError(" ".join(str(error).split())) from None
 

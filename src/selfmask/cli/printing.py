@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.segment import SegmentLines
 from rich.table import Table
 
+from selfmask._common.console import SafeConsole
 from selfmask._common.escape import json_text, lines, one_line
 
 _NARROWEST = 12
@@ -37,7 +38,7 @@ def print_rows(
 ) -> None:
     """A table with every cell whole. On a terminal that is too narrow the columns `folded` go on below themselves;
     a pipe or a file has no width, so there each row is one line."""
-    console = console or Console()
+    console = console or SafeConsole()
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
     rows = [[one_line(cell) for cell in row] for row in rows]
     least = 0

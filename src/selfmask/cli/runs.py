@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from selfmask._common.console import SafeConsole
 from selfmask.cli.printing import say
 from selfmask.run.adapt import Run
 from selfmask.tasks.cascade import DrawnCascade
@@ -20,7 +20,7 @@ def show_run(run: Run) -> None:
     assert run.status is not None
     assert run.result is not None
     if run.rows is not None:
-        Console().print(run.rows.table())
+        SafeConsole().print(run.rows.table())
     elif (progress := run.result.progress) is not None:
         say(f"{progress}.".capitalize())
     say(
@@ -39,7 +39,7 @@ def show_run(run: Run) -> None:
 
 def show_evaluation(evaluation: Evaluation) -> None:
     """The table of rows, and whether to believe it."""
-    Console().print(evaluation.rows.table())
+    SafeConsole().print(evaluation.rows.table())
     if evaluation.note is not None:
         say(f"note: {evaluation.note}")
 
@@ -52,7 +52,7 @@ def show_cascade(drawn: DrawnCascade) -> None:
         return
     assert run.result is not None
     assert run.result.cascade is not None
-    console = Console()
+    console = SafeConsole()
     if run.rows is not None:
         console.print(run.rows.table())
     say(run.result.verdict.sentence)

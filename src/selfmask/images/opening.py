@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from selfmask._common.escape import one_line
+from selfmask._common.escape import lines, one_line
 from selfmask.errors import DataError, SelfmaskError, SettingsError
 from selfmask.images.folder import flat_listing, folder_listing
 from selfmask.images.hub_datasets import hf_listing
@@ -29,7 +29,7 @@ _DIGITS_TEST = 797
 
 def to_stderr(message: str) -> None:
     """Where messages go unless told otherwise: standard output may be a JSON document."""
-    print(message, file=sys.stderr, flush=True)
+    print(lines(message), file=sys.stderr, flush=True)
 
 
 def open_data(

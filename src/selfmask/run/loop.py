@@ -19,9 +19,10 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import nn
 
+from selfmask._common.console import SafeConsole
 from selfmask._common.processes import any_of, average, same_on_all
 from selfmask.backbones.backbone import Backbone
-from selfmask.errors import RunError
+from selfmask.errors import RunError, SelfmaskError
 from selfmask.images.batches import Batches
 from selfmask.images.image_set import ImageSet
 from selfmask.masking.norm import running_statistics
@@ -73,7 +74,7 @@ def fit(
     """
     keep_freed_memory()
     accelerator = accelerator or accelerator_for(backbone.module)
-    console = console or Console(stderr=True)
+    console = console or SafeConsole(stderr=True)
     module, device = backbone.module, accelerator.device
     module.to(device)
     objective.to(device)
@@ -82,13 +83,15 @@ def fit(
     state = read_checkpoint(folder.checkpoint) if resume else None
     if state is not None:
         # First, because an objective finds its own rate in `prepare` and keeps it in its state.
-        objective.load_state_dict(state["objective"])
+        with _damage_named(folder.checkpoint):
+            objective.load_state_dict(state["objective"])
     optimizer = _score_optimizer(module, masks, settings)
     head = _head_optimizer(objective)
     trained = [p for group in optimizer.param_groups for p in group["params"]] + list(objective.parameters())
     start, spent = 0, 0.0
     if state is not None:
-        start, spent = _restore(state, module, optimizer, head, settings)
+        with _damage_named(folder.checkpoint):
+            start, spent = _restore(state, module, optimizer, head, settings)
     else:
         same_on_all([*objective.parameters(), *objective.buffers()])
         torch.manual_seed(settings.seed)
@@ -264,6 +267,20 @@ def _state(
         "objective": objective.state_dict(),
         "rng": torch.get_rng_state(),  # torch's own on the CPU: dropout and stochastic depth draw from it
     }
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Raise `RunError` where what was read from the checkpoint `path` does not fit what it is put into."""
+    try:
+        yield
+    except SelfmaskError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(
+            f"the checkpoint {path} is damaged, or of another run: {type(error).__name__}, {error}; start anew in "
+            "another folder"
+        ) from error
 
 
 def _restore(

@@ -13,6 +13,8 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import nn
 
+from selfmask._common.console import SafeConsole
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -83,5 +85,5 @@ def accelerator_for(module: nn.Module) -> Accelerator:
 def console_for(accelerator: Accelerator, console: Console | None) -> Console:
     """Where a process speaks: `console` or standard error for the first one, nowhere for the others."""
     if not accelerator.is_main_process:
-        return Console(quiet=True)
-    return console or Console(stderr=True)
+        return SafeConsole(quiet=True)
+    return console or SafeConsole(stderr=True)

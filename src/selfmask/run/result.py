@@ -142,7 +142,7 @@ class Result:
         """What `write` wrote. Raises `RunError`, naming the place, where it is damaged or something else."""
         try:
             return msgspec.convert(read_json(path), cls)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeError) as error:  # half a character is no text to msgspec
             raise RunError(f"{path} is not a result of this program: {error}") from error
 
 

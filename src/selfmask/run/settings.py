@@ -186,7 +186,7 @@ class AdaptSettings:
         """The settings that `recorded` holds, with `changes`. Raises `SettingsError` where it is no such record."""
         try:
             return msgspec.convert({**recorded, **changes}, cls, dec_hook=_path)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeError) as error:
             raise SettingsError(f"the recorded settings cannot be read: {error}") from error
 
 

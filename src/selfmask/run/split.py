@@ -16,7 +16,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from selfmask.errors import DataError, SettingsError
+from selfmask.errors import DataError, RunError, SettingsError
 from selfmask.features.passes import passing
 from selfmask.images.image_set import UNLABELLED, ImageSet
 from selfmask.images.opening import open_data
@@ -128,7 +128,11 @@ class Trained:
     @classmethod
     def read(cls, path: Path) -> Trained:
         """What `write` wrote. Raises `RunError` where it is missing or damaged."""
-        return cls(read_checkpoint(path)["trained"])
+        state = read_checkpoint(path)
+        found = state.get("trained") if isinstance(state, dict) else None
+        if not isinstance(found, Tensor) or found.dtype != torch.int64 or found.dim() != 1:
+            raise RunError(f"{path} is damaged: it does not say which images were trained on")
+        return cls(found)
 
     def write(self, path: Path) -> None:
         """Write it, whole or not at all."""

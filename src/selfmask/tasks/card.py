@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from selfmask._common.escape import one_line
 from selfmask.maskfile.mask import Mask
 from selfmask.tasks.words import in_words, made_by
 
@@ -223,7 +224,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _line(value: Any) -> str:
-    return " ".join(str(value).split())
+    return one_line(" ".join(str(value).split()))
 
 
 def _text(value: Any) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from selfmask._common.calls import call
+from selfmask._common.console import SafeConsole
 from selfmask.backbones.spec import backbone_of
 from selfmask.errors import SettingsError
 from selfmask.features.intervals import paired_interval
@@ -141,7 +142,7 @@ class Compacted:
 
 def run(settings: CompactSettings, console: Console | None = None) -> Compacted:
     """Build, judge, search, write; report on the test part, which the search has not seen."""
-    console = console or Console(stderr=True)
+    console = console or SafeConsole(stderr=True)
     mask = open_mask(settings.mask)
     rounded = settings.head_dtype is not None
     if rounded and not mask.head:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from rich.console import Console
 
+from selfmask._common.console import SafeConsole
 from selfmask.errors import SettingsError
 from selfmask.images.named import Availability, data_root, get_named, overview
 
@@ -57,7 +58,7 @@ class Fetched:
 
 def run(settings: DataSettings, console: Console | None = None) -> DataList | Fetched:
     """List or get."""
-    console = console or Console(stderr=True)
+    console = console or SafeConsole(stderr=True)
     if settings.action == "list" or settings.name is None:
         return DataList(data_root(settings.root), tuple(overview(settings.root)))
     say = lambda line: console.print(line, markup=False)  # noqa: E731

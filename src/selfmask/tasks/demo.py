@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from selfmask._common.console import SafeConsole
 from selfmask.run.adapt import Run, learn_mask
 from selfmask.run.settings import AdaptSettings
 
@@ -25,7 +26,7 @@ class DemoSettings:
 
 def run(settings: DemoSettings, console: Console | None = None) -> Run:
     """`selfmask adapt` with defaults and the row of full fine-tuning, said first."""
-    console = console or Console(stderr=True)
+    console = console or SafeConsole(stderr=True)
     name = Path(settings.data).name or "data"
     folder = settings.out or _free(Path("runs") / f"demo-{name}")
     said = f"selfmask adapt {settings.data} --out {folder} --finetune"
