@@ -138,11 +138,18 @@ def backbone_of(
         backbone = build(spec, weights=weights, image_size=described.get("image_size"))
     else:
         backbone = rebuild(described, weights=weights, download=download)
-    recipe = mask.metadata.get("preprocessing") or described.get("preprocessing")
-    if isinstance(recipe, dict):
-        backbone.preprocessing = Preprocessing.read(recipe)
+    backbone.preprocessing = recipe_of(mask) or backbone.preprocessing
     mask.check(backbone.module)
     return backbone
+
+
+def recipe_of(mask: Mask) -> Preprocessing | None:
+    """The recipe that `mask` was learnt with, where its file says one. Raises `SettingsError` where that is damaged."""
+    described = mask.metadata.get("backbone")
+    recipe = mask.metadata.get("preprocessing") or (
+        described.get("preprocessing") if isinstance(described, dict) else None
+    )
+    return Preprocessing.read(recipe) if isinstance(recipe, dict) else None
 
 
 def check_description(description: dict[str, Any]) -> None:

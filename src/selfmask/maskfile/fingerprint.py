@@ -66,6 +66,26 @@ def combined(digests: Mapping[str, bytes]) -> str:
     return whole.hexdigest()
 
 
+class Signed:
+    """A model's tensors by name and their signatures, each hashed when it is first asked for and then known.
+
+    However many mask files are checked against it, the model is hashed once. `tensors` are all of the model's, by every
+    name; where the model is not the base any more, they are copies of the base's.
+    """
+
+    def __init__(self, model: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> None:
+        self.model = model
+        self.tensors = all_tensors(model) if tensors is None else tensors
+        self.own = tuple(base_tensors(model))
+        self._known: dict[str, Signature] = {}
+
+    def signature(self, name: str) -> Signature:
+        """The `Signature` of the tensor of that name."""
+        if name not in self._known:
+            self._known[name] = signature(self.tensors[name])
+        return self._known[name]
+
+
 def base_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor that makes `model` the base that it is, by name: its parameters, then its persistent buffers.
 

@@ -19,13 +19,7 @@ from selfmask.errors import MaskFileError, WrongBaseError
 from selfmask.maskfile import explain
 from selfmask.maskfile.coding import decode, rows_of
 from selfmask.maskfile.container import TENSORS, Array, count
-from selfmask.maskfile.fingerprint import (
-    Signature,
-    all_tensors,
-    base_tensors,
-    combined,
-    signature,
-)
+from selfmask.maskfile.fingerprint import Signed, combined
 from selfmask.maskfile.index import FREE, Index
 from selfmask.maskfile.streams import Reader
 from selfmask.masking import occupancy
@@ -69,6 +63,15 @@ class Mask:
             name = backbone.get("spec") if isinstance(backbone, dict) else None
             name = name.replace("timm:", "timm ", 1) if isinstance(name, str) else None
         return None if name is None else one_line(name)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the classes that it was learnt on, where the file says them."""
+        training = self.metadata.get("training")
+        names = training.get("classes") if isinstance(training, dict) else None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return None
+        return tuple(names)
 
     @cached_property
     def on(self) -> dict[str, int]:
@@ -118,14 +121,12 @@ class Mask:
         with occupancy.taking(model, f"a check of {self.path.name}"):
             return self._checked(model)
 
-    def _checked(self, model: nn.Module) -> dict[str, Tensor]:
-        base = self.index.base
-        tensors = all_tensors(model)
-        found: dict[str, Signature] = {
-            name: signature(tensors[name]) for name in base.tensors if name in tensors
-        }
-        extra = {name: signature(t) for name, t in base_tensors(model).items() if name not in base.tensors}
-        why = explain.difference(base, found, extra, self.index.masks, tensors, self.learnt_on, model)
+    def check_signed(self, signed: Signed) -> None:
+        """The same of a model whose tensors are known by their signatures."""
+        base, tensors = self.index.base, signed.tensors
+        found = {name: signed.signature(name) for name in base.tensors if name in tensors}
+        extra = {name: signed.signature(name) for name in signed.own if name not in base.tensors}
+        why = explain.difference(base, found, extra, self.index.masks, tensors, self.learnt_on, signed.model)
         fixed = {n: found[n].digest for n, s in base.tensors.items() if n in found and s.digest != FREE}
         if why is None and combined(fixed) != base.fingerprint:
             why = "the fingerprint of the whole base differs, though that of no single tensor does"
@@ -133,7 +134,23 @@ class Mask:
             raise WrongBaseError(
                 f"{self.path.name}: this model is not the base that the mask was learnt on: {why}."
             )
-        return tensors
+
+    def check_parts(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises `MaskFileError` where what the file brings cannot be written to the base's `tensors`."""
+        for kind, members in (("statistics", self.statistics), ("trained", self.trained)):
+            for name, value in members.items():
+                if name not in tensors or tensors[name].shape != value.shape:
+                    raise MaskFileError(f"{self.path.name}: {kind} {name!r} is not a tensor of the base")
+        for name, on in self.on.items():
+            if on == 0 and self.numel(name):
+                raise MaskFileError(
+                    f"{self.path.name}: every weight of {name!r} is off, so α = 0 and w is undefined"
+                )
+
+    def _checked(self, model: nn.Module) -> dict[str, Tensor]:
+        signed = Signed(model)
+        self.check_signed(signed)
+        return dict(signed.tensors)
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> Handle:
@@ -162,15 +179,7 @@ class Mask:
 
     def _adapted(self, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What `apply` writes, by name."""
-        for kind, members in (("statistics", self.statistics), ("trained", self.trained)):
-            for name, value in members.items():
-                if name not in tensors or tensors[name].shape != value.shape:
-                    raise MaskFileError(f"{self.path.name}: {kind} {name!r} is not a tensor of the base")
-        for name, on in self.on.items():
-            if on == 0 and self.numel(name):
-                raise MaskFileError(
-                    f"{self.path.name}: every weight of {name!r} is off, so α = 0 and w is undefined"
-                )
+        self.check_parts(tensors)
         weights = {
             name: masked_weight(
                 tensors[name].detach(), mask.to(tensors[name].device), scale(self.on[name], mask.numel())

@@ -43,6 +43,15 @@ def masked_weight(theta: Tensor, mask: Tensor, factor: float | None = None) -> T
     """
     if factor is None:
         factor = scale(int(mask.sum()), mask.numel())
+    return scaled(theta, factor).masked_fill_(~mask, 0.0)
+
+
+def scaled(theta: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
+    """θ / α in θ's dtype, `factor` being 1/α: the masked weight before its weights are switched off.
+
+    Written to `out` where it is given (θ's shape, dtype and device; not θ itself), else to a new tensor.
+    """
     wide = torch.promote_types(theta.dtype, torch.float32)
-    product = (theta.to(wide) * factor).to(theta.dtype)
-    return product.masked_fill_(~mask, 0.0)
+    if out is None:
+        return (theta.to(wide) * factor).to(theta.dtype)
+    return torch.mul(theta, factor, out=out) if wide == theta.dtype else out.copy_(theta.to(wide) * factor)

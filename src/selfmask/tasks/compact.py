@@ -24,7 +24,7 @@ from selfmask.maskfile.saving import head_as
 from selfmask.run.folder import RunFolder
 from selfmask.tasks.compaction import Compaction, by_magnitude, sensitivity, smallest, to_bits
 from selfmask.tasks.judge import Judge, judge
-from selfmask.tasks.opening import check_out, check_size, learnt_at, learnt_classes, open_images_of, open_mask
+from selfmask.tasks.opening import check_out, check_size, learnt_at, open_images_of, open_mask
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _head_cost(
     judged: Judge, mask: Mask, masks: dict[str, Tensor], head: dict[str, Tensor], test: ImageSet | None
 ) -> HeadCost | None:
     """The cost of the rounded head under the new masks, where the test images are of the head's own classes."""
-    if test is None or learnt_classes(mask) != test.classes:
+    if test is None or mask.classes != test.classes:
         return None
     judged.wear(masks)
     return head_cost(judged.backbone, test, mask.head, head, size=judged.size)

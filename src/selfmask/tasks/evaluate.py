@@ -20,7 +20,7 @@ from selfmask.features.statistics import moved_statistics
 from selfmask.maskfile.mask import Mask
 from selfmask.run.folder import RunFolder
 from selfmask.run.split import RunImages, seen_in_training
-from selfmask.tasks.opening import check_size, learnt_classes, open_images_of, open_mask
+from selfmask.tasks.opening import check_size, open_images_of, open_mask
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,6 @@ def _opened(settings: EvaluateSettings, mask: Mask) -> RunImages:
 
 def _head(mask: Mask, classes: tuple[str, ...]) -> tuple[Tensor, Tensor] | None:
     """The mask's own classifier, where it was learnt on these very classes."""
-    if not {"weight", "bias"} <= set(mask.head) or learnt_classes(mask) != classes:
+    if not {"weight", "bias"} <= set(mask.head) or mask.classes != classes:
         return None
     return mask.head["weight"].float(), mask.head["bias"].float()

@@ -21,7 +21,6 @@ from selfmask.tasks.opening import (
     check_out,
     check_recorded_weights,
     check_size,
-    learnt_classes,
     open_mask,
 )
 
@@ -81,7 +80,7 @@ def run(settings: ExportSettings) -> Exported:
     backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)
     recipe = backbone.preprocessing
     size = settings.size or recipe.size
-    classes = (learnt_classes(mask) or ()) if settings.head else ()
+    classes = (mask.classes or ()) if settings.head else ()
     module = baked_module(mask, backbone.module, head=settings.head)
     about = {"preprocessing": recipe.describe() | {"size": size}, "classes": list(classes)}
     path = export_module(module, settings.out, size, about)

@@ -88,15 +88,6 @@ def learnt_at(mask: Mask) -> int | None:
     return size if type(size) is int and size > 0 else None
 
 
-def learnt_classes(mask: Mask) -> tuple[str, ...] | None:
-    """The names of the classes that the mask was learnt on, where the file says them."""
-    training = mask.metadata.get("training")
-    classes = training.get("classes") if isinstance(training, dict) else None
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        return None
-    return tuple(classes)
-
-
 def _same(a: Path, b: Path) -> bool:
     if a.exists() and b.exists():
         return a.samefile(b)
