@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +29,57 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the real weights and images of {SHARED}, which are not on this machine")
     return SHARED
+
+
+class Command:
+    """`selfmask …` in a process of its own; what it prints goes to a file.
+
+    The process is forked from one that has imported torch and timm, which takes as long as most of these tests. That
+    a command imports all that it needs is what tests/cli/test_process.py is for.
+    """
+
+    def __init__(self, words: list[str], said: Path, **environment: str) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch", "torchvision", "timm", "accelerate"])
+        code = (
+            f"import os, sys; os.environ.update({environment!r})\n"
+            f"said = os.open({os.fspath(said)!r}, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)\n"
+            "os.dup2(said, 1); os.dup2(said, 2)\n"
+            f"from selfmask.cli import main; sys.exit(main({words!r}))"
+        )
+        self.said = said
+        self.process = context.Process(target=exec, args=(code, {"__name__": "selfmask command"}))
+        self.process.start()
+
+    @property
+    def running(self) -> bool:
+        return self.process.exitcode is None
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def end(self) -> tuple[int, str]:
+        """Wait; the exit status, and all that was printed."""
+        self.process.join(timeout=240)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"it did not end: {self.said.read_text()}")
+        return self.process.exitcode, self.said.read_text()
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., Command]:
+    """`start(words, said, **environment)`: a command in a process of its own."""
+    return Command
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Small(nn.Module):

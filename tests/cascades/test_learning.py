@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,18 +158,16 @@ def test_an_expert_stopped_for_the_harm_it_does_starts_anew_at_another_rate(
 
 
 @pytest.mark.slow
-def test_finished_experts_survive_kill_9(tmp_path: Path) -> None:
+def test_finished_experts_survive_kill_9(tmp_path: Path, start: Callable[..., Any]) -> None:
     folder = tmp_path / "run"
     settings = tiny(folder)
-    command = [sys.executable, "-m", *command_of(settings, "cascade")]
     first, second = (folder / f"expert-{number}" / "mask.safetensors" for number in (1, 2))
-    with (tmp_path / "output").open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-        while process.poll() is None and not first.is_file():
-            time.sleep(0.02)
-        process.kill()
-        process.wait()
-    assert first.is_file(), (tmp_path / "output").read_text()
+    process = start(command_of(settings, "cascade")[1:], tmp_path / "output")
+    while process.running and not first.is_file():
+        time.sleep(0.02)
+    process.send(signal.SIGKILL)
+    _, said = process.end()
+    assert first.is_file(), said
     assert not second.is_file()
     kept = {path: path.stat().st_mtime_ns for path in (first, folder / "router.safetensors")}
     run = learn_cascade(tiny(folder, resume=True), console=QUIET)
@@ -182,10 +179,17 @@ def test_finished_experts_survive_kill_9(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_one_cascade_and_the_first_says_so(tmp_path: Path) -> None:
-    command = command_of(tiny(tmp_path / "run", images=40, experts=1, steps=1), "cascade")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    ended = subprocess.run([*launch, *command], capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("part of the file") == 1
+def test_two_processes_learn_one_cascade_and_the_first_says_so(
+    tmp_path: Path, start: Callable[..., Any], free_port: int
+) -> None:
+    words = command_of(tiny(tmp_path / "run", images=40, experts=1, steps=1), "cascade")[1:]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "WORLD_SIZE": "2"}
+    ranks = [
+        start(words, tmp_path / f"said-{rank}", **meeting, RANK=str(rank), LOCAL_RANK=str(rank))
+        for rank in range(2)
+    ]
+    (status, said), (other, silent) = [rank.end() for rank in ranks]
+    assert (status, other) == (0, 0), said + silent
+    assert said.count("part of the file") == 1
+    assert "part of the file" not in silent
     assert load_cascade(tmp_path / "run" / "cascade.safetensors").experts == 1

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as drawn_from
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -264,7 +265,7 @@ ON_RUN: list[tuple[int, list[str]]] = [
 RESUME = ["adapt", "PHOTOS", "--out", "RUN", *FLAGS, "--resume"]
 REPORT = ["report", "RUN", "--images", "0", "--weights", "W"]
 SETTINGS = [
-    (7, ["evaluate", "RUN", "--weights", "W", "--no-statistics"]), (3, RESUME), (1, REPORT), (1, ["analyze", "RUN"]),
+    (14, ["evaluate", "RUN", "--weights", "W", "--no-statistics"]), (4, RESUME), (1, REPORT), (2, ["analyze", "RUN"]),
 ]  # fmt: skip
 ON_LIST = [
     (6, ["adapt", "FILE", "--out", "OUT", *FLAGS]),
@@ -274,8 +275,8 @@ ON_LIST = [
 TARGETS: dict[str, tuple[int, list[Damage], list[tuple[int, list[str]]]]] = {
     "run/mask.safetensors": (12, [damaged_safetensors, damaged_safetensors, damaged_bytes], ON_RUN),
     "run/settings.json": (3, [as_json, damaged_bytes], SETTINGS),
-    "run/result.json": (3, [as_json, damaged_bytes], [(12, ["push", "RUN", "me/x", "--preview"]), (1, REPORT)]),
-    "run/log.jsonl": (1, [damaged_lines, damaged_bytes], [(3, RESUME), (1, REPORT)]),
+    "run/result.json": (3, [as_json, damaged_bytes], [(24, ["push", "RUN", "me/x", "--preview"]), (1, REPORT)]),
+    "run/log.jsonl": (1, [damaged_lines, damaged_bytes], [(4, RESUME), (1, REPORT)]),
     "run/checkpoint.safetensors": (1, [damaged_safetensors, damaged_bytes], [(1, RESUME)]),
     "run/measured.safetensors": (1, [damaged_safetensors, damaged_bytes], [(1, RESUME)]),
     "run/split.safetensors": (1, [damaged_safetensors, damaged_bytes], [(1, ON_RUN[-1][1]), (1, RESUME)]),
@@ -317,10 +318,16 @@ def cases(draw: st.DrawFn, ground: Ground) -> Case:
     return Case(file, content, False, words)
 
 
-def test_whatever_the_files_hold(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+PARTS = 3  # so that two workers share the time
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_whatever_the_files_hold(ground: Ground, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    @drawn_from(part)
     @given(case=cases(ground))
     @settings(
-        max_examples=CASES - CASES // 4, deadline=None, derandomize=True, database=None,
+        max_examples=CASES // 4, deadline=None, database=None,
         phases=[Phase.generate, Phase.shrink], suppress_health_check=[*HealthCheck],  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
     def run(case: Case) -> None:

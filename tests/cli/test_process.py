@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +31,9 @@ def test_pull_from_a_hub_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"pull", "data", "demo"}))
-def test_each_command_on_what_is_no_file(name: str, tmp_path: Path) -> None:
+def test_each_command_on_what_is_no_file(
+    name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any]
+) -> None:
     path = tmp_path / "junk.safetensors"
     path.write_bytes(b"no mask at all, and no images")
     rest = {
@@ -37,10 +41,12 @@ def test_each_command_on_what_is_no_file(name: str, tmp_path: Path) -> None:
         "apply": [tmp_path / "x"], "export": [tmp_path / "x.pt2"], "push": ["me/x"], "evaluate": ["--data", "digits"],
         "adapt": ["--out", tmp_path / "r"], "cascade": ["--out", tmp_path / "r"],
     }.get(name, [])  # fmt: skip
-    found = selfmask(name, path, *rest, HF_TOKEN="none", HF_ENDPOINT="http://127.0.0.1:9")
-    assert found.returncode == 2, found.stderr
-    assert "Traceback" not in found.stderr
-    assert found.stderr.startswith(f"selfmask {name}: ")
+    words = [name, *map(str, [path, *rest])]
+    said = tmp_path_factory.mktemp("said") / "said.txt"
+    status, printed = start(words, said, HF_TOKEN="none", HF_ENDPOINT="http://127.0.0.1:9").end()
+    assert status == 2, printed
+    assert "Traceback" not in printed
+    assert printed.startswith(f"selfmask {name}: ")
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -15,33 +13,19 @@ import selfmask
 from selfmask.run.checkpoint import read_checkpoint
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def run(weights: Path, out: Path, world: int) -> list[tuple[int, str]]:
+def run(start: Callable[..., Any], port: int, weights: Path, out: Path, world: int) -> list[tuple[int, str]]:
     """Exit status and output of each process."""
     words = [
-        sys.executable, "-m", "selfmask", "adapt", "digits", "--out", str(out), "--backbone", "timm:test_resnet",
+        "adapt", "digits", "--out", str(out), "--backbone", "timm:test_resnet",
         "--weights", str(weights), "--size", "32", "--steps", "12", "--lr", "0.1", "--warmup", "0",
         "--objective", "swav", "--threads", "1", "--device", "cpu", "--no-evaluate",
     ]  # fmt: skip
-    shared = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     started = []
     for rank in range(world):
         place = {"WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {}
-        started.append(
-            subprocess.Popen(
-                words,
-                env={**os.environ, **shared, **place},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    return [(process.wait(timeout=200), process.communicate()[0]) for process in started]
+        started.append(start(words, out.parent / f"{out.name}-{rank}.txt", **shared, **place))
+    return [process.end() for process in started]
 
 
 def scores(folder: Path) -> dict[int, Tensor]:
@@ -52,9 +36,11 @@ def scores(folder: Path) -> dict[int, Tensor]:
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_mask_of_one(tmp_path: Path, weights: Path) -> None:
+def test_two_processes_write_the_mask_of_one(
+    tmp_path: Path, weights: Path, start: Callable[..., Any], free_port: int
+) -> None:
     for world, name in ((1, "one"), (2, "two")):
-        for status, said in run(weights, tmp_path / name, world):
+        for status, said in run(start, free_port, weights, tmp_path / name, world):
             assert status == 0, said
     one, two = scores(tmp_path / "one"), scores(tmp_path / "two")
     assert one.keys() == two.keys() != set()
@@ -69,10 +55,12 @@ def test_two_processes_write_the_mask_of_one(tmp_path: Path, weights: Path) -> N
 
 
 @pytest.mark.slow
-def test_all_processes_end_where_the_first_cannot_start(tmp_path: Path, weights: Path) -> None:
+def test_all_processes_end_where_the_first_cannot_start(
+    tmp_path: Path, weights: Path, start: Callable[..., Any], free_port: int
+) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/notes.txt").write_text("mine")
-    ended = run(weights, tmp_path / "out", 2)
+    ended = run(start, free_port, weights, tmp_path / "out", 2)
     assert all(status not in (0, None) for status, _ in ended), ended
     assert "not empty" in ended[0][1]
     assert (tmp_path / "out/notes.txt").read_text() == "mine"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,33 +20,17 @@ STEPS = 36  # too few for a run to be ended because it learns nothing: the netwo
 
 def command(weights: Path, out: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "selfmask", "adapt", "digits", "--out", str(out), "--backbone", "timm:test_resnet",
+        "adapt", "digits", "--out", str(out), "--backbone", "timm:test_resnet",
         "--weights", str(weights), "--size", "32", "--steps", str(STEPS), "--no-evaluate",
         "--checkpoint-every", "4", "--threads", "1", "--norm-stats", "adapt", *more,
     ]  # fmt: skip
 
 
-class Started:
-    """A run in a process of its own; what it prints goes to a file."""
-
-    def __init__(self, arguments: list[str], said: Path) -> None:
-        self._file = said.open("w")
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        self.process = subprocess.Popen(arguments, env=env, stdout=self._file, stderr=subprocess.STDOUT)
-        self._said = said
-
-    def end(self) -> tuple[int, str]:
-        """Wait; the exit status, and all that was printed."""
-        status = self.process.wait(timeout=240)
-        self._file.close()
-        return status, self._said.read_text()
-
-
-def wait_for_step(started: Started, log: Path, step: int) -> None:
+def wait_for_step(run: Any, log: Path, step: int) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         entries = Log.read(log).steps
-        if started.process.poll() is not None or (entries and entries[-1]["step"] >= step):
+        if not run.running or (entries and entries[-1]["step"] >= step):
             return
         time.sleep(0.01)
     raise AssertionError(f"step {step} was never reached")
@@ -56,24 +39,24 @@ def wait_for_step(started: Started, log: Path, step: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("objective", "rate"), [("supervised", 0.1), ("swav", 0.05), ("distil", 0.03)])
 def test_killed_three_times_ends_with_the_same_masks(
-    tmp_path: Path, weights: Path, objective: str, rate: float
+    tmp_path: Path, weights: Path, start: Callable[..., Any], objective: str, rate: float
 ) -> None:
     said = tmp_path / "said.txt"
     learn = ["--objective", objective, "--lr", str(rate)]
-    status, printed = Started(command(weights, tmp_path / "whole", *learn), said).end()
+    status, printed = start(command(weights, tmp_path / "whole", *learn), said).end()
     assert status == 0, printed
 
     draws = random.Random(20261122)
     kills = sorted(draws.randrange(6, STEPS - 6) for _ in range(3))
     out = tmp_path / "killed"
     for i, step in enumerate(kills):
-        run = Started(command(weights, out, *learn, *(["--resume"] if i else [])), said)
+        run = start(command(weights, out, *learn, *(["--resume"] if i else [])), said)
         wait_for_step(run, out / "log.jsonl", step)
         time.sleep(draws.random() * 0.05)
-        run.process.send_signal(signal.SIGKILL)
+        run.send(signal.SIGKILL)
         status, printed = run.end()
         assert status == -signal.SIGKILL, f"it ended before it could be killed: {printed}"
-    status, printed = Started(command(weights, out, *learn, "--resume"), said).end()
+    status, printed = start(command(weights, out, *learn, "--resume"), said).end()
     assert status == 0, printed
 
     a, b = selfmask.load(tmp_path / "whole/mask.safetensors"), selfmask.load(out / "mask.safetensors")
@@ -90,30 +73,34 @@ def test_killed_three_times_ends_with_the_same_masks(
 
 
 @pytest.mark.slow
-def test_an_interrupt_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, weights: Path) -> None:
+def test_an_interrupt_writes_a_checkpoint_and_says_how_to_go_on(
+    tmp_path: Path, weights: Path, start: Callable[..., Any]
+) -> None:
     out, said = tmp_path / "run", tmp_path / "said.txt"
-    run = Started(command(weights, out, "--lr", "0.1"), said)
+    run = start(command(weights, out, "--lr", "0.1"), said)
     wait_for_step(run, out / "log.jsonl", 10)
-    run.process.send_signal(signal.SIGINT)
+    run.send(signal.SIGINT)
     status, printed = run.end()
     assert status == 130, printed
     assert "--resume" in printed
     assert (out / "checkpoint.safetensors").is_file()
     assert not (out / "mask.safetensors").exists()
-    status, printed = Started(command(weights, out, "--lr", "0.1", "--resume"), said).end()
+    status, printed = start(command(weights, out, "--lr", "0.1", "--resume"), said).end()
     assert status == 0, printed
     assert (out / "mask.safetensors").is_file()
 
 
 @pytest.mark.slow
-def test_two_interrupts_end_it_at_once_and_lose_nothing(tmp_path: Path, weights: Path) -> None:
+def test_two_interrupts_end_it_at_once_and_lose_nothing(
+    tmp_path: Path, weights: Path, start: Callable[..., Any]
+) -> None:
     out, said = tmp_path / "run", tmp_path / "said.txt"
-    run = Started(command(weights, out, "--lr", "0.1"), said)
+    run = start(command(weights, out, "--lr", "0.1"), said)
     wait_for_step(run, out / "log.jsonl", 10)
-    run.process.send_signal(signal.SIGINT)
-    run.process.send_signal(signal.SIGINT)
+    run.send(signal.SIGINT)
+    run.send(signal.SIGINT)
     status, printed = run.end()
     assert status == 130, printed
     assert "Traceback" not in printed
-    status, printed = Started(command(weights, out, "--lr", "0.1", "--resume"), said).end()
+    status, printed = start(command(weights, out, "--lr", "0.1", "--resume"), said).end()
     assert status == 0, printed

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from selfmask.errors import DataError
@@ -69,6 +68,8 @@ def kmeans(
     """
     if not 1 <= clusters <= len(x):
         raise DataError(f"{len(x)} images cannot make {clusters} clusters: take at most {len(x)}")
+    from sklearn.cluster import KMeans  # here, because it takes a second and a half to import
+
     # The stubs know n_init as a string only.
     solver = KMeans(clusters, n_init=starts, max_iter=iterations, random_state=seed)  # pyright: ignore[reportArgumentType]
     found = solver.fit(x.cpu().numpy())
