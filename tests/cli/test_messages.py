@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from selfmask.cli import COMMANDS, main
+from selfmask.cli import COMMANDS, _named, main
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -110,7 +111,10 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
-    assert "--json" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "--json" in said
+    shown = [f.name for f in fields(_named(COMMANDS[name].settings)) if f.name != "objective_settings"]
+    assert [f for f in shown if f"--{f.replace('_', '-')}" not in said] == []
 
 
 def test_inspect_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ class _Flag:
         return inspect.Parameter(key, kind, default=self.default, annotation=Annotated[self.type, about])
 
 
+_PLAIN = Group("What can be said", sort_key=0)
 _LAST = Group("What is printed", sort_key=1000)
 _JSON = _Flag("json", bool, "Print one JSON document instead of text.", _LAST, default=False)
 
@@ -113,7 +114,7 @@ def _fields_of(kind: Any) -> Iterator[_Flag]:
         place = (required and not several) or f.name in by_place
         several = several or (place and get_origin(hints[f.name]) is tuple)
         yield _Flag(
-            f.name, hints[f.name], words.get(f.name, ""), groups.get(f.name),
+            f.name, hints[f.name], words.get(f.name, ""), groups.get(f.name, _PLAIN),
             inspect.Parameter.empty if required else f.default, place,
         )  # fmt: skip
 
