@@ -21,6 +21,7 @@ from .tasks.cascade import cascade
 from .tasks.combine import combine
 from .tasks.compact import compact
 from .tasks.compare import compare
+from .tasks.embed import embed
 from .tasks.evaluate import evaluate
 from .tasks.export import export
 from .tasks.hub import from_hub, push_to_hub
@@ -55,6 +56,7 @@ __all__ = [
     "combine",
     "compact",
     "compare",
+    "embed",
     "evaluate",
     "export",
     "from_hub",

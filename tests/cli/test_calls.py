@@ -113,6 +113,18 @@ def test_inspect_compare_combine_apply(
     same(analysis.document(), printed("analyze", a, b))
 
 
+def test_embed(
+    masks: list[Path], weights: Path, tmp_path: Path, printed: Callable[..., dict[str, Any]]
+) -> None:
+    made = selfmask.embed(str(masks[0]), "digits", out=tmp_path / "a.parquet", weights=weights, threads=1)
+    words = [masks[0], "digits", "--out", tmp_path / "b.parquet", "--weights", weights, "--threads", "1"]
+    same(made.document(), printed("embed", *words), "out")
+    alone = selfmask.embed("digits", backbone=SPEC, size=32, out=tmp_path / "a.npy", weights=weights)
+    words = ["digits", "--backbone", SPEC, "--size", "32", "--out", tmp_path / "b.npy", "--weights", weights]
+    same(alone.document(), printed("embed", *words), "out")
+    assert alone.record.made_by.digest != made.record.made_by.digest
+
+
 @pytest.mark.slow
 def test_export_and_compact(
     masks: list[Path], weights: Path, tmp_path: Path, printed: Callable[..., dict[str, Any]]

@@ -32,12 +32,15 @@ def squeezed(text: str) -> str:
 
 
 @pytest.mark.parametrize("link", [None, "symbolic", "hard", "roundabout"])
-@pytest.mark.parametrize("command", ["apply", "export", "combine", "compact"])
+@pytest.mark.parametrize("command", ["apply", "export", "combine", "compact", "embed"])
 def test_a_mask_is_not_written_over(
     command: str, link: str | None, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     mask, other = pair
     out = mask.with_name("link.onnx")
+    if command == "embed":  # it takes no other ending
+        mask = mask.rename(mask.with_suffix(".npy"))
+        out = out.with_suffix(".npy")
     if link == "symbolic":
         out.symlink_to(mask)
     elif link == "hard":
@@ -45,12 +48,14 @@ def test_a_mask_is_not_written_over(
     else:
         out = mask if link is None else mask.parent / ".." / mask.parent.name / mask.name
     before = mask.read_bytes()
-    inputs = {"combine": [other, mask], "compact": [mask, "digits"]}.get(command, [mask])
+    inputs = {"combine": [other, mask], "compact": [mask, "digits"], "embed": [mask, "digits"]}.get(
+        command, [mask]
+    )
     line = refused(capsys, command, *inputs, "--out", out)
     assert squeezed("out is the mask file itself: name another") in line
     assert out.name in line
     assert mask.read_bytes() == before
-    assert {p.name for p in mask.parent.iterdir()} <= {mask.name, other.name, "link.onnx"}
+    assert {p.name for p in mask.parent.iterdir()} <= {mask.name, other.name, out.name}
 
 
 @pytest.mark.parametrize("command", ["apply", "export", "compact"])

@@ -260,6 +260,7 @@ ON_RUN: list[tuple[int, list[str]]] = [
     (2, ["apply", "RUN", "OUT"]),
     (1, ["export", "RUN", "OUT.onnx", "--head"]),
     (1, ["compact", "RUN", "PHOTOS", "--weights", "W", "--out", "OUT", "--images", "12", "--steps", "1"]),
+    (2, ["embed", "RUN", "PHOTOS", "--weights", "W", "--out", "E.parquet"]),
     (1, ["evaluate", "RUN", "--weights", "W", "--no-statistics"]),
 ]  # fmt: skip
 RESUME = ["adapt", "PHOTOS", "--out", "RUN", *FLAGS, "--resume"]
@@ -271,6 +272,7 @@ ON_LIST = [
     (6, ["adapt", "FILE", "--out", "OUT", *FLAGS]),
     (2, ["evaluate", "RUN", "--data", "FILE", "--weights", "W", "--no-statistics"]),
     (1, ["compact", "RUN", "FILE", "--weights", "W", "--out", "OUT", "--images", "12", "--steps", "1"]),
+    (2, ["embed", "RUN", "FILE", "--weights", "W", "--out", "E.npy"]),
 ]
 TARGETS: dict[str, tuple[int, list[Damage], list[tuple[int, list[str]]]]] = {
     "run/mask.safetensors": (12, [damaged_safetensors, damaged_safetensors, damaged_bytes], ON_RUN),
@@ -368,6 +370,7 @@ STEMS = [
     ["evaluate", "RUN", "--weights", "W", "--no-statistics"], ["apply", "RUN", "OUT", "--weights", "W"],
     ["compare", "RUN", "OTHER"], ["combine", "RUN", "OTHER", "--out", "OUT"], ["analyze", "RUN"], ["data", "list"],
     ["compact", "RUN", "PHOTOS", "--weights", "W", "--out", "OUT", "--images", "12", "--steps", "1"],
+    ["embed", "RUN", "PHOTOS", "--weights", "W", "--out", "E.parquet"],
     ["push", "RUN", "me/x", "--preview"], ["pull", "me/x", "OUT", "--endpoint", "http://127.0.0.1:9"],
 ]  # fmt: skip
 
@@ -445,6 +448,7 @@ def laid_out(case: Case, ground: Ground, folder: Path) -> list[str]:
     names = {
         "RUN": run, "OTHER": ground["other"], "PHOTOS": ground["photos"], "W": ground["w.safetensors"], "FILE": target,
         "OUT": folder / "out", "OUT.onnx": folder / "out.onnx",
+        "E.parquet": folder / "e.parquet", "E.npy": folder / "e.npy",
     }  # fmt: skip
     words = [str(names.get(word, word)) for word in case.words]
     if words[0] == "adapt" and "--out" not in words:

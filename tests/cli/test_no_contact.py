@@ -69,7 +69,7 @@ def test_a_tokeniser_is_not_asked_for_either(calls: list[Any]) -> None:
     assert not calls
 
 
-@pytest.mark.parametrize("command", ["apply", "export", "evaluate", "compact", "inspect", "compare"])
+@pytest.mark.parametrize("command", ["apply", "export", "evaluate", "compact", "embed", "inspect", "compare"])
 def test_no_command_calls_where_a_stranger_s_file_says(
     command: str, calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +78,7 @@ def test_no_command_calls_where_a_stranger_s_file_says(
         "apply": ["--out", str(tmp_path / "out.safetensors")],
         "export": ["--out", str(tmp_path / "out.pt2")],
         "evaluate": ["--data", "digits"],
+        "embed": ["digits", "--out", str(tmp_path / "out.parquet")],
         "compact": ["--data", "digits"],
         "compare": [str(path)],
     }.get(command, [])

@@ -30,6 +30,11 @@ def lines(text: str) -> str:
     return "\n".join(map(one_line, text.split("\n")))
 
 
+def encodable(text: str) -> str:
+    """`text` as UTF-8 can carry it: half characters, as in names that were not UTF-8, as the text `\\udc80`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def printable(document: Any) -> Any:
     """`document` (JSON-able) with every string in it, keys as well, as `one_line` shows it."""
     return _each_string(document, one_line)
@@ -40,7 +45,7 @@ def json_text(document: Any) -> str:
 
     Only half characters, which JSON in UTF-8 cannot carry, are written out (as the text `\\udc80`).
     """
-    whole = _each_string(document, lambda text: text.encode("utf-8", "backslashreplace").decode())
+    whole = _each_string(document, encodable)
     text = json.dumps(whole, indent=2, ensure_ascii=False)
     # Outside of its strings JSON has no character that is matched here but the newlines, and in them no newline.
     return "\n".join(_UNUSUAL.sub(lambda found: _in_json(found.group()), line) for line in text.split("\n"))

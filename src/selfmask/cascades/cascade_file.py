@@ -30,7 +30,7 @@ from selfmask.maskfile.mask import Mask
 from selfmask.version import VERSION
 
 FORMAT = "1"
-_FORMAT_KEY = "selfmask.cascade"
+FORMAT_KEY = "selfmask.cascade"
 _MAX_EXPERTS = 4096
 
 
@@ -79,7 +79,7 @@ def write_cascade(
     for mode, fusion in fusions.items():
         for name, tensor in fusion.tensors().items():
             arrays[f"fusion/{mode}/{name}"] = Array.of(tensor.numpy())
-    texts = {_FORMAT_KEY: FORMAT}
+    texts = {FORMAT_KEY: FORMAT}
     for key, value in ({"selfmask": VERSION, "router": router.kind} | dict(metadata or {})).items():
         texts[key] = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     try:
@@ -102,7 +102,7 @@ def load_cascade(path: str | os.PathLike[str]) -> Cascade:
     except FileNotFoundError:
         raise MaskFileError(f"{path}: there is no such file") from None
     texts, arrays = parse(content, path.name)
-    version = texts.pop(_FORMAT_KEY, None)
+    version = texts.pop(FORMAT_KEY, None)
     if version != FORMAT:
         what = (
             "a mask file, not a cascade: read it with selfmask.load"

@@ -115,7 +115,7 @@ class Cascade:
             if mode != DISPATCHER and mode not in self.fusions:
                 have = ", ".join(self.fusions) or "none"
                 raise SettingsError(f"{self.path.name}: has no {mode} fusion (it has: {have})")
-        backbone = self._prepared(backbone)
+        backbone = self.prepared(backbone)
         parts: dict[str, list[Tensor]] = {mode: [] for mode in modes}
         for start in range(0, max(len(images), 1), CHUNK):
             chunk = images.subset(range(start, min(start + CHUNK, len(images))))
@@ -170,7 +170,7 @@ class Cascade:
             experts.append(found)
         return first, experts, assignment
 
-    def _prepared(self, backbone: Backbone | None) -> Backbone:
+    def prepared(self, backbone: Backbone | None = None) -> Backbone:
         """The backbone with the preprocessing that the cascade was learnt with."""
         backbone = self.backbone() if backbone is None else backbone
         if backbone.width != self.router.width:

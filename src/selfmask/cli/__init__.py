@@ -43,6 +43,10 @@ COMMANDS = {
         "k-NN and linear probe, before and after",
         "tasks.evaluate:EvaluateSettings", "tasks.evaluate:run", "cli.runs:show_evaluation",
     ),
+    "embed": Command(
+        "an embedding of every image, into one file",
+        "tasks.embed:EmbedSettings", "tasks.embed:run", "cli.use:show_embedded",
+    ),
     "inspect": Command(
         "what a mask file holds, and what it costs",
         "tasks.inspect:InspectSettings", "tasks.inspect:run", "cli.masks:show_inspection",

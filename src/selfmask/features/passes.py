@@ -7,9 +7,10 @@ around whatever makes passes, and each pass finds out whether there is a termina
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -22,16 +23,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-from torch import Tensor
 
 _console: ContextVar[Console | None] = ContextVar("console of the passes", default=None)
 
 
 @contextmanager
-def showing(console: Console) -> Iterator[None]:
+def showing(console: Console | None) -> Iterator[None]:
     """Inside, every pass over images shows what it is for, how far it is, its rate and the time that is left.
 
-    Where there is no terminal, a plain line every `EVERY` seconds.
+    Where there is no terminal, a plain line every `EVERY` seconds. None: nothing, as for the parts of a larger pass.
     """
     token = _console.set(console)
     try:
@@ -55,7 +55,10 @@ def progress_line(console: Console, figures: ProgressColumn, *, transient: bool 
     )
 
 
-def passing(batches: Iterable[Tensor], images: int, what: str) -> Iterator[Tensor]:
+Batch = TypeVar("Batch", bound=Sized)
+
+
+def passing(batches: Iterable[Batch], images: int, what: str) -> Iterator[Batch]:
     """`batches`, of `images` images in all, and the line of progress while they are asked for; it leaves no trace."""
     console = _console.get()
     if console is None:
@@ -75,7 +78,7 @@ EVERY = 20.0
 """Seconds between lines of progress where there is no terminal."""
 
 
-def _with_lines(batches: Iterable[Tensor], images: int, what: str, console: Console) -> Iterator[Tensor]:
+def _with_lines(batches: Iterable[Batch], images: int, what: str, console: Console) -> Iterator[Batch]:
     began = said = time.perf_counter()
     done = 0
     for batch in batches:

@@ -61,7 +61,12 @@ def image_files(folder: Path) -> list[Path]:
 
     Symbolic links are followed, each folder once.
     """
-    return sorted(_walk(folder, set()), key=lambda path: path.relative_to(folder).as_posix())
+    return list(walk(folder))
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """The same one after another, in the same order: no more than the names in one folder are held at a time."""
+    yield from _walk(folder, set())
 
 
 def _class_folders(folder: Path, root: Path, split: str | None) -> list[Entry]:
@@ -99,13 +104,15 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
     if real in seen:
         return
     seen.add(real)
-    for child in folder.iterdir():
-        if _is_hidden(child.name):
-            continue
-        if child.is_dir():
-            yield from _walk(child, seen)
-        elif _is_image(child):
-            yield child
+    with os.scandir(folder) as found:
+        # A folder counts with the slash that follows it in the paths below it: so this is the order of the paths.
+        names = sorted(f"{child.name}/" if child.is_dir() else child.name for child in found)
+    for name in names:
+        if name.endswith("/"):
+            if not _is_hidden(name[:-1]):
+                yield from _walk(folder / name[:-1], seen)
+        elif _is_image(folder / name):
+            yield folder / name
 
 
 def _is_image(path: Path) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,32 @@ def hf_listing(spec: str) -> Listing:
     The first column of images is used and the first of class labels (else a column called label, class or
     fine_label, else none). Code from the hub is never run.
     """
+    entries: list[Entry] = []
+    classes: tuple[str, ...] | None = None
+    found = list(_parts(spec))
+    for key, part, image, label in found:
+        names = getattr(part.features[label], "names", None) if label is not None else None
+        classes = tuple(names) if names else classes
+        values = part[label] if label is not None else [None] * len(part)
+        split = split_name(key) if len(found) > 1 else None
+        if len(found) > 1 and split is None:
+            continue  # "unsupervised", "extra" and the like
+        entries += [
+            Entry(_name(key, row), partial(_read, part, image, row), _class(value, names), split)
+            for row, value in enumerate(values)
+        ]
+    return Listing(Path(spec.partition("@")[0]).name, tuple(entries), classes)
+
+
+def hf_entries(spec: str) -> Iterator[Entry]:
+    """The images of all its parts one after another, without classes; nothing is held of them."""
+    for key, part, image, _ in _parts(spec):
+        for row in range(len(part)):
+            yield Entry(_name(key, row), partial(_read, part, image, row))
+
+
+def _parts(spec: str) -> Iterator[tuple[str, Any, str, str | None]]:
+    """Each part: its name, its rows, and the names of their image and class columns."""
     try:
         datasets: Any = import_module("datasets")
     except ImportError as error:
@@ -31,22 +58,13 @@ def hf_listing(spec: str) -> Listing:
             f"hf:{spec} cannot be opened: {' '.join(str(error).split())[:300]} (a data set that is in a folder of "
             "class folders, a list or tar shards can be opened without the hub)"
         ) from error
-    entries: list[Entry] = []
-    classes: tuple[str, ...] | None = None
     for key, part in found.items():
         image, label = _columns(part.features, datasets, spec)
-        part = part.cast_column(image, datasets.Image(decode=False))
-        names = getattr(part.features[label], "names", None) if label is not None else None
-        classes = tuple(names) if names else classes
-        values = part[label] if label is not None else [None] * len(part)
-        split = split_name(str(key)) if len(found) > 1 else None
-        if len(found) > 1 and split is None:
-            continue  # "unsupervised", "extra" and the like
-        entries += [
-            Entry(f"{key}/{row:06d}", _reader(part, image, row), _class(value, names), split)
-            for row, value in enumerate(values)
-        ]
-    return Listing(Path(name).name, tuple(entries), classes)
+        yield str(key), part.cast_column(image, datasets.Image(decode=False)), image, label
+
+
+def _name(part: str, row: int) -> str:
+    return f"{part}/{row:06d}"
 
 
 def _columns(features: Any, datasets: Any, spec: str) -> tuple[str, str | None]:
@@ -64,9 +82,6 @@ def _class(value: Any, names: list[str] | None) -> str | None:
     return names[value] if names and value in range(len(names)) else str(value)
 
 
-def _reader(part: Any, column: str, row: int) -> Callable[[], bytes]:
-    def read() -> bytes:
-        cell = part[row][column]
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-
-    return read
+def _read(part: Any, column: str, row: int) -> bytes:
+    cell = part[row][column]
+    return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()

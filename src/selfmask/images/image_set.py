@@ -143,7 +143,7 @@ class ImageSet:
         def fill(index: int) -> None:
             views[index] = evaluation_view(self.image(index), size, crop, interpolation)
 
-        _for_each(fill, len(self))
+        for_each(fill, len(self))
         if views.numel() <= Reading().cache_bytes:
             self._resized[key] = views
         return views
@@ -161,7 +161,7 @@ class ImageSet:
         )
 
 
-def _for_each(work: Callable[[int], None], count: int) -> None:
+def for_each(work: Callable[[int], None], count: int) -> None:
     """Call `work` for 0 … count - 1 in a few threads (decoding and resizing release Python's lock)."""
     threads = Reading().threads
     if count < 32 or threads == 1:

@@ -64,7 +64,7 @@ def open_data(
     def tell(line: str) -> None:
         say(one_line(line))
 
-    with _escaped(spec):
+    with escaped(spec):
         place = place_of(spec)
         if place.kind == "digits":
             if labels is not None or split_file is not None:
@@ -92,7 +92,7 @@ _READERS: dict[str, Callable[[Place], Listing]] = {
 
 
 @contextmanager
-def _escaped(spec: str | Path) -> Iterator[None]:
+def escaped(spec: str | Path) -> Iterator[None]:
     """Errors with names in them (of files, classes), which may be a stranger's, say these escaped."""
     try:
         yield
@@ -104,16 +104,21 @@ def _escaped(spec: str | Path) -> Iterator[None]:
 
 
 def _digits(seed: int) -> Splits:
+    """1 000 to train on and 797 to test on, stratified."""
+    whole = all_digits()
+    train, test = stratified(whole.labels, _DIGITS_TEST / len(whole), seed)
+    return Splits(whole.subset(train), test=whole.subset(test))
+
+
+def all_digits() -> ImageSet:
     """scikit-learn's handwritten digits: real images that every machine has which can run selfmask.
 
-    1 797 images (UCI, "Optical recognition of handwritten digits", CC BY 4.0): 1 000 to train on and 797 to test on,
-    stratified; grey 0 … 16 scaled to 0 … 255, uint8 RGB, 8 × 8 px.
+    1 797 images (UCI, "Optical recognition of handwritten digits", CC BY 4.0); grey 0 … 16 scaled to 0 … 255, uint8
+    RGB, 8 × 8 px.
     """
     from sklearn.datasets import load_digits
 
     flat, target = load_digits(return_X_y=True)
     grey = torch.from_numpy(np.asarray(flat)).view(-1, 8, 8)
     images = (grey * (255 / 16)).round().to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
-    whole = ImageSet.from_array(images, torch.from_numpy(np.asarray(target)), name="digits", flips=False)
-    train, test = stratified(whole.labels, _DIGITS_TEST / len(whole), seed)
-    return Splits(whole.subset(train), test=whole.subset(test))
+    return ImageSet.from_array(images, torch.from_numpy(np.asarray(target)), name="digits", flips=False)

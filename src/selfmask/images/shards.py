@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from glob import glob
 from pathlib import Path
 
@@ -33,19 +34,24 @@ class _Sample:
 def shard_listing(pattern: str) -> Listing:
     """Images of the shards that a pattern names: a folder of .tar files, a tar file, "train-{000..012}.tar", or with
     * and ?. Shards whose names begin with train, val or test make the splits."""
-    entries: list[Entry] = []
-    paths = _shards(pattern)
+    entries = list(shard_entries(pattern))
+    if any(entry.split is None for entry in entries):  # only some of the shards say so: none does
+        entries = [Entry(entry.name, entry.content, entry.label) for entry in entries]
+    return Listing(Path(pattern.split("{")[0].rstrip("-_.*/")).stem or "shards", tuple(entries))
+
+
+def shard_entries(pattern: str) -> Iterator[Entry]:
+    """The same images one after another: no more than the names in one shard are held at a time."""
+    paths, empty = _shards(pattern), True
     for path in paths:
         split = split_name(re.split(r"[^A-Za-z]", path.stem)[0])
         for key, sample in _samples(path).items():
             if sample.image is not None:
                 label = next((sample.labels[k] for k in ("cls", "json", "txt") if k in sample.labels), None)
-                entries.append(Entry(f"{path.name}/{key}", sample.image, label, split))
-    if not entries:
+                empty = False
+                yield Entry(f"{path.name}/{key}", sample.image, label, split)
+    if empty:
         raise DataError(f"the {len(paths)} shards of {pattern} hold no images")
-    if any(entry.split is None for entry in entries):  # only some of the shards say so: none does
-        entries = [Entry(entry.name, entry.content, entry.label) for entry in entries]
-    return Listing(Path(pattern.split("{")[0].rstrip("-_.*/")).stem or "shards", tuple(entries))
 
 
 def _shards(pattern: str) -> list[Path]:
@@ -91,7 +97,9 @@ def _samples(path: Path) -> dict[str, _Sample]:
                 key = f"{folder}/{stem}" if folder else stem
                 ending = ending.lower()
                 if f".{ending}" in EXTENSIONS:
-                    samples.setdefault(key, _Sample()).image = _part(path, member.offset_data, member.size)
+                    samples.setdefault(key, _Sample()).image = partial(
+                        _read, path, member.offset_data, member.size
+                    )
                 elif ending in ("cls", "txt", "json") and member.size <= _LABEL_LIMIT:
                     data = tar.extractfile(member)
                     assert data is not None
@@ -116,10 +124,7 @@ def _label(ending: str, text: str, where: str) -> str | None:
     return None if found is None else str(found)
 
 
-def _part(path: Path, offset: int, size: int) -> Callable[[], bytes]:
-    def read() -> bytes:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
-
-    return read
+def _read(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)

@@ -53,6 +53,22 @@ class Reading:
         )
 
 
+def decoded(content: Content, short_side: int | None) -> Tensor:
+    """One image, uint8 (3, H, W): see `decode`. Raises `UnreadableImage` where it cannot be had."""
+    if isinstance(content, Path):
+        return decode(content, short_side)
+    try:
+        found = content()
+    except Exception as error:  # whatever the library raises that the image lies with
+        raise UnreadableImage(f"{error or type(error).__name__}") from error
+    if isinstance(found, bytes):
+        return decode(found, short_side)
+    image = torch.from_numpy(np.array(found)).permute(2, 0, 1)
+    if short_side is None or min(image.shape[1:]) <= short_side:
+        return image
+    return shrink(image, *reduced_size(image.shape[2], image.shape[1], short_side))
+
+
 @dataclass(frozen=True)
 class Skipped:
     """An image that was left out, and why."""
@@ -112,7 +128,7 @@ class FileSource:
         if kept is not None:
             return kept
         try:
-            image = self._decode(position, self._reading.short_side)
+            image = decoded(self._contents[position], self._reading.short_side)
         except UnreadableImage as error:
             raise DataError(
                 f"{self._names[position]} could be read when the data set was opened, but not now: {error}. "
@@ -138,27 +154,14 @@ class FileSource:
     def _try(self, position: int) -> Skipped | None:
         try:
             if self._room > 0:
-                self._keep(position, self._decode(position, self._reading.short_side))
+                self._keep(position, decoded(self._contents[position], self._reading.short_side))
             else:
-                self._decode(position, 1)  # a JPEG shows its damage at an eighth of its size and of the cost
+                decoded(
+                    self._contents[position], 1
+                )  # a JPEG shows its damage at an eighth of its size and of the cost
         except UnreadableImage as error:
             return Skipped(self._names[position], str(error))
         return None
-
-    def _decode(self, position: int, short_side: int | None) -> Tensor:
-        content = self._contents[position]
-        if isinstance(content, Path):
-            return decode(content, short_side)
-        try:
-            found = content()
-        except Exception as error:  # whatever the library raises that the image lies with
-            raise UnreadableImage(f"{error or type(error).__name__}") from error
-        if isinstance(found, bytes):
-            return decode(found, short_side)
-        image = torch.from_numpy(np.array(found)).permute(2, 0, 1)
-        if short_side is None or min(image.shape[1:]) <= short_side:
-            return image
-        return shrink(image, *reduced_size(image.shape[2], image.shape[1], short_side))
 
     def _keep(self, position: int, image: Tensor) -> None:
         with self._lock:

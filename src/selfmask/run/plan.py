@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
 from selfmask.objectives.base import PaperConstants, ScoreRecipe
 from selfmask.objectives.registry import objective_class, objective_settings
+from selfmask.run.process import device_named
 from selfmask.run.schedule import FitSettings, default_rate, step_count
 from selfmask.run.settings import AdaptSettings
 from selfmask.run.split import open_images
@@ -95,7 +95,7 @@ def make_plan(settings: AdaptSettings) -> Plan:
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    device = _device(settings.device)
+    device = device_named(settings.device)
     selection = _selection(settings)
     images = open_images(settings)
     objective, train = images.objective, images.train
@@ -223,20 +223,3 @@ def _found(path: Path) -> dict[str, float]:
             f"--density-from names a mask file, and {path} cannot be read: {error.strerror}"
         ) from None
     return {name: found.on[name] / max(found.numel(name), 1) for name in found.names}
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            index = int(os.environ.get("LOCAL_RANK", "0"))
-            return torch.device("cuda", index)
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SettingsError(f"--device is auto, cpu, cuda or mps, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(
-            f"--device {name}: this machine has no CUDA device that torch can use; leave it out"
-        )
-    return device

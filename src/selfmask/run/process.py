@@ -1,19 +1,23 @@
-"""What a long run asks of its process: to be told of signals, to keep the memory that it frees, and where it speaks."""
+"""What a long run asks of its process: to be told of signals, to keep the memory that it frees, where it speaks, and
+its device."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+import torch
 from accelerate import Accelerator
 from rich.console import Console
 from torch import nn
 
 from selfmask._common.console import SafeConsole
+from selfmask.errors import SettingsError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -87,3 +91,21 @@ def console_for(accelerator: Accelerator, console: Console | None) -> Console:
     if not accelerator.is_main_process:
         return SafeConsole(quiet=True)
     return console or SafeConsole(stderr=True)
+
+
+def device_named(name: str) -> torch.device:
+    """The device that --device names; "auto" is cuda where there is one, else cpu. Raises `SettingsError`."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            index = int(os.environ.get("LOCAL_RANK", "0"))
+            return torch.device("cuda", index)
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SettingsError(f"--device is auto, cpu, cuda or mps, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(
+            f"--device {name}: this machine has no CUDA device that torch can use; leave it out"
+        )
+    return device

@@ -1,0 +1,163 @@
+"""`selfmask embed`: an embedding of every image of a place, into one file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import torch
+from rich.console import Console
+
+from selfmask._common.calls import call
+from selfmask._common.console import SafeConsole
+from selfmask.cascades.fusion import Mode
+from selfmask.embeddings.embedder import Embedder, in_parts
+from selfmask.embeddings.file import ENDINGS
+from selfmask.embeddings.parts import Dtype, Parts, json_beside
+from selfmask.embeddings.record import Record
+from selfmask.errors import SettingsError
+from selfmask.features.passes import passing
+from selfmask.images.every import absolute, every_image, place_of_images
+from selfmask.images.listing import Entry
+from selfmask.run.process import device_named
+from selfmask.tasks.embedder import open_embedder
+from selfmask.tasks.opening import check_out, check_size
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """Write an embedding of each image: by a mask on its backbone, by a cascade, or by a backbone alone."""
+
+    run: str | None
+    """A run's folder, a mask file or a cascade. With --backbone and nothing else by place: the images."""
+    images: str | None = None
+    """Images: a folder of any depth, a file, a list, tar shards, a data set (see docs/data.md)."""
+    out: Path = Path("embeddings.parquet")
+    """The file to write: .parquet, or .npy with the names in a .json beside it."""
+    float16: bool = False
+    """Store half the bytes."""
+    mode: Mode | None = None
+    """Of a cascade: conditional (two passes an image; the default) or unconditional (a pass for each expert)."""
+    size: int | None = None
+    """Side of the views in pixels. Default: the one that the mask was learnt at, or the backbone's own."""
+    backbone: str | None = None
+    """The backbone, where the mask file does not name it; or with no mask at all."""
+    weights: Path | None = None
+    """The backbone's file of weights, if it had one."""
+    download: bool = False
+    """Fetch the backbone that the mask file names where it is not on this machine; without it no host is contacted."""
+    threads: int | None = None
+    """CPU threads. Default: all cores."""
+    device: str = "auto"
+    """auto (cuda if there is one, else cpu), cpu, cuda, mps."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("images",)
+
+    def __post_init__(self) -> None:
+        shift_images(self)
+        check_size(self.size)
+        if self.out.suffix not in ENDINGS:
+            raise SettingsError(f"{self.out}: the embeddings' file ends in .parquet or .npy")
+        check_written(self.out, self.run, self.images, self.weights)
+        if self.out.suffix == ".npy":
+            check_written(json_beside(self.out), self.run, self.images, self.weights)
+
+
+def shift_images(settings: Any) -> None:
+    """RUN IMAGES, or with --backbone IMAGES alone: what stands by place means the images then."""
+    if settings.images is None and settings.backbone is not None:
+        object.__setattr__(settings, "images", settings.run)
+        object.__setattr__(settings, "run", None)
+    if not settings.images:
+        raise SettingsError(f"name the images as well as the network: {settings.run or 'RUN'} IMAGES")
+
+
+def check_written(out: Path, run: str | None, images: str | None, weights: Path | None) -> None:
+    """`check_out` for a command that reads a network and images."""
+    listed = None if images is None else Path(images.removeprefix("list:"))
+    check_out(
+        out, mask_file=None if run is None else Path(run), file_of_weights=weights, list_of_images=listed
+    )
+
+
+@dataclass(frozen=True)
+class EmbeddedImages:
+    """The file that was written, and what it says of itself. reused: parts of it that an earlier try had made."""
+
+    out: Path
+    record: Record
+    parts: int
+    reused: int
+
+    def document(self) -> dict[str, Any]:
+        """What --json prints."""
+        return {
+            "out": str(self.out), "bytes": self.out.stat().st_size, "parts": self.parts, "reused": self.reused,
+            **msgspec.to_builtins(self.record),
+        }  # fmt: skip
+
+
+def run(settings: EmbedSettings, console: Console | None = None) -> EmbeddedImages:
+    """Open the network, make what parts are missing, and one file of them.
+
+    What was finished when it was killed is not made again, and the file is the same to the bit: on the CPU with the
+    same number of threads. Raises `DataError` where no image can be read.
+    """
+    assert settings.images is not None
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    place_of_images(settings.images)  # before the network is built: a slip is told at once
+    embedder = open_embedder(
+        settings.run, backbone=settings.backbone, weights=settings.weights, size=settings.size, mode=settings.mode,
+        device=device_named(settings.device), download=settings.download,
+    )  # fmt: skip
+    return write_embeddings(
+        embedder, settings.images, settings.out, "float16" if settings.float16 else "float32",
+        console or SafeConsole(stderr=True),
+    )  # fmt: skip
+
+
+embed = call(EmbedSettings, run)
+
+
+def write_embeddings(
+    embedder: Embedder, images: str, out: Path, dtype: Dtype, console: Console
+) -> EmbeddedImages:
+    """The embeddings of all `images` as the file `out`; what is left out is said on `console`."""
+    parts = Parts(out, embedder.made_by.digest, embedder.width, dtype, embedder.cascade is not None)
+    record = Record(embedder.made_by, absolute(images), 0, embedder.width, dtype)
+    paths: list[Path] = []
+    with parts.held():
+        count, made = sum(1 for _ in every_image(images)), 0
+        for step in passing(_steps(embedder, images, parts, paths, console), count, "embedding"):
+            made += not isinstance(step, range)
+        record = parts.assemble(paths, record)
+    return EmbeddedImages(out, record, len(paths), len(paths) - made)
+
+
+def _steps(
+    embedder: Embedder, images: str, parts: Parts, paths: list[Path], console: Console
+) -> Iterator[Sized]:
+    """Make and write each part that is not there, and name all of them in `paths`; gives out what each was about."""
+    missing: deque[Path] = deque()
+    there: deque[range] = deque()
+
+    def wanted() -> Iterator[Sequence[Entry]]:
+        for number, entries in enumerate(in_parts(every_image(images), embedder.part)):
+            paths.append(path := parts.path(number, entries))
+            if path.is_file():
+                there.append(range(len(entries)))
+            else:
+                missing.append(path)
+                yield entries
+
+    for found in embedder.embed_parts(wanted()):
+        parts.write(missing.popleft(), found)
+        for one in found.skipped:
+            console.print(f"left out: {one}", highlight=False, markup=False, soft_wrap=True)
+        yield found
+    yield from there

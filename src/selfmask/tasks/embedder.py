@@ -1,0 +1,155 @@
+"""Opening a network for use: what `embed`, `predict` and `search` share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.spec import backbone_of, build, check_description, rebuild
+from selfmask.cascades.cascade_file import FORMAT_KEY, load_cascade
+from selfmask.cascades.fusion import Mode
+from selfmask.cascades.network import Cascade
+from selfmask.embeddings.embedder import Embedder, digest_of
+from selfmask.embeddings.record import MadeBy
+from selfmask.errors import SettingsError
+from selfmask.run.folder import RunFolder
+from selfmask.tasks.opening import check_size, open_mask
+
+
+def open_embedder(
+    network: str | Path | None,
+    *,
+    backbone: str | None = None,
+    weights: Path | None = None,
+    size: int | None = None,
+    mode: Mode | None = None,
+    device: torch.device | str = "cpu",
+    download: bool = False,
+) -> Embedder:
+    """The network at `network` (a run's folder, a mask file, a cascade), or the `backbone` alone where that is None.
+
+    backbone: where the file does not name it. weights: its file of weights. size: side of the views in pixels, else the
+    one that was learnt at. mode: of a cascade; else conditional where its file has that. download: whether the backbone
+    that a file names may be fetched.
+
+    Raises `SettingsError` for what does not go together, `BackboneError` and `WrongBaseError` for another base.
+    """
+    check_size(size)
+    path = None if network is None else Path(network)
+    if path is None:
+        found = _alone(backbone, weights, size, mode)
+    elif _is_cascade(path):
+        found = _with_cascade(path, backbone, weights, size, mode, download)
+    else:
+        found = _with_mask(path, backbone, weights, size, mode, download)
+    module = found.backbone.module.to(device)
+    if found.backbone.prefers_channels_last:
+        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return found
+
+
+def _alone(backbone: str | None, weights: Path | None, size: int | None, mode: Mode | None) -> Embedder:
+    if backbone is None:
+        raise SettingsError("name a run's folder, a mask file or a cascade, or a backbone by --backbone")
+    _no_mode(mode, "a backbone")
+    found = build(backbone, weights=weights)
+    if size is not None and found.is_transformer:
+        found = build(backbone, weights=weights, image_size=size)
+    found.preprocessing = found.preprocessing.at(size)
+    return Embedder(found, _made_by(found, "backbone", None, weights))
+
+
+def _with_mask(
+    path: Path, spec: str | None, weights: Path | None, size: int | None, mode: Mode | None, download: bool
+) -> Embedder:
+    _no_mode(mode, "a mask")
+    mask = open_mask(path)
+    backbone = backbone_of(mask, spec, weights, download=download)
+    _resize(backbone, size, "mask")
+    mask.apply(backbone.module)
+    return Embedder(backbone, _made_by(backbone, "mask", path, weights), mask=mask)
+
+
+def _with_cascade(
+    path: Path, spec: str | None, weights: Path | None, size: int | None, mode: Mode | None, download: bool
+) -> Embedder:
+    cascade = load_cascade(RunFolder(path).cascade_file if path.is_dir() else path)
+    if size is not None:
+        raise SettingsError(f"--size {size}: a cascade sees its images at the size that it was learnt at")
+    mode = mode or next(iter(cascade.fusions), None)
+    if mode is None or mode not in cascade.fusions:
+        have = ", ".join(cascade.fusions) or "none"
+        raise SettingsError(
+            f"{path} makes no {mode or 'joint'} embedding (it makes: {have}); choose by --mode"
+        )
+    backbone = cascade.prepared(_base_of(cascade, spec, weights, download))
+    cascade.dispatcher.check(backbone.module)
+    made_by = _made_by(backbone, "cascade", path, weights, mode, cascade.path.read_bytes(), mode.encode())
+    return Embedder(backbone, made_by, cascade=cascade)
+
+
+def _base_of(cascade: Cascade, spec: str | None, weights: Path | None, download: bool) -> Backbone:
+    described = cascade.dispatcher.metadata.get("backbone")
+    described = described if isinstance(described, dict) else {}
+    if spec is not None:
+        check_description(described)
+        return build(spec, weights=weights, image_size=described.get("image_size"))
+    if not described.get("spec"):
+        raise SettingsError(
+            f"{cascade.path}: does not say which backbone it belongs to: name it by --backbone"
+        )
+    return rebuild(described, weights=weights, download=download)
+
+
+def _made_by(
+    backbone: Backbone,
+    kind: str,
+    path: Path | None,
+    weights: Path | None,
+    mode: Mode | None = None,
+    *more: bytes,
+) -> MadeBy:
+    return MadeBy(
+        digest_of(backbone, *more),
+        kind,  # pyright: ignore[reportArgumentType]
+        None if path is None else str(path.absolute()),
+        mode,
+        backbone.preprocessing.size,
+        backbone.describe(),
+        None if weights is None else str(weights.absolute()),
+    )
+
+
+def _resize(backbone: Backbone, size: int | None, what: str) -> None:
+    own = backbone.preprocessing.size
+    if size in (None, own):
+        return
+    if backbone.is_transformer:
+        raise SettingsError(
+            f"--size {size}: the {what} was learnt on a transformer of {own} px, whose position embeddings are those "
+            "of that size: leave --size out"
+        )
+    backbone.preprocessing = replace(backbone.preprocessing, size=size)
+
+
+def _no_mode(mode: Mode | None, what: str) -> None:
+    if mode is not None:
+        raise SettingsError(f"--mode {mode} is a way to use a cascade, and this is {what}: leave it out")
+
+
+def _is_cascade(path: Path) -> bool:
+    """Whether a cascade lies there; what is neither a mask nor a cascade is for the mask's reader to refuse."""
+    if path.is_dir():
+        folder = RunFolder(path)
+        return folder.cascade_file.is_file() and not folder.mask_file.is_file()
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, "np") as file:
+            return FORMAT_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
