@@ -3,6 +3,7 @@
 from .backbones.backbone import Backbone
 from .backbones.from_module import from_module
 from .backbones.spec import backbone_of, build
+from .bank.bank import Bank
 from .errors import SelfmaskError
 from .images.image_set import ImageSet
 from .images.opening import open_data
@@ -32,6 +33,7 @@ __version__: str
 
 __all__ = [
     "Backbone",
+    "Bank",
     "Batch",
     "Handle",
     "ImageSet",

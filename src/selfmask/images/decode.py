@@ -94,8 +94,27 @@ def _decode(stream: io.BufferedIOBase | io.BytesIO, short_side: int | None) -> T
     if wanted and picture.format == "JPEG":
         _check_size(picture, MAX_JPEG_PIXELS)
         picture.draft(None, wanted)  # None: whatever colour mode it has
+    return _pixels(picture, wanted, large=width * height > _LARGE)
+
+
+def decode_picture(picture: Image.Image, short_side: int | None = None) -> Tensor:
+    """The same of an image that Pillow has opened."""
+    width, height = picture.size
+    wanted = None
+    if short_side is not None and min(width, height) > short_side:
+        wanted = reduced_size(width, height, short_side)
+    try:
+        return _pixels(picture, wanted, large=width * height > _LARGE)
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(_reason(error)) from error
+
+
+def _pixels(picture: Image.Image, wanted: tuple[int, int] | None, large: bool) -> Tensor:
+    """RGB, upright, of the `wanted` (width, height) before it is turned."""
     _check_size(picture, MAX_PIXELS)
-    with _one_large_at_a_time if width * height > _LARGE else nullcontext():
+    with _one_large_at_a_time if large else nullcontext():
         picture.load()
         rgb = _to_rgb(picture)
         if wanted:
@@ -156,7 +175,7 @@ def _check_size(picture: Image.Image, limit: int) -> None:
         )
 
 
-def _orientation(picture: ImageFile.ImageFile) -> int:
+def _orientation(picture: Image.Image) -> int:
     try:
         return int(picture.getexif().get(0x0112, 1))
     except Exception:  # damaged metadata must not cost the picture

@@ -1,0 +1,73 @@
+"""From features to labels, by the head that came with a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfmask.errors import MaskFileError, SettingsError
+from selfmask.objectives.text import cosine_logits
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The classes of one image: the most probable one, its probability in [0, 1], and the first few with theirs."""
+
+    label: str
+    probability: float
+    top: tuple[tuple[str, float], ...]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def has_head(head: Mapping[str, Tensor]) -> bool:
+    """Whether a mask file's `head` is one that predicts: a linear one, or CLIP's embeddings of class names."""
+    return {"weight", "bias"} <= set(head) or {"text", "logit_scale"} <= set(head)
+
+
+def probabilities(x: Tensor, head: Mapping[str, Tensor], name: str) -> Tensor:
+    """Float32 (B, classes) of features float32 (B, width), by the head of the mask called `name`.
+
+    Raises `MaskFileError` where the head has another width, `SettingsError` where there is none.
+    """
+    if not has_head(head):
+        raise SettingsError(
+            f"the mask {name!r} brings no head, so it cannot predict: take its features (embed), and k-NN or a probe "
+            "on labelled images; masks that are learnt with labels bring one"
+        )
+    weight = head["weight"] if "weight" in head else head["text"]
+    bias = head.get("bias")
+    fits = weight.ndim == 2 and weight.shape[1] == x.shape[1] and len(weight) > 0
+    if not fits or ("weight" in head and (bias is None or bias.shape != weight.shape[:1])):
+        raise MaskFileError(
+            f"the head of the mask {name!r} has shape {tuple(weight.shape)}, and the features have width {x.shape[1]}"
+        )
+    if "weight" in head:
+        assert bias is not None  # has_head
+        return F.linear(x, weight.float(), bias.float()).softmax(dim=1)
+    return cosine_logits(x, weight.float(), float(head["logit_scale"])).softmax(dim=1)
+
+
+def predictions(
+    x: Tensor, head: Mapping[str, Tensor], classes: Sequence[str], name: str, top: int
+) -> list[Prediction]:
+    """One for each row of the features `x`, with the `top` most probable classes (fewer where there are fewer).
+
+    A class is called by its number where `classes`, the file's names, are not one for each output of the head.
+    """
+    if top < 1:
+        raise SettingsError(f"top is how many classes are told, 1 or more, got {top}")
+    found = probabilities(x, head, name)
+    names = tuple(classes) if len(classes) == found.shape[1] else tuple(map(str, range(found.shape[1])))
+    best = found.topk(min(top, found.shape[1]), dim=1)
+    rows = [
+        tuple((names[k], p) for k, p in zip(indices, values, strict=True))
+        for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+    return [Prediction(row[0][0], row[0][1], row) for row in rows]
