@@ -27,6 +27,10 @@ class WrongBaseError(MaskFileError):
     """A mask was given a model that is not the base that it was learnt on."""
 
 
+class ArchitectureWarning(UserWarning):
+    """A mask's base and the model have the same tensors and yet are not built alike: outputs may differ."""
+
+
 class BackboneError(SelfmaskError):
     """A backbone could not be found, built or given its weights."""
 

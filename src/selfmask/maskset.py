@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from selfmask._common.near import did_you_mean
 from selfmask.errors import SelectionError, SettingsError
+from selfmask.maskfile.architecture import architecture
 from selfmask.maskfile.explain import model_name
 from selfmask.maskfile.fingerprint import base_tensors, signature
 from selfmask.maskfile.saving import HeadDtype, save_mask
@@ -123,6 +124,7 @@ class MaskSet:
             for name, tensor in base_tensors(model).items()
             if name not in tensors
         }
+        self._architecture = architecture(model)
         self._frozen_norms = norm.freeze(model) if self.norm_stats == "frozen" else []
         for tensor in tensors.values():
             if tensor.start_mask is not None:
@@ -272,6 +274,7 @@ class MaskSet:
             theta=self.theta,
             masks=self.masks(),
             rest=self.rest(),
+            architecture=self._architecture,
             statistics=self.statistics(),
             trained=self.trained(),
             head=head,

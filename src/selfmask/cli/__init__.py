@@ -10,13 +10,15 @@ import inspect
 import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from selfmask._common.escape import lines, one_line
 from selfmask._common.near import did_you_mean
-from selfmask.errors import SelfmaskError, SettingsError
+from selfmask.errors import ArchitectureWarning, SelfmaskError, SettingsError
 from selfmask.version import VERSION
 
 
@@ -118,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return USAGE
+    shown = warnings.showwarning
+    warnings.showwarning = partial(_show_warning, name, shown)
     try:
         return _run(name, words)
     except SelfmaskError as error:
@@ -129,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"selfmask {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        warnings.showwarning = shown
 
 
 def _run(name: str, words: Sequence[str]) -> int:
@@ -187,6 +193,14 @@ _FILES = (".safetensors", ".csv", ".tsv", ".jsonl")
 def _named(place: str) -> Any:
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(f"selfmask.{module}"), name)
+
+
+def _show_warning(command: str, shown: Callable[..., None], message: Any, category: Any, *more: Any) -> None:
+    """Ours in one line; others' as they are."""
+    if issubclass(category, ArchitectureWarning):
+        print(f"selfmask {command}: note: {one_line(str(message))}", file=sys.stderr)
+    else:
+        shown(message, category, *more)
 
 
 def _advise(name: str, message: str) -> int:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import xxhash
 from torch import Tensor, nn
+
+from selfmask.maskfile.architecture import architecture
 
 SHORT_BYTES = (
     8  # of each tensor's 16-byte digest, what the file keeps; the fingerprint of the whole is kept in full
@@ -78,6 +81,11 @@ class Signed:
         self.tensors = all_tensors(model) if tensors is None else tensors
         self.own = tuple(base_tensors(model))
         self._known: dict[str, Signature] = {}
+
+    @cached_property
+    def architecture(self) -> str:
+        """The digest of the model's module tree."""
+        return architecture(self.model)
 
     def signature(self, name: str) -> Signature:
         """The `Signature` of the tensor of that name."""

@@ -28,20 +28,28 @@ FREE = bytes(
 
 @dataclass(frozen=True)
 class Base:
-    """The base that a mask belongs to: every tensor's dtype, shape and short digest, and one fingerprint of all."""
+    """The base that a mask belongs to: every tensor's dtype, shape and short digest, and one fingerprint of all.
+
+    architecture: the digest of the module tree (maskfile/architecture.py); None where the writer did not say.
+    """
 
     tensors: dict[str, Signature]
     fingerprint: str
+    architecture: str | None = None
 
     @staticmethod
-    def of(signatures: Mapping[str, Signature], free: frozenset[str] = frozenset()) -> Base:
+    def of(
+        signatures: Mapping[str, Signature],
+        free: frozenset[str] = frozenset(),
+        architecture: str | None = None,
+    ) -> Base:
         """From full signatures; tensors named in `free` may have any values (they are trained beside the masks)."""
         fixed = {name: s.digest for name, s in signatures.items() if name not in free}
         short = {
             name: Signature(s.dtype, s.shape, FREE if name in free else s.digest[:SHORT_BYTES])
             for name, s in signatures.items()
         }
-        return Base(short, combined(fixed))
+        return Base(short, combined(fixed), architecture)
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ def to_tensors(index: Index) -> dict[str, np.ndarray]:
     document = {
         "base": {
             "fingerprint": index.base.fingerprint,
+            **({} if index.base.architecture is None else {"architecture": index.base.architecture}),
             "name": names,
             "dtype": [s.dtype for s in signatures],
             "shape": [list(s.shape) for s in signatures],
@@ -169,12 +178,14 @@ def _base(columns: Any, prints: np.ndarray) -> Base:
     rows = _columns(columns, "base", "name", "dtype", "shape")
     _need(prints.shape == (len(rows), SHORT_BYTES), "the fingerprints are not one for each base tensor")
     _need(_is_digest(columns.get("fingerprint")), "the base's fingerprint is malformed")
+    architecture = columns.get("architecture")
+    _need(architecture is None or _is_digest(architecture), "the digest of the architecture is malformed")
     tensors = {
         name: Signature(dtype, tuple(shape), prints[i].tobytes())
         for i, (name, dtype, shape) in enumerate(rows)
     }
     _need(len(tensors) == len(rows), "a base tensor's name occurs twice")
-    return Base(tensors, columns["fingerprint"])
+    return Base(tensors, columns["fingerprint"], architecture)
 
 
 def _masks(columns: Any, base: Base, models: list[int]) -> dict[str, Coded]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ import xxhash
 from torch import Tensor, nn
 
 from selfmask._common.escape import one_line
-from selfmask.errors import MaskFileError, WrongBaseError
+from selfmask.errors import ArchitectureWarning, MaskFileError, WrongBaseError
 from selfmask.maskfile import explain
 from selfmask.maskfile.coding import decode, rows_of
 from selfmask.maskfile.container import TENSORS, Array, count
@@ -116,6 +117,7 @@ class Mask:
     def check(self, model: nn.Module) -> dict[str, Tensor]:
         """The model's tensors by name, after checking that each is the base's; changes nothing.
 
+        Warns (`ArchitectureWarning`) where the tensors are the base's and the modules are not built as its were.
         Raises `WrongBaseError` naming the first tensor that differs and the likely cause.
         """
         with occupancy.taking(model, f"a check of {self.path.name}"):
@@ -133,6 +135,14 @@ class Mask:
         if why is not None:
             raise WrongBaseError(
                 f"{self.path.name}: this model is not the base that the mask was learnt on: {why}."
+            )
+        if base.architecture not in (None, signed.architecture):
+            warnings.warn(
+                f"{self.path.name}: the model has the weights of the mask's base but is not built as it was: a class "
+                "or a setting of one of its modules differs (an eps, a stride, an activation), or the version of the "
+                "library that builds it. Measure before you trust its outputs",
+                ArchitectureWarning,
+                stacklevel=2,
             )
 
     def check_parts(self, tensors: Mapping[str, Tensor]) -> None:

@@ -35,6 +35,7 @@ def save_mask(
     theta: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
     rest: Mapping[str, Tensor] | None = None,
+    architecture: str | None = None,
     statistics: Mapping[str, Tensor] | None = None,
     trained: Mapping[str, Tensor] | None = None,
     head: Mapping[str, Tensor] | None = None,
@@ -48,6 +49,7 @@ def save_mask(
         theta: the exact base weights of the masked tensors, any floating dtype and shape.
         masks: bool, the same names and shapes; True where a weight is on.
         rest: every other tensor of the base, for the fingerprint.
+        architecture: the digest of the base's module tree (`maskfile.architecture`), for a warning where it differs.
         statistics: buffers (running statistics) that are to be set beside the weights, by name.
         trained: ordinary parameters that were trained beside the masks, by name.
         head: tensors of a head, by any names; kept for the reader, not applied.
@@ -76,7 +78,7 @@ def save_mask(
             signatures.setdefault(name, signature(tensor))
     for name, tensor in trained.items():
         signatures.setdefault(name, signature(tensor))
-    base = Base.of(signatures, free=frozenset(trained))
+    base = Base.of(signatures, free=frozenset(trained), architecture=architecture)
     content = mask_bytes(base, masks, statistics or {}, trained, head or {}, metadata or {}, packed=packed)
     path = Path(path)
     write_atomically(path, content)
