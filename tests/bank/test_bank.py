@@ -33,12 +33,12 @@ def bits(model: nn.Module) -> dict[str, bytes]:
 
 
 def alone(backbone: Backbone, path: Path | None, images: Tensor, size: int) -> Tensor:
-    """The features of one mask's images by `load` and `apply`, in batches of 64."""
+    """The features of one mask's images by `load` and `apply`, in batches of 256."""
     own = Backbone(backbone.module, None, "resnet", backbone.width, Preprocessing(size=size))
     if path is None:
-        return features(own, ImageSet.from_array(images), batch_size=64)
+        return features(own, ImageSet.from_array(images), batch_size=256)
     with selfmask.load(path).apply(backbone.module):
-        return features(own, ImageSet.from_array(images), batch_size=64)
+        return features(own, ImageSet.from_array(images), batch_size=256)
 
 
 @pytest.mark.parametrize("memory", ["1 GB", "4 kB", 0])
@@ -62,11 +62,11 @@ def test_a_mixed_batch_is_what_each_mask_gives_by_itself(
 
 
 def test_one_mask_for_all_and_more_images_than_a_batch(backbone: Backbone, folder: Path) -> None:
-    images = pictures(70)
+    images = pictures(260, 9)
     with Bank(backbone, folder / "c.mask.safetensors") as bank:
         assert bank.names == ("c",)
         found = bank.embed(images, "c")
-        assert torch.equal(bank.embed(images, ["c"] * 70), found)
+        assert torch.equal(bank.embed(images, ["c"] * 260), found)
     assert torch.equal(found, alone(backbone, folder / "c.mask.safetensors", images, 8))
 
 

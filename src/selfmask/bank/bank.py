@@ -168,7 +168,7 @@ class Bank:
             yield model
 
     def embed(
-        self, images: Sequence[Picture] | Tensor | ImageSet, names: Names, *, batch_size: int = 64
+        self, images: Sequence[Picture] | Tensor | ImageSet, names: Names, *, batch_size: int = 256
     ) -> Tensor:
         """Features float32 (N, width), on the CPU, of N images, each by its own mask; not normalised.
 
@@ -197,7 +197,7 @@ class Bank:
         names: Names,
         *,
         top: int = 5,
-        batch_size: int = 64,
+        batch_size: int = 256,
     ) -> list[Prediction]:
         """The classes of N images, each by its own mask and the head that came with it; arguments as for `embed`.
 

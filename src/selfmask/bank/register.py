@@ -73,6 +73,7 @@ class Register:
                     "another name, or remove that one"
                 )
             self._entries[entry.name] = entry
+            self._refused.pop(entry.path, None)
             return entry.name
 
     def watch(self, folder: Path) -> None:

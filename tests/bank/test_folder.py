@@ -1,0 +1,220 @@
+"""What comes, changes, goes and breaks in a bank's folder: the right answer or our own error, and the others stay."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from selfmask.backbones.backbone import Backbone
+from selfmask.bank.bank import Bank
+from selfmask.errors import MaskFileError, RunError, SelfmaskError, SettingsError, WrongBaseError
+from selfmask.maskfile import fingerprint
+from selfmask.maskfile.loading import load
+
+IMAGES = torch.randint(0, 256, (3, 3, 9, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, model: nn.Module, save: Save) -> Path:
+    """A mask of another base: the same network, one weight changed."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.get_parameter("conv3.weight")[0, 0, 0, 0] += 1
+    return save(tmp_path / "foreign.mask.safetensors", other, 9)
+
+
+def cut(path: Path) -> None:
+    """Half of the file is lost, in place, as a full disk leaves it."""
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle, and a time that says nothing was written."""
+    found, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def test_a_mask_of_another_base_is_refused_and_the_others_stay(
+    backbone: Backbone, folder: Path, foreign: Path
+) -> None:
+    shutil.copy(foreign, folder / "f.mask.safetensors")
+    (folder / "note.safetensors").write_bytes(b"nothing")
+    (folder / "notes.txt").write_text("no mask")
+    (folder / ".g.mask.safetensors.x.part").write_bytes(b"half")
+    with Bank(backbone, folder) as bank:
+        assert bank.names == ("a", "b", "c", "d", "e")
+        assert set(bank.refused) == {str(folder / "f.mask.safetensors"), str(folder / "note.safetensors")}
+        why = bank.refused[str(folder / "f.mask.safetensors")]
+        assert "the first tensor that differs is 'conv3.weight'" in why
+        assert "too short" in bank.refused[str(folder / "note.safetensors")]
+        with pytest.raises(WrongBaseError) as caught:
+            bank.add(foreign)
+        assert str(caught.value).partition(":")[2] == why.partition(":")[2]
+        with pytest.raises(WrongBaseError) as said:
+            load(foreign).check(copy.deepcopy(backbone.module))
+        assert str(said.value) == str(caught.value)
+        assert bank.refresh().refused == {}  # told once, and not read again
+        assert len(bank.embed(IMAGES, "e")) == 3
+    with pytest.raises(WrongBaseError):
+        Bank(backbone, [folder, foreign])
+    with Bank(backbone, [folder]):  # whoever fails lets the model go
+        pass
+
+
+def test_the_base_is_hashed_once(backbone: Backbone, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[int] = []
+    real = fingerprint.signature
+
+    def counting(tensor: Tensor) -> fingerprint.Signature:
+        hashed.append(tensor.numel())
+        return real(tensor)
+
+    monkeypatch.setattr(fingerprint, "signature", counting)
+    with Bank(backbone, folder) as bank:
+        assert len(bank) == 5
+        assert len(hashed) == len(fingerprint.base_tensors(backbone.module))
+        bank.embed(IMAGES, ["a", "b", "c"])
+        assert len(hashed) == len(fingerprint.base_tensors(backbone.module))
+
+
+def test_files_that_come_change_and_go(
+    backbone: Backbone, folder: Path, model: nn.Module, save: Save
+) -> None:
+    fresh = save(folder.parent / "fresh.mask.safetensors", copy.deepcopy(model), 77)
+    with Bank(backbone, folder) as bank:
+        before = bank.embed(IMAGES, "a")
+        shutil.copy(fresh, folder / "z.mask.safetensors")
+        os.replace(shutil.copy(fresh, folder.parent / "other"), folder / "a.mask.safetensors")
+        (folder / "b.mask.safetensors").unlink()
+        assert bank.names == ("a", "b", "c", "d", "e")
+        changes = bank.refresh()
+        assert (changes.added, changes.changed, changes.removed) == (("z",), ("a",), ("b",))
+        assert set(bank.names) == {"a", "c", "d", "e", "z"}
+        assert torch.equal(bank.embed(IMAGES, "a"), bank.embed(IMAGES, "z"))
+        assert not torch.equal(bank.embed(IMAGES, "a"), before)
+        with pytest.raises(SettingsError, match="no mask 'b'"):
+            bank.embed(IMAGES, "b")
+        bank.remove("z")
+        assert bank.refresh().added == ()  # it was removed, so it stays away
+        assert bank.refused[str(folder / "z.mask.safetensors")] == "it was removed from the bank"
+        assert bank.add(folder / "z.mask.safetensors", "zed") == "zed"
+        assert bank.refused == {}
+        with pytest.raises(SettingsError, match="has a mask 'zed' already"):
+            bank.add(fresh, "zed")
+        os.rename(folder, folder.parent / "away")
+        with pytest.raises(SettingsError, match="cannot be read"):
+            bank.refresh()
+        assert len(bank) == 5
+
+
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
+@pytest.mark.parametrize("memory", ["1 GB", 0])
+def test_a_file_that_breaks_while_it_is_served(
+    backbone: Backbone, folder: Path, damage: Callable[[Path], None], memory: str | int
+) -> None:
+    path = folder / "a.mask.safetensors"
+    stored = path.read_bytes()
+    with Bank(backbone, folder, memory=memory) as bank:
+        wanted = bank.embed(IMAGES, "a")
+        others = bank.embed(IMAGES, "b")
+        damage(path)
+        if memory:
+            assert torch.equal(bank.embed(IMAGES, "a"), wanted)  # from memory
+        else:
+            with pytest.raises(MaskFileError, match=r"has changed since|cannot be read"):
+                bank.embed(IMAGES, ["b", "a", "b"])
+        assert torch.equal(bank.embed(IMAGES, "b"), others)
+        bank.refresh()
+        if path.exists() and memory:
+            assert torch.equal(bank.embed(IMAGES, "a"), wanted)
+        path.write_bytes(stored)
+        bank.refresh()
+        assert torch.equal(bank.embed(IMAGES, "a"), wanted)
+        assert bank.refused == {}
+
+
+def test_what_is_least_recently_used_goes_first_and_comes_back_the_same(
+    backbone: Backbone, folder: Path
+) -> None:
+    with Bank(backbone, folder) as bank:
+        all_of_them = {name: bank.embed(IMAGES, name) for name in bank.names}
+        sizes = {name: bank._specialist(bank._register.entry(name)).nbytes for name in bank.names}
+        assert bank._shelf.nbytes == sum(sizes.values())
+    with Bank(backbone, folder, memory=sizes["a"] + sizes["b"] + sizes["e"]) as bank:
+        held = [name for name in bank.names if bank._shelf.get(bank._register.entry(name))]
+        assert held == []
+        for name in ("a", "b", "a", "e", "a", "c"):
+            assert torch.equal(bank.embed(IMAGES, name), all_of_them[name])
+            assert bank._shelf.nbytes <= bank._shelf.memory
+        held = [name for name in bank.names if bank._shelf.get(bank._register.entry(name))]
+        assert "b" not in held
+        assert {"a", "c"} <= set(held)
+        bank.remove("a")
+        assert torch.equal(bank.embed(IMAGES, "b"), all_of_them["b"])
+
+
+def test_names_are_files_without_endings_and_nobody_s_path(
+    backbone: Backbone, folder: Path, tmp_path: Path
+) -> None:
+    run = folder / "lesions"
+    run.mkdir()
+    shutil.copy(folder / "a.mask.safetensors", run / "mask.safetensors")
+    shutil.copy(folder / "b.mask.safetensors", run / "rejected.mask.safetensors")
+    shutil.copy(folder / "c.mask.safetensors", folder / "c.safetensors")
+    shutil.copy(folder / "c.mask.safetensors", folder / "odd\x1b[31m.mask.safetensors")
+    with Bank(backbone, folder) as bank:
+        assert bank.names == ("a", "b", "c", "d", "e", "lesions")
+        assert "'c' is taken by" in bank.refused[str(folder / "c.safetensors")]
+        assert "cannot be called 'odd\\x1b[31m'" in bank.refused[str(folder / "odd\x1b[31m.mask.safetensors")]
+        for name in ("", ".", "..", "a/b", "a\\b", "a\0", "a\n", "\u202ea", "x" * 256, "\udc80"):
+            with pytest.raises(SettingsError, match="cannot be called"):
+                bank.add(folder / "a.mask.safetensors", name)
+        assert bank.add(run, "again") == "again"
+        bank.remove("c")
+        assert bank.refresh().added == ("c",)  # the other file of that name
+    (run / "settings.json").write_text("{}")
+    with Bank(backbone, run) as bank:
+        assert bank.names == ("lesions",)
+    with pytest.raises(RunError, match=r"holds no mask\.safetensors"), Bank(backbone) as bank:
+        bank.add(tmp_path)
+    with pytest.raises(SettingsError, match="there is no"):
+        Bank(backbone, tmp_path / "none")
+
+
+def test_a_watched_folder_is_looked_at(backbone: Backbone, folder: Path) -> None:
+    new = folder.parent / "new"
+    shutil.copy(folder / "a.mask.safetensors", new)
+    with Bank(backbone, folder, watch=0.01) as bank:
+        os.replace(new, folder / "new.mask.safetensors")
+        until = time.monotonic() + 20
+        while "new" not in bank and time.monotonic() < until:
+            time.sleep(0.01)
+        assert torch.equal(bank.embed(IMAGES, "new"), bank.embed(IMAGES, "a"))
+
+
+def test_damaged_words_in_a_file_are_told_when_it_is_added(
+    backbone: Backbone, tmp_path: Path, model: nn.Module, save: Save
+) -> None:
+    one = save(tmp_path / "one.safetensors", model, 1, preprocessing={"size": -1})
+    two = save(
+        tmp_path / "two.safetensors", model, 1, head={"weight": torch.ones(2, 7), "bias": torch.ones(2)}
+    )
+    with Bank(backbone) as bank:
+        with pytest.raises(SelfmaskError, match="preprocessing"):
+            bank.add(one)
+        bank.add(two)
+        with pytest.raises(MaskFileError, match="width 10"):
+            bank.predict(IMAGES, "two")
