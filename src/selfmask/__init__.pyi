@@ -28,6 +28,7 @@ from .tasks.export import export
 from .tasks.hub import from_hub, push_to_hub
 from .tasks.inspect import inspect
 from .tasks.report import report
+from .tasks.search import search
 
 __version__: str
 
@@ -69,4 +70,5 @@ __all__ = [
     "push_to_hub",
     "register",
     "report",
+    "search",
 ]

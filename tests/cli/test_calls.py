@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import selfmask
@@ -113,7 +114,7 @@ def test_inspect_compare_combine_apply(
     same(analysis.document(), printed("analyze", a, b))
 
 
-def test_embed(
+def test_embed_and_search(
     masks: list[Path], weights: Path, tmp_path: Path, printed: Callable[..., dict[str, Any]]
 ) -> None:
     made = selfmask.embed(str(masks[0]), "digits", out=tmp_path / "a.parquet", weights=weights, threads=1)
@@ -123,6 +124,13 @@ def test_embed(
     words = ["digits", "--backbone", SPEC, "--size", "32", "--out", tmp_path / "b.npy", "--weights", weights]
     same(alone.document(), printed("embed", *words), "out")
     assert alone.record.made_by.digest != made.record.made_by.digest
+    image = tmp_path / "one.png"
+    Image.new("RGB", (9, 9), (200, 9, 9)).save(image)
+    found = selfmask.search(tmp_path / "a.parquet", str(image), k=3, out=tmp_path / "sheet.html")
+    same(found.document(), printed("search", tmp_path / "a.parquet", "--query", image, "--k", "3", "--out",
+                                   tmp_path / "sheet.html"))  # fmt: skip
+    assert len(found.answers[0].found) == 3
+    assert (tmp_path / "sheet.html").read_text().count("<li>") == 3
 
 
 @pytest.mark.slow

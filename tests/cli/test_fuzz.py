@@ -72,6 +72,10 @@ def ground(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Ground:
         selfmask.adapt(
             str(root / "photos"), out=root / name, weights=root / "w.safetensors", seed=seed, **SHORT
         )
+    for name in ("e.parquet", "e.npy"):
+        selfmask.embed(
+            str(root / "run"), str(root / "photos"), out=root / name, weights=root / "w.safetensors"
+        )
     return Ground(root)
 
 
@@ -184,6 +188,33 @@ def damaged_safetensors(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 @st.composite
+def damaged_parquet(draw: st.DrawFn, content: bytes) -> bytes:
+    """A file of embeddings whose record or columns are damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(pa.BufferReader(content))
+    record = table.schema.metadata[b"selfmask"].decode()
+    what = draw(st.sampled_from(["record", "record", "record", "column", "rows", "names"]))
+    if what == "record":
+        record = draw(damaged_json(json.loads(record)))
+    elif what == "column":
+        table = table.drop_columns([draw(st.sampled_from(table.column_names))])
+    elif what == "rows":
+        table = table.slice(0, draw(st.integers(0, len(table))))
+    else:
+        names = [
+            draw(st.sampled_from([text for text in TEXTS if text.isprintable()])) for _ in range(len(table))
+        ]
+        table = table.set_column(0, table.schema.field(0), [names])
+    made = io.BytesIO()
+    pq.write_table(
+        table.replace_schema_metadata({b"selfmask": record.encode("utf-8", "surrogatepass")}), made
+    )
+    return made.getvalue()
+
+
+@st.composite
 def damaged_table(draw: st.DrawFn, content: bytes) -> bytes:
     """A CSV file with cells, lines or its header changed."""
     rows = [line.split(",") for line in content.decode().splitlines()]
@@ -274,6 +305,11 @@ ON_LIST = [
     (1, ["compact", "RUN", "FILE", "--weights", "W", "--out", "OUT", "--images", "12", "--steps", "1"]),
     (2, ["embed", "RUN", "FILE", "--weights", "W", "--out", "E.npy"]),
 ]
+ON_EMBEDDINGS = [
+    (3, ["search", "E.parquet", "--query", "PHOTO"]),
+    (1, ["search", "E.parquet", "--query", "PHOTO", "--out", "OUT.html"]),
+]
+ON_NPY = [(when, ["search", "E.npy", *words[2:]]) for when, words in ON_EMBEDDINGS]
 TARGETS: dict[str, tuple[int, list[Damage], list[tuple[int, list[str]]]]] = {
     "run/mask.safetensors": (12, [damaged_safetensors, damaged_safetensors, damaged_bytes], ON_RUN),
     "run/settings.json": (3, [as_json, damaged_bytes], SETTINGS),
@@ -290,6 +326,9 @@ TARGETS: dict[str, tuple[int, list[Damage], list[tuple[int, list[str]]]]] = {
         2, [damaged_safetensors, damaged_bytes],
         [(3, ["apply", "RUN", "OUT", "--weights", "FILE"]), (1, ["adapt", "PHOTOS", *FLAGS[:-1], "FILE"])],
     ),
+    "e.parquet": (3, [damaged_parquet, damaged_parquet, damaged_bytes], ON_EMBEDDINGS),
+    "e.json": (2, [as_json, damaged_bytes], ON_NPY),
+    "e.npy": (1, [damaged_bytes], ON_NPY),
     "w.pth": (3, [odd_weights], [(1, ["apply", "RUN", "OUT", "--weights", "FILE"])]),
 }  # fmt: skip
 
@@ -370,6 +409,7 @@ STEMS = [
     ["evaluate", "RUN", "--weights", "W", "--no-statistics"], ["apply", "RUN", "OUT", "--weights", "W"],
     ["compare", "RUN", "OTHER"], ["combine", "RUN", "OTHER", "--out", "OUT"], ["analyze", "RUN"], ["data", "list"],
     ["compact", "RUN", "PHOTOS", "--weights", "W", "--out", "OUT", "--images", "12", "--steps", "1"],
+    ["search", "EMBEDDINGS", "--query", "PHOTO", "--k", "3"],
     ["embed", "RUN", "PHOTOS", "--weights", "W", "--out", "E.parquet"],
     ["push", "RUN", "me/x", "--preview"], ["pull", "me/x", "OUT", "--endpoint", "http://127.0.0.1:9"],
 ]  # fmt: skip
@@ -428,6 +468,9 @@ def stop(*_: Any, **__: Any) -> Any:
     raise RunError("this is as far as the test goes")
 
 
+EMBEDDINGS = ("e.parquet", "e.npy", "e.json")
+
+
 def laid_out(case: Case, ground: Ground, folder: Path) -> list[str]:
     """The words with their paths, of a copy of what is there with the one file damaged."""
     run = folder / "run"
@@ -439,6 +482,8 @@ def laid_out(case: Case, ground: Ground, folder: Path) -> list[str]:
     for name in ("list.csv", "list.jsonl"):  # lists name their files beside themselves
         if case.file == name:
             (folder / "photos").symlink_to(ground["photos"])
+    for name in EMBEDDINGS if case.file in EMBEDDINGS else ():
+        shutil.copy(ground[name], folder)
     if target.exists():
         target.unlink()
     if case.content is not None:
@@ -448,6 +493,8 @@ def laid_out(case: Case, ground: Ground, folder: Path) -> list[str]:
     names = {
         "RUN": run, "OTHER": ground["other"], "PHOTOS": ground["photos"], "W": ground["w.safetensors"], "FILE": target,
         "OUT": folder / "out", "OUT.onnx": folder / "out.onnx",
+        "EMBEDDINGS": ground["e.parquet"], "PHOTO": ground["photos"] / "cat" / "00.png",
+        "OUT.html": folder / "out.html",
         "E.parquet": folder / "e.parquet", "E.npy": folder / "e.npy",
     }  # fmt: skip
     words = [str(names.get(word, word)) for word in case.words]

@@ -117,6 +117,13 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     assert [f for f in shown if f"--{f.replace('_', '-')}" not in said] == []
 
 
+@pytest.mark.parametrize(
+    "words", [["adapt", "digits"], ["evaluate", "m", "--data", "digits"], ["embed", "m", "digits"]]
+)
+def test_no_threads_at_all(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--threads must be at least 1, got 0" in said(capsys, *words, "--threads", "0")
+
+
 def test_inspect_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     import timm
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tarfile
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_other_places(tmp_path: Path) -> None:
     digits = list(every_image("digits"))
     assert len(digits) == 1797
     assert decoded(digits[5].content, None).shape == (3, 8, 8)
-    assert find_images(shards, ["train-0.tar/k2", "x"]).keys() == {"train-0.tar/k2"}
+    assert find_images(shards, ["train-0.tar/k2", "x"], download=False).keys() == {"train-0.tar/k2"}
 
 
 def test_a_hub_s_data_set_row_by_row(tmp_path: Path) -> None:
@@ -89,7 +90,15 @@ def test_a_name_leads_nowhere_else(tmp_path: Path) -> None:
     inside = picture(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.txt").write_text("no image")
     names = ["a.png", "../secret.png", str(secret), "b.txt", "a.png\0", "none.png"]
-    assert find_images(tmp_path / "in", names) == {"a.png": inside}
+    assert find_images(tmp_path / "in", names, download=False) == {"a.png": inside}
+
+
+def test_no_host_is_contacted_because_a_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELFMASK_DATA", str(tmp_path))
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("a host was contacted"))
+    for spec, said in (("hf:stranger/set", "name it yourself"), ("cifar10", "is not in")):
+        with pytest.raises(DataError, match=said):
+            find_images(spec, ["x"], download=False)
 
 
 @pytest.mark.parametrize("spec", ["", "no/such/place", "nosuchset"])

@@ -49,6 +49,10 @@ COMMANDS = {
         "an embedding of every image, into one file",
         "tasks.embed:EmbedSettings", "tasks.embed:run", "cli.use:show_embedded",
     ),
+    "search": Command(
+        "the images that are nearest to a query",
+        "tasks.search:SearchSettings", "tasks.search:run", "cli.use:show_found",
+    ),
     "inspect": Command(
         "what a mask file holds, and what it costs",
         "tasks.inspect:InspectSettings", "tasks.inspect:run", "cli.masks:show_inspection",

@@ -1,9 +1,12 @@
-"""What the commands that use a network print: embed."""
+"""What the commands that use a network print: embed, search."""
 
 from __future__ import annotations
 
-from selfmask.cli.printing import say
+from selfmask.cli.printing import print_rows, say
 from selfmask.tasks.embed import EmbeddedImages
+from selfmask.tasks.search import Found
+
+_MOST_SHOWN = 20
 
 
 def show_embedded(embedded: EmbeddedImages) -> None:
@@ -18,3 +21,19 @@ def show_embedded(embedded: EmbeddedImages) -> None:
         f"{embedded.out}: {record.rows:,} embeddings of {record.width} numbers ({record.dtype}), "
         f"{embedded.out.stat().st_size:,} bytes, by {record.made_by}{again}"
     )
+
+
+def show_found(found: Found) -> None:
+    """A line an image that was found, of the first queries; and where the rest is."""
+    rows = [
+        (answer.query if rank == 1 else "", f"{hit.similarity:.4f}", hit.path)
+        for answer in found.answers[:_MOST_SHOWN]
+        for rank, hit in enumerate(answer.found, 1)
+    ]
+    print_rows(("query", "cosine", "image"), rows, folded=("query", "image"))
+    for note in found.notes:
+        say(f"note: {note}")
+    if len(found.answers) > _MOST_SHOWN:
+        say(f"The first {_MOST_SHOWN} of {len(found.answers):,} queries; --json or --out FILE.csv has all")
+    if found.out is not None:
+        say(found.out)

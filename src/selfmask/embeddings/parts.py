@@ -178,6 +178,6 @@ def _stamp(entry: Entry) -> str:
         return ""
     try:
         found = entry.content.stat()
-    except OSError:
+    except (OSError, ValueError):  # not there, or a name that no file can have
         return "missing"
     return f"{found.st_size}:{found.st_mtime_ns}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Literal
 
 import msgspec
@@ -39,6 +40,11 @@ class MadeBy:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.path or self.backbone.get('spec')}"
+
+    @property
+    def short(self) -> str:
+        """The same without the folders of this machine."""
+        return f"{self.kind} {PurePath(self.path).name}" if self.path else str(self)
 
 
 @dataclass(frozen=True)

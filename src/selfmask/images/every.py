@@ -31,16 +31,20 @@ IMAGE = "image"
 """The kind of a place that is one image file; the other kinds are those of `place_of`."""
 
 
-def every_image(spec: str | Path) -> Iterator[Entry]:
+def every_image(spec: str | Path, *, download: bool = True) -> Iterator[Entry]:
     """The images at `spec`, in an order that is the same each time, without labels.
 
     `spec` as for `open_data`, or one image file. A folder's images are those at any depth below it, by their relative
     paths; those of a named data set and of a hub's are of all its parts. Nothing is decoded, and a list's files need
-    not be there. Raises `DataError` where there is no image, before the first one is given out or after the last.
+    not be there. Without `download` no host is contacted: for what not a user but a file says. Raises `DataError` where
+    there is no image.
     """
     with escaped(spec):
         empty = True
-        for entry in _entries(place_of_images(spec)):
+        place = place_of_images(spec)
+        if place.kind == "hf" and not download:
+            raise DataError(f"{spec} may lie on another machine, and a file says so: name it yourself")
+        for entry in _named(place, download) if place.kind == "named" else _READERS[place.kind](place):
             empty = False
             yield entry
         if empty:
@@ -66,15 +70,15 @@ def absolute(spec: str | Path) -> str:
     return f"{said}{user_path(place.what).absolute()}"
 
 
-def find_images(spec: str | Path, names: Collection[str]) -> dict[str, Content]:
-    """Of the images at `spec` those that are called one of `names`, as far as they are there; none is read."""
+def find_images(spec: str | Path, names: Collection[str], *, download: bool) -> dict[str, Content]:
+    """Of the images at `spec` those that are called one of `names`, as far as they are there; see `every_image`."""
     place = place_of_images(spec)
     if place.kind in ("imagefolder", "flat"):
         return {
             name: place.path / name for name in names if _is_inside(name) and (place.path / name).is_file()
         }
     wanted, found = set(names), {}
-    for entry in every_image(spec):
+    for entry in every_image(spec, download=download):
         if entry.name in wanted:
             found.setdefault(entry.name, entry.content)
             if len(found) == len(wanted):
@@ -93,10 +97,6 @@ def _is_inside(name: str) -> bool:
     )
 
 
-def _entries(place: Place) -> Iterator[Entry]:
-    return _READERS[place.kind](place)
-
-
 def _of_folder(place: Place) -> Iterator[Entry]:
     folder, empty = place.path, True
     for path in walk(folder):
@@ -111,11 +111,11 @@ def _of_list(place: Place) -> Iterator[Entry]:
         yield Entry(row.file, place.path.parent / row.file)
 
 
-def _named(place: Place) -> Iterator[Entry]:
+def _named(place: Place, download: bool) -> Iterator[Entry]:
     def say(line: str) -> None:
         to_stderr(one_line(line))
 
-    for entry in named_listing(place.what, data_root(), download=True, say=say).entries:
+    for entry in named_listing(place.what, data_root(), download=download, say=say).entries:
         yield Entry(entry.name, entry.content)
 
 
@@ -136,6 +136,5 @@ _READERS: dict[str, Callable[[Place], Iterator[Entry]]] = {
     "list": _of_list,
     "webdataset": lambda place: shard_entries(place.what),
     "hf": lambda place: hf_entries(place.what),
-    "named": _named,
     "digits": _digits,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from selfmask._common.escape import json_text, one_line
+from selfmask._common.table import csv_lines
 from selfmask.reports.style import INKS, PIXELS_PER_INCH, RC
 
 Cell = str | int | float | bool | None
@@ -35,12 +35,8 @@ class DataTable:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
     def csv(self) -> str:
-        """RFC 4180 text with a header line; None is an empty field."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(["" if cell is None else cell for cell in row] for row in self.rows)
-        return text.getvalue()
+        """The rows with a header line: see `csv_lines`."""
+        return csv_lines([self.columns, *self.rows])
 
 
 @dataclass(frozen=True)

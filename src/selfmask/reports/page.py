@@ -6,16 +6,10 @@ import base64
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup
 from torch import Tensor
 
-from selfmask._common.escape import one_line
 from selfmask.reports import sections
 from selfmask.reports.before_after import BeforeAfter
 from selfmask.reports.chart import Cell, Chart, DataTable
@@ -24,6 +18,7 @@ from selfmask.reports.density import layers
 from selfmask.reports.density_chart import depth_chart, stage_chart
 from selfmask.reports.embedding import Method, embedding_of
 from selfmask.reports.filters import filter_chart, filter_shares
+from selfmask.reports.frame import rendered
 from selfmask.reports.headline import Headline, headline, network_bytes
 from selfmask.reports.magnitude import magnitude_chart, magnitude_profile
 from selfmask.reports.neighbours import Strip
@@ -31,9 +26,7 @@ from selfmask.reports.reading import ReadRun
 from selfmask.reports.results import result_chart, size_chart
 from selfmask.reports.sections import Section
 from selfmask.reports.similarity import Similarity, similarity_chart
-from selfmask.reports.style import INKS
 from selfmask.reports.training import training_chart
-from selfmask.version import VERSION
 
 MAX_ROWS = 200
 """Rows of a table that the page shows; the CSV beside it has all of them."""
@@ -127,10 +120,11 @@ def build_report(run: ReadRun, material: Material) -> Report:
     if share is not None:
         shown.append(sections.of_waffle(share))
     shown.append(sections.of_making(run))
-    page = _template().render(
-        head=head, sections=shown, notes=notes, inks=INKS, css=_css(), version=VERSION, max_rows=MAX_ROWS
-    )
-    return Report(page.strip() + "\n", tuple(charts), head, notes)
+    page = rendered(
+        "page.html", {"printed": printed, "csv_base64": _csv_base64},
+        head=head, sections=shown, notes=notes, max_rows=MAX_ROWS,
+    )  # fmt: skip
+    return Report(page, tuple(charts), head, notes)
 
 
 def warnings_of(run: ReadRun, share_off: float | None = None) -> list[str]:
@@ -173,30 +167,5 @@ def _cell(cell: Cell, decimals: int) -> str:
     return f"{cell:.{decimals}f}" if isinstance(cell, float) else str(cell)
 
 
-@cache
-def _template() -> Any:
-    environment = Environment(
-        autoescape=True,
-        trim_blocks=True,
-        undefined=StrictUndefined,
-        finalize=_finalised,
-        loader=DictLoader(
-            {"page.html": files("selfmask.reports").joinpath("page.html").read_text(encoding="utf-8")}
-        ),
-    )
-    environment.filters["printed"] = printed
-    environment.filters["csv_base64"] = _csv_base64
-    return environment.get_template("page.html")
-
-
 def _csv_base64(table: DataTable) -> str:
-    return base64.b64encode(table.csv().encode("utf-8", "backslashreplace")).decode()
-
-
-def _css() -> Markup:
-    return Markup(files("selfmask.reports").joinpath("page.css").read_text(encoding="utf-8"))
-
-
-def _finalised(value: Any) -> Any:
-    """What every value that the template prints goes through; it is escaped afterwards."""
-    return value if isinstance(value, Markup) else one_line(str(value)).replace(" %", "\N{NO-BREAK SPACE}%")
+    return base64.b64encode(table.csv().encode()).decode()

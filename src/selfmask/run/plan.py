@@ -20,7 +20,7 @@ from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
 from selfmask.objectives.base import PaperConstants, ScoreRecipe
 from selfmask.objectives.registry import objective_class, objective_settings
-from selfmask.run.process import device_named
+from selfmask.run.process import device_named, use_threads
 from selfmask.run.schedule import FitSettings, default_rate, step_count
 from selfmask.run.settings import AdaptSettings
 from selfmask.run.split import open_images
@@ -93,8 +93,7 @@ def make_plan(settings: AdaptSettings) -> Plan:
 
     Raises a `SelfmaskError` for whatever cannot be: nothing has been written or trained by then.
     """
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     device = device_named(settings.device)
     selection = _selection(settings)
     images = open_images(settings)

@@ -93,6 +93,15 @@ def console_for(accelerator: Accelerator, console: Console | None) -> Console:
     return console or SafeConsole(stderr=True)
 
 
+def use_threads(count: int | None) -> None:
+    """Let the network use `count` CPU threads; None leaves it as it is. Raises `SettingsError` for less than one."""
+    if count is None:
+        return
+    if count < 1:
+        raise SettingsError(f"--threads must be at least 1, got {count}")
+    torch.set_num_threads(count)
+
+
 def device_named(name: str) -> torch.device:
     """The device that --device names; "auto" is cuda where there is one, else cpu. Raises `SettingsError`."""
     if name == "auto":

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
-import torch
 from rich.console import Console
 
 from selfmask._common.calls import call
@@ -23,7 +22,7 @@ from selfmask.errors import SettingsError
 from selfmask.features.passes import passing
 from selfmask.images.every import absolute, every_image, place_of_images
 from selfmask.images.listing import Entry
-from selfmask.run.process import device_named
+from selfmask.run.process import device_named, use_threads
 from selfmask.tasks.embedder import open_embedder
 from selfmask.tasks.opening import check_out, check_size
 
@@ -108,8 +107,7 @@ def run(settings: EmbedSettings, console: Console | None = None) -> EmbeddedImag
     same number of threads. Raises `DataError` where no image can be read.
     """
     assert settings.images is not None
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     place_of_images(settings.images)  # before the network is built: a slip is told at once
     embedder = open_embedder(
         settings.run, backbone=settings.backbone, weights=settings.weights, size=settings.size, mode=settings.mode,

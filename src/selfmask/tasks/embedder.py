@@ -46,10 +46,59 @@ def open_embedder(
         found = _with_cascade(path, backbone, weights, size, mode, download)
     else:
         found = _with_mask(path, backbone, weights, size, mode, download)
-    module = found.backbone.module.to(device)
-    if found.backbone.prefers_channels_last:
-        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return _ready(found, device)
+
+
+def reopen(
+    made_by: MadeBy,
+    network: Path | None = None,
+    *,
+    backbone: str | None = None,
+    weights: Path | None = None,
+    device: torch.device | str = "cpu",
+    download: bool = False,
+    where: Path,
+) -> Embedder:
+    """The network that made the embeddings in the file `where`, from where it was or is said to be.
+
+    What a file names is opened as a mask file's words are: nothing is fetched unless `download`, no code of anybody is
+    run. Raises `SettingsError` where nothing is there, or another network.
+    """
+    if network is None and made_by.path is not None:
+        network = Path(made_by.path)
+        if not network.is_file() and not network.is_dir():
+            raise SettingsError(f"{where} was made by {made_by}, and nothing is there: name it by --run")
+    if weights is None and made_by.weights is not None and Path(made_by.weights).is_file():
+        weights = Path(made_by.weights)
+    if network is None and backbone is None:
+        base = rebuild(made_by.backbone, weights=weights, download=download)
+        base.preprocessing = base.preprocessing.at(made_by.size)
+        found = _ready(Embedder(base, _made_by(base, "backbone", None, weights)), device)
+    else:
+        own = None if made_by.kind == "cascade" else made_by.size
+        found = open_embedder(
+            network,
+            backbone=backbone,
+            weights=weights,
+            size=own,
+            mode=made_by.mode,
+            device=device,
+            download=download,
+        )
+    if found.made_by.digest != made_by.digest:
+        raise SettingsError(
+            f"{where} was made by {made_by} ({made_by.digest[:8]}), and {found.made_by} "
+            f"({found.made_by.digest[:8]}) is another network, whose embeddings cannot be compared: embed the "
+            "images with it, or name the other one by --run"
+        )
     return found
+
+
+def _ready(embedder: Embedder, device: torch.device | str) -> Embedder:
+    module = embedder.backbone.module.to(device)
+    if embedder.backbone.prefers_channels_last:
+        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return embedder
 
 
 def _alone(backbone: str | None, weights: Path | None, size: int | None, mode: Mode | None) -> Embedder:

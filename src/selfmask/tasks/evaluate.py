@@ -19,6 +19,7 @@ from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome,
 from selfmask.features.statistics import moved_statistics
 from selfmask.maskfile.mask import Mask
 from selfmask.run.folder import RunFolder
+from selfmask.run.process import use_threads
 from selfmask.run.split import RunImages, seen_in_training
 from selfmask.tasks.opening import check_size, open_images_of, open_mask
 
@@ -94,8 +95,7 @@ class Evaluation:
 
 def run(settings: EvaluateSettings) -> Evaluation:
     """Measure the untouched network, with moved statistics if wanted, and masked, at each size."""
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     mask = open_mask(settings.run)
     opened = _opened(settings, mask)
     assert opened.splits.test is not None  # `_opened` saw to it
