@@ -27,6 +27,7 @@ from .tasks.evaluate import evaluate
 from .tasks.export import export
 from .tasks.hub import from_hub, push_to_hub
 from .tasks.inspect import inspect
+from .tasks.predict import predict
 from .tasks.report import report
 from .tasks.search import search
 
@@ -67,6 +68,7 @@ __all__ = [
     "inspect",
     "load",
     "open_data",
+    "predict",
     "push_to_hub",
     "register",
     "report",

@@ -114,7 +114,7 @@ def test_inspect_compare_combine_apply(
     same(analysis.document(), printed("analyze", a, b))
 
 
-def test_embed_and_search(
+def test_embed_predict_and_search(
     masks: list[Path], weights: Path, tmp_path: Path, printed: Callable[..., dict[str, Any]]
 ) -> None:
     made = selfmask.embed(str(masks[0]), "digits", out=tmp_path / "a.parquet", weights=weights, threads=1)
@@ -124,6 +124,11 @@ def test_embed_and_search(
     words = ["digits", "--backbone", SPEC, "--size", "32", "--out", tmp_path / "b.npy", "--weights", weights]
     same(alone.document(), printed("embed", *words), "out")
     assert alone.record.made_by.digest != made.record.made_by.digest
+    said = selfmask.predict(
+        "digits", backbone=SPEC, size=32, out=tmp_path / "p.csv", weights=weights, data="digits", k=5
+    )
+    words = ["digits", "--backbone", SPEC, "--size", "32", "--out", tmp_path / "p.csv", "--weights", weights]
+    same(said.document(), printed("predict", *words, "--data", "digits", "--k", "5"))
     image = tmp_path / "one.png"
     Image.new("RGB", (9, 9), (200, 9, 9)).save(image)
     found = selfmask.search(tmp_path / "a.parquet", str(image), k=3, out=tmp_path / "sheet.html")

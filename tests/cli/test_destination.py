@@ -99,6 +99,8 @@ def test_a_list_of_images_is_not_written_over(
     images.write_text("path,label\n")
     for data in (str(images), f"list:{images}"):
         assert squeezed("list of images itself") in refused(capsys, "compact", pair[0], data, "--out", images)
+        assert squeezed("list of images itself") in refused(capsys, "predict", pair[0], data, "--out", images)
+    assert images.read_text() == "path,label\n"
 
 
 def test_weights_that_are_found_unasked_are_not_written_over(

@@ -292,6 +292,7 @@ ON_RUN: list[tuple[int, list[str]]] = [
     (1, ["export", "RUN", "OUT.onnx", "--head"]),
     (1, ["compact", "RUN", "PHOTOS", "--weights", "W", "--out", "OUT", "--images", "12", "--steps", "1"]),
     (2, ["embed", "RUN", "PHOTOS", "--weights", "W", "--out", "E.parquet"]),
+    (2, ["predict", "RUN", "PHOTOS", "--weights", "W", "--out", "P.csv"]),
     (1, ["evaluate", "RUN", "--weights", "W", "--no-statistics"]),
 ]  # fmt: skip
 RESUME = ["adapt", "PHOTOS", "--out", "RUN", *FLAGS, "--resume"]
@@ -304,6 +305,7 @@ ON_LIST = [
     (2, ["evaluate", "RUN", "--data", "FILE", "--weights", "W", "--no-statistics"]),
     (1, ["compact", "RUN", "FILE", "--weights", "W", "--out", "OUT", "--images", "12", "--steps", "1"]),
     (2, ["embed", "RUN", "FILE", "--weights", "W", "--out", "E.npy"]),
+    (1, ["predict", "RUN", "PHOTO", "--data", "FILE", "--weights", "W", "--out", "P.csv"]),
 ]
 ON_EMBEDDINGS = [
     (3, ["search", "E.parquet", "--query", "PHOTO"]),
@@ -409,6 +411,7 @@ STEMS = [
     ["evaluate", "RUN", "--weights", "W", "--no-statistics"], ["apply", "RUN", "OUT", "--weights", "W"],
     ["compare", "RUN", "OTHER"], ["combine", "RUN", "OTHER", "--out", "OUT"], ["analyze", "RUN"], ["data", "list"],
     ["compact", "RUN", "PHOTOS", "--weights", "W", "--out", "OUT", "--images", "12", "--steps", "1"],
+    ["predict", "RUN", "PHOTO", "--weights", "W", "--out", "P.csv"],
     ["search", "EMBEDDINGS", "--query", "PHOTO", "--k", "3"],
     ["embed", "RUN", "PHOTOS", "--weights", "W", "--out", "E.parquet"],
     ["push", "RUN", "me/x", "--preview"], ["pull", "me/x", "OUT", "--endpoint", "http://127.0.0.1:9"],
@@ -494,7 +497,7 @@ def laid_out(case: Case, ground: Ground, folder: Path) -> list[str]:
         "RUN": run, "OTHER": ground["other"], "PHOTOS": ground["photos"], "W": ground["w.safetensors"], "FILE": target,
         "OUT": folder / "out", "OUT.onnx": folder / "out.onnx",
         "EMBEDDINGS": ground["e.parquet"], "PHOTO": ground["photos"] / "cat" / "00.png",
-        "OUT.html": folder / "out.html",
+        "OUT.html": folder / "out.html", "P.csv": folder / "p.csv",
         "E.parquet": folder / "e.parquet", "E.npy": folder / "e.npy",
     }  # fmt: skip
     words = [str(names.get(word, word)) for word in case.words]

@@ -69,7 +69,9 @@ def test_a_tokeniser_is_not_asked_for_either(calls: list[Any]) -> None:
     assert not calls
 
 
-@pytest.mark.parametrize("command", ["apply", "export", "evaluate", "compact", "embed", "inspect", "compare"])
+@pytest.mark.parametrize(
+    "command", ["apply", "export", "evaluate", "compact", "embed", "predict", "inspect", "compare"]
+)
 def test_no_command_calls_where_a_stranger_s_file_says(
     command: str, calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +81,7 @@ def test_no_command_calls_where_a_stranger_s_file_says(
         "export": ["--out", str(tmp_path / "out.pt2")],
         "evaluate": ["--data", "digits"],
         "embed": ["digits", "--out", str(tmp_path / "out.parquet")],
+        "predict": ["digits", "--out", str(tmp_path / "out.csv")],
         "compact": ["--data", "digits"],
         "compare": [str(path)],
     }.get(command, [])

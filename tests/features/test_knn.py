@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
 from selfmask.errors import DataError, SettingsError
-from selfmask.features.knn import knn
+from selfmask.features.knn import knn, knn_shares
 from selfmask.features.knn import knn as knn_function
 
 
@@ -38,14 +38,22 @@ def test_knn_agrees_with_scikit_learn(count: int, width: int, k: int, seed: int,
     clear = votes.shape[1] == 1 or votes[:, -1] - votes[:, -2] > 1e-4
     expected = oracle.predict(test.double().numpy())
     assert (knn(train, labels, test, k, temperature).numpy() == expected)[clear].all()
+    shares = knn_shares(train, labels, test, 5, k, temperature).numpy()
+    whole = np.zeros((len(test), 5))
+    whole[:, oracle.classes_] = oracle.predict_proba(test.double().numpy())
+    # Where two neighbours are equally near either may be the last that votes.
+    assert np.isclose(shares, whole, atol=1e-4).all(axis=1).mean() > 0.95
+    assert np.allclose(shares.sum(axis=1), 1, atol=1e-5)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = torch.randn(50, 8), torch.randn(33, 8)
     labels = torch.randint(0, 5, (50,))
-    whole = knn(train, labels, test, k=7)
+    whole, shares = knn(train, labels, test, k=7), knn_shares(train, labels, test, 5, k=7)
     monkeypatch.setitem(knn_function.__globals__, "_SIMILARITIES", 120)
     assert torch.equal(knn(train, labels, test, k=7), whole)
+    assert torch.allclose(knn_shares(train, labels, test, 5, k=7), shares, atol=1e-6)
+    assert torch.equal(shares.argmax(dim=1), whole)
 
 
 def test_scale_does_not_matter_and_small_temperatures_do_not_overflow() -> None:

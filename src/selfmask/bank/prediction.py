@@ -42,9 +42,13 @@ def probabilities(x: Tensor, head: Mapping[str, Tensor], name: str) -> Tensor:
             "on labelled images; masks that are learnt with labels bring one"
         )
     weight = head["weight"] if "weight" in head else head["text"]
-    bias = head.get("bias")
+    bias, scale = head.get("bias"), head.get("logit_scale")
     fits = weight.ndim == 2 and weight.shape[1] == x.shape[1] and len(weight) > 0
-    if not fits or ("weight" in head and (bias is None or bias.shape != weight.shape[:1])):
+    if "weight" in head:
+        fits = fits and bias is not None and bias.shape == weight.shape[:1]
+    else:
+        fits = fits and scale is not None and scale.numel() == 1
+    if not fits:
         raise MaskFileError(
             f"the head of the mask {name!r} has shape {tuple(weight.shape)}, and the features have width {x.shape[1]}"
         )
@@ -64,10 +68,19 @@ def predictions(
     if top < 1:
         raise SettingsError(f"top is how many classes are told, 1 or more, got {top}")
     found = probabilities(x, head, name)
-    names = tuple(classes) if len(classes) == found.shape[1] else tuple(map(str, range(found.shape[1])))
+    return told(found, names_of(classes, found.shape[1]), top)
+
+
+def names_of(classes: Sequence[str], outputs: int) -> tuple[str, ...]:
+    """`classes`, or numbers where these are not one for each of the `outputs`."""
+    return tuple(classes) if len(classes) == outputs else tuple(map(str, range(outputs)))
+
+
+def told(found: Tensor, names: Sequence[str], top: int) -> list[Prediction]:
+    """Probabilities float32 (B, classes) as `Prediction`s, with the `top` first of the classes called `names`."""
     best = found.topk(min(top, found.shape[1]), dim=1)
-    rows = [
-        tuple((names[k], p) for k, p in zip(indices, values, strict=True))
+    rows: list[tuple[tuple[str, float], ...]] = [
+        tuple((str(names[k]), p) for k, p in zip(indices, values, strict=True))
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
     return [Prediction(row[0][0], row[0][1], row) for row in rows]

@@ -49,6 +49,10 @@ COMMANDS = {
         "an embedding of every image, into one file",
         "tasks.embed:EmbedSettings", "tasks.embed:run", "cli.use:show_embedded",
     ),
+    "predict": Command(
+        "the class of every image, into one table",
+        "tasks.predict:PredictSettings", "tasks.predict:run", "cli.use:show_predicted",
+    ),
     "search": Command(
         "the images that are nearest to a query",
         "tasks.search:SearchSettings", "tasks.search:run", "cli.use:show_found",

@@ -1,9 +1,11 @@
-"""What the commands that use a network print: embed, search."""
+"""What the commands that use a network print: embed, predict, search."""
 
 from __future__ import annotations
 
 from selfmask.cli.printing import print_rows, say
+from selfmask.embeddings.record import Record
 from selfmask.tasks.embed import EmbeddedImages
+from selfmask.tasks.predict import Predicted
 from selfmask.tasks.search import Found
 
 _MOST_SHOWN = 20
@@ -21,6 +23,31 @@ def show_embedded(embedded: EmbeddedImages) -> None:
         f"{embedded.out}: {record.rows:,} embeddings of {record.width} numbers ({record.dtype}), "
         f"{embedded.out.stat().st_size:,} bytes, by {record.made_by}{again}"
     )
+
+
+_HOW = {
+    "head": "the mask’s own head",
+    "text": "the names of the classes",
+    "knn": "k-NN among {:,} labelled images",
+}
+
+
+def show_predicted(predicted: Predicted) -> None:
+    """How many images of each class, by what, and the table."""
+    _say_left_out(predicted.record)
+    rows = [(label, f"{count:,}") for label, count in [*predicted.counts.items()][:_MOST_SHOWN]]
+    print_rows(("label", "images"), rows, folded=("label",))
+    if len(predicted.counts) > _MOST_SHOWN:
+        say(f"and {len(predicted.counts) - _MOST_SHOWN:,} more classes")
+    how = _HOW[predicted.method].format(predicted.labelled)
+    say(f"{predicted.out}: {predicted.record.rows:,} images, {len(predicted.classes):,} classes, by {how}")
+
+
+def _say_left_out(record: Record) -> None:
+    if record.left_out:
+        say(
+            f"{record.left_out:,} of {record.left_out + record.rows:,} images could not be read and were left out"
+        )
 
 
 def show_found(found: Found) -> None:

@@ -84,17 +84,16 @@ class Embedder:
             none = torch.zeros(0, dtype=torch.int64)
             return torch.zeros(0, self.width), None if self.cascade is None else none
         last = self.backbone.prefers_channels_last
-        with showing(None):
-            if self.cascade is None:
-                x, experts = features(self.backbone, images, channels_last=last), None
-            else:
-                mode = self.made_by.mode
-                assert mode is not None
-                first, each, assignment = self.cascade.member_features(
-                    images, self.backbone, everything=mode == "unconditional", channels_last=last
-                )
-                x = self.cascade.fusions[mode].apply(joined(first, each, assignment, mode))
-                experts = assignment.cpu() + 1
+        if self.cascade is None:
+            x, experts = features(self.backbone, images, channels_last=last), None
+        else:
+            mode = self.made_by.mode
+            assert mode is not None
+            first, each, assignment = self.cascade.member_features(
+                images, self.backbone, everything=mode == "unconditional", channels_last=last
+            )
+            x = self.cascade.fusions[mode].apply(joined(first, each, assignment, mode))
+            experts = assignment.cpu() + 1
         check_features(x, "embeddings")
         return x.cpu(), experts
 
@@ -122,7 +121,8 @@ class Embedder:
         return view_set(entries, recipe.size, recipe.crop, recipe.interpolation)
 
     def _embedded(self, images: ImageSet, skipped: tuple[Skipped, ...]) -> Embedded:
-        return Embedded(images.names, *self.embed(images), skipped)
+        with showing(None):  # who asks for parts knows of how many
+            return Embedded(images.names, *self.embed(images), skipped)
 
 
 def digest_of(backbone: Backbone, *more: bytes) -> str:

@@ -133,5 +133,5 @@ def _open_npy(path: Path) -> Embeddings:
 def _npy(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
+    except Exception as error:  # a damaged header makes its reader raise anything
         raise DataError(f"{path} is not a .npy file of numbers, or is damaged: {error}") from error

@@ -18,7 +18,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 import xxhash
+from torch import Tensor
 
 from selfmask._common.escape import encodable
 from selfmask._common.files import write_atomically, written_atomically
@@ -80,8 +82,8 @@ class Parts:
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
         write_atomically(path, content.getvalue())
 
-    def assemble(self, paths: Sequence[Path], record: Record) -> Record:
-        """Make `out` of its parts, in order, and take the parts away; `record` with what they say of themselves.
+    def summed(self, paths: Sequence[Path], record: Record) -> Record:
+        """`record` with what the parts say of themselves: rows, and what was left out.
 
         Raises `DataError` where no image could be read, or a part is damaged.
         """
@@ -94,10 +96,25 @@ class Parts:
             skipped += json.loads(said[_SKIPPED])[: MOST_LISTED - len(skipped)]
         listed = tuple(Skipped(name, reason) for name, reason in skipped)
         if rows == 0:
-            rmtree(self.folder)
+            self.remove()
             shown = "; ".join(map(str, listed[:3]))
             raise DataError(f"none of the {left_out} images of {record.images} can be read ({shown})")
-        record = replace(record, rows=rows, left_out=left_out, skipped=listed)
+        return replace(record, rows=rows, left_out=left_out, skipped=listed)
+
+    def read(self, path: Path) -> tuple[list[str], Tensor]:
+        """Names and embeddings, float32 (n, width), of a part."""
+        table = self._opened(path).read()
+        return table["path"].to_pylist(), torch.from_numpy(
+            numbers(table["embedding"], self.width).astype(np.float32)
+        )
+
+    def remove(self) -> None:
+        """Take the parts away: what they were for is there."""
+        rmtree(self.folder)
+
+    def assemble(self, paths: Sequence[Path], record: Record) -> Record:
+        """Make `out` of its parts, in order, and take the parts away; see `summed`."""
+        record = self.summed(paths, record)
         tables = (self._opened(path).read() for path in paths)
         if self.out.suffix == ".npy":
             self._write_npy(tables, record)
@@ -110,7 +127,7 @@ class Parts:
                 for table in tables:
                     if table.num_rows:
                         writer.write_table(table.replace_schema_metadata(writer.schema.metadata))
-        rmtree(self.folder)
+        self.remove()
         return record
 
     def _write_npy(self, tables: Iterable[pa.Table], record: Record) -> None:

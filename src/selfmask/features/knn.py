@@ -6,6 +6,8 @@ times the time, and only on the CPU; ours works where the features lie, in 64 Mi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +29,27 @@ def knn(train_x: Tensor, train_y: Tensor, test_x: Tensor, k: int = 200, temperat
     Raises `DataError` for features that are not finite or of unequal width, or for missing labels;
     `SettingsError` for k < 1 or temperature ≤ 0.
     """
+    return torch.cat([votes.argmax(dim=1) for votes in _votes(train_x, train_y, test_x, k, temperature)])
+
+
+@torch.no_grad()
+def knn_shares(
+    train_x: Tensor, train_y: Tensor, test_x: Tensor, classes: int, k: int = 200, temperature: float = 0.1
+) -> Tensor:
+    """The shares of the votes that each of `classes` classes gets, float32 (M, classes), rows summing to 1: see `knn`.
+
+    `train_y`: 0 to `classes` − 1.
+    """
+    shares = torch.zeros(len(test_x), classes)
+    start = 0
+    for votes in _votes(train_x, train_y, test_x, k, temperature):
+        shares[start : start + len(votes), : votes.shape[1]] = (votes / votes.sum(dim=1, keepdim=True)).cpu()
+        start += len(votes)
+    return shares
+
+
+def _votes(train_x: Tensor, train_y: Tensor, test_x: Tensor, k: int, temperature: float) -> Iterator[Tensor]:
+    """What the votes for each class weigh, a chunk of `test_x` after another: float32 (m, largest of train_y + 1)."""
     if k < 1 or temperature <= 0:
         raise SettingsError(f"k-NN needs k ≥ 1 and temperature > 0, got k={k}, temperature={temperature}")
     check_features(train_x, "k-NN, training set")
@@ -43,7 +66,6 @@ def knn(train_x: Tensor, train_y: Tensor, test_x: Tensor, k: int = 200, temperat
     train_y = train_y.to(known.device, torch.int64)
     classes = int(train_y.max()) + 1
 
-    predicted = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
     chunk = max(1, _SIMILARITIES // len(known))
     for start in range(0, len(queries), chunk):
         cosine, nearest = (queries[start : start + chunk] @ known.T).topk(k, dim=1)
@@ -51,5 +73,4 @@ def knn(train_x: Tensor, train_y: Tensor, test_x: Tensor, k: int = 200, temperat
         votes = ((cosine - cosine[:, :1]) / temperature).exp()
         scores = torch.zeros(len(cosine), classes, device=votes.device)
         scores.scatter_add_(1, train_y[nearest], votes)
-        predicted[start : start + chunk] = scores.argmax(dim=1)
-    return predicted
+        yield scores

@@ -128,13 +128,19 @@ def write_embeddings(
     """The embeddings of all `images` as the file `out`; what is left out is said on `console`."""
     parts = Parts(out, embedder.made_by.digest, embedder.width, dtype, embedder.cascade is not None)
     record = Record(embedder.made_by, absolute(images), 0, embedder.width, dtype)
-    paths: list[Path] = []
     with parts.held():
-        count, made = sum(1 for _ in every_image(images)), 0
-        for step in passing(_steps(embedder, images, parts, paths, console), count, "embedding"):
-            made += not isinstance(step, range)
+        paths, reused = make_parts(embedder, images, parts, console)
         record = parts.assemble(paths, record)
-    return EmbeddedImages(out, record, len(paths), len(paths) - made)
+    return EmbeddedImages(out, record, len(paths), reused)
+
+
+def make_parts(embedder: Embedder, images: str, parts: Parts, console: Console) -> tuple[list[Path], int]:
+    """All parts of `images`, in order, made where they were not there; and how many were there."""
+    paths: list[Path] = []
+    count, made = sum(1 for _ in every_image(images)), 0
+    for step in passing(_steps(embedder, images, parts, paths, console), count, "embedding"):
+        made += not isinstance(step, range)
+    return paths, len(paths) - made
 
 
 def _steps(
