@@ -153,7 +153,7 @@ def test_export_and_compact(
 def test_adapt_report_and_cascade(
     weights: Path, tmp_path: Path, printed: Callable[..., dict[str, Any]]
 ) -> None:
-    apart = ("seconds", "folder", "mask", "command", "page", "cascade", "files", "metadata")
+    apart = ("seconds", "folder", "mask", "command", "next", "page", "cascade", "files", "metadata")
     run = selfmask.adapt("digits", out=tmp_path / "a", weights=weights, objective="supervised", **SMALL)
     words = ["--out", tmp_path / "b", "--weights", weights, "--objective", "supervised", *flags(SMALL)]
     same(run.document(), printed("adapt", "digits", *words), *apart)

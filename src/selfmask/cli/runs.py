@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rich.table import Table
 
 from selfmask._common.console import SafeConsole
@@ -34,7 +36,8 @@ def show_run(run: Run) -> None:
     )
     say(run.result.verdict.sentence)
     say(f"The curves are in {run.folder / 'curves.png'}, the log in {run.folder / 'log.jsonl'}.")
-    say(f"Next: selfmask report {run.folder}, or selfmask inspect {run.mask}")
+    say(f"On one page: selfmask report {shlex.quote(str(run.folder))}")
+    say(f"Next: {shlex.join(run.next)}")
 
 
 def show_evaluation(evaluation: Evaluation) -> None:

@@ -50,6 +50,8 @@ from selfmask.run.split import put_on_record, rule_of
 class Run:
     """How an adaptation ended. `result` is None where it was interrupted.
 
+    next: the words of the command that a user may want next: what is in capitals is to be filled in.
+
     Of several processes only the first measures and writes the results; each of the others keeps a log,
     log.RANK.jsonl, and has no `result`.
     """
@@ -59,6 +61,7 @@ class Run:
     steps: int
     status: Status | None = None
     result: Result | None = None
+    next: tuple[str, ...] = ()
 
     @property
     def silent(self) -> bool:
@@ -83,6 +86,7 @@ class Run:
             "interrupted": self.interrupted,
             "steps": self.steps,
             "mask": None if self.interrupted else str(self.mask),
+            "next": list(self.next),
             "result": None if self.result is None else self.result.document(),
         }
 
@@ -221,7 +225,20 @@ def _adapt(
         warnings=tuple(warnings),
     )
     result.write(folder.result_file)
-    return Run(folder.path, interrupted=False, steps=fitted.steps, status=status, result=result)
+    following = _next(settings, folder.path, predicts=bool({"weight", "text"} & set(head)), kept=result.kept)
+    return Run(
+        folder.path, interrupted=False, steps=fitted.steps, status=status, result=result, next=following
+    )
+
+
+def _next(settings: AdaptSettings, folder: Path, *, predicts: bool, kept: bool) -> tuple[str, ...]:
+    """The command to use what was learnt by: with a head on new images; without one there is an embedding of each."""
+    if not kept:
+        return ("selfmask", "report", str(folder))
+    weights = () if settings.weights is None else ("--weights", str(settings.weights))
+    if predicts:
+        return ("selfmask", "predict", str(folder), "NEW-IMAGES", "--out", "predictions.csv", *weights)
+    return ("selfmask", "embed", str(folder), settings.data, "--out", "embeddings.parquet", *weights)
 
 
 _NOTHING_OFF = (
