@@ -36,7 +36,8 @@ def show_run(run: Run) -> None:
     )
     say(run.result.verdict.sentence)
     say(f"The curves are in {run.folder / 'curves.png'}, the log in {run.folder / 'log.jsonl'}.")
-    say(f"On one page: selfmask report {shlex.quote(str(run.folder))}")
+    if run.result.kept:  # else that is what comes next
+        say(f"On one page: selfmask report {shlex.quote(str(run.folder))}")
     say(f"Next: {shlex.join(run.next)}")
 
 

@@ -44,6 +44,7 @@ from selfmask.run.provenance import command_of, machine, versions
 from selfmask.run.result import Check, MaskSummary, Result, Seconds
 from selfmask.run.settings import HELD_OUT, AdaptSettings
 from selfmask.run.split import put_on_record, rule_of
+from selfmask.run.tracking import figures_of, track, tracked, trackers_for
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,14 @@ def learn_mask(settings: AdaptSettings, console: Console | None = None) -> Run:
         share = folder.recorded().get("held_out")
         settings = replace(settings, held_out=HELD_OUT if share is None else share)
     plan = make_plan(settings)
-    accelerator = accelerator_for(plan.backbone.module)
+    accelerator = accelerator_for(plan.backbone.module, **trackers_for(settings.track, folder.path))
     console = console_for(accelerator, console)
     # Before the folder is opened: what cannot be would else lie in it, and block it for the right settings.
     objective = build_objective(plan)
     with showing(console), folder.held() if accelerator.is_main_process else nullcontext():
         by_the_first(accelerator.device, lambda: folder.open(settings.recorded(), resume=settings.resume))
-        return _adapt(plan, objective, folder, accelerator, console)
+        with tracked(accelerator, folder.path, settings.recorded()):
+            return _adapt(plan, objective, folder, accelerator, console)
 
 
 adapt = call(AdaptSettings, learn_mask)
@@ -225,6 +227,7 @@ def _adapt(
         warnings=tuple(warnings),
     )
     result.write(folder.result_file)
+    track(accelerator, figures_of(result), console)
     following = _next(settings, folder.path, predicts=bool({"weight", "text"} & set(head)), kept=result.kept)
     return Run(
         folder.path, interrupted=False, steps=fitted.steps, status=status, result=result, next=following

@@ -34,6 +34,7 @@ from selfmask.run.folder import RunFolder
 from selfmask.run.log import LogWriter
 from selfmask.run.process import Interruption, accelerator_for, keep_freed_memory
 from selfmask.run.schedule import FitSettings, rate_at
+from selfmask.run.tracking import track
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def fit(
                 if watch is not None:
                     entry |= watch(step)
                 log.write(step, entry)
+                track(accelerator, entry, console, step)
             else:
                 log.advance(step)
             if last or stop or (

@@ -81,9 +81,9 @@ def keep_freed_memory() -> bool:
     )
 
 
-def accelerator_for(module: nn.Module) -> Accelerator:
-    """The processes that there are, on the kind of device where `module` is."""
-    return Accelerator(cpu=all(p.device.type == "cpu" for p in module.parameters()))
+def accelerator_for(module: nn.Module, **more: Any) -> Accelerator:
+    """The processes that there are, on the kind of device where `module` is. `more` is accelerate's own."""
+    return Accelerator(cpu=all(p.device.type == "cpu" for p in module.parameters()), **more)
 
 
 def console_for(accelerator: Accelerator, console: Console | None) -> Console:

@@ -16,6 +16,7 @@ from selfmask.masking.norm import NormStats
 from selfmask.objectives.base import Method
 from selfmask.objectives.registry import AUTO, objective_settings
 from selfmask.run.schedule import Precision
+from selfmask.run.tracking import Tracker
 
 HELD_OUT = 0.15
 
@@ -102,6 +103,8 @@ class AdaptSettings:
     """Also train all weights the ordinary way with the same budget, as a row to compare with."""
     finetune_lr: float | None = None
     """Peak learning rate of that row."""
+    track: Tracker | None = None
+    """Also tell the log and the results to tensorboard (files in the run's folder), wandb or mlflow."""
     seed: int = 0
     """Of everything that is drawn."""
     threads: int | None = None
@@ -117,7 +120,7 @@ class AdaptSettings:
 
     FREE: ClassVar[tuple[str, ...]] = (
         "resume", "threads", "checkpoint_every", "evaluate", "statistics", "finetune", "finetune_lr", "out", "device",
-        "head_dtype",
+        "head_dtype", "track",
     )  # fmt: skip
     """What a resumed run may change."""
 
@@ -205,7 +208,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Which weights, and how many": (
         "select", "weights_share", "stages", "rule", "density", "density_from", "scores", "norm_stats",
     ),
-    "What is measured and stored": ("evaluate", "statistics", "finetune_lr", "head_dtype"),
+    "What is measured and stored": ("evaluate", "statistics", "finetune_lr", "head_dtype", "track"),
     "Machine": ("threads", "device"),
 }  # fmt: skip
 """The flags under their headings; the first are those that a user needs first, in that order."""
