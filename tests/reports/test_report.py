@@ -16,12 +16,12 @@ from markupsafe import escape
 from selfmask.cascades.cascade_file import write_cascade
 from selfmask.cascades.router import fit_router
 from selfmask.errors import RunError
-from selfmask.features.rows import Estimate, Outcome, Rows
+from selfmask.features.rows import Estimate, Outcome, Rows, Verdict
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import save_mask
 from selfmask.reports.chart import DataTable
 from selfmask.reports.gather import gather
-from selfmask.reports.headline import display_name, judged
+from selfmask.reports.headline import display_name, headline
 from selfmask.reports.neighbours import same_class_share, strip_table, strips
 from selfmask.reports.page import Material, build_report, printed
 from selfmask.reports.reading import read_run
@@ -30,7 +30,7 @@ from selfmask.reports.sections import of_waffle, squares
 from selfmask.reports.study import study
 from selfmask.reports.wording import count, duration, listed, percent, points, size
 from selfmask.run.folder import RunFolder
-from selfmask.run.result import CascadePart, Cluster
+from selfmask.run.result import CascadePart, Check, Cluster, Result
 
 
 def bits(count: int, right: int) -> torch.Tensor:
@@ -93,6 +93,27 @@ def full(run) -> Material:
     theta = dict(run.backbone.module.named_parameters())
     seen = run.seen()
     return Material(masks=run.masks, theta=theta, seen=seen, strips=strips(seen, queries=3))
+
+
+@pytest.mark.parametrize(
+    ("kept", "ending"), [(True, "+1.0 to +3.0)."), (False, "Keep the pretrained network.")]
+)
+def test_how_the_mask_stood_its_check_is_on_the_page(tiny_run, kept: bool, ending: str) -> None:
+    read = read_run(tiny_run.path)
+    assert read.result is not None
+    check = Check(60, Estimate(0.02, 0.01, 0.03), kept)
+    sentence = headline(replace(read, result=replace(read.result, check=check))).sentence
+    assert "On 60 training images held out from it, the mask was +2.0 points from a linear probe" in sentence
+    assert sentence.endswith(ending)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_a_result_with_what_is_no_number_is_refused(tiny_run, tmp_path: Path, value: str) -> None:
+    path = tmp_path / "result.json"
+    text = (tiny_run.path / "result.json").read_text()
+    path.write_text(re.sub(r'("total": )[\d.]+', rf"\1{value}", text))
+    with pytest.raises(RunError, match=f"{value} is no number"):
+        Result.read(path)
 
 
 def test_a_finished_run(tiny_run) -> None:
@@ -343,5 +364,8 @@ def test_words() -> None:
         "a_b",
         "C:",
     ]
-    verdicts = [judged(Estimate(0, *ends)) for ends in ((0.01, 0.1), (-0.2, -0.1), (-0.1, 0.1))]
+    verdicts = [
+        Verdict.on(Estimate(0, *ends), "It", "top-1").words
+        for ends in ((0.01, 0.1), (-0.2, -0.1), (-0.1, 0.1))
+    ]
     assert verdicts == ["It helped.", "It harmed.", "No clear difference."]

@@ -70,6 +70,13 @@ class Verdict:
     kind: Literal["better", "worse", "no different", "not measured"]
     sentence: str
 
+    @property
+    def words(self) -> str:
+        """The same in two or three words, or none."""
+        return {"better": "It helped.", "worse": "It harmed.", "no different": "No clear difference."}.get(
+            self.kind, ""
+        )
+
     @classmethod
     def on(cls, gain: Estimate, subject: str, measure: str) -> Verdict:
         """Of `subject`, by its paired difference in `measure`: "better" is better by more than the interval."""

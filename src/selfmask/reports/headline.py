@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from selfmask.features.rows import Estimate, Row, Rows
+from selfmask.features.rows import Estimate, Row, Rows, Verdict
 from selfmask.objectives.registry import is_label_free
 from selfmask.reports.reading import ReadRun
 from selfmask.reports.results import MEASURES, OURS
@@ -60,8 +60,8 @@ def headline(run: ReadRun) -> Headline:
     found = _main_measure(run.rows, objective)
     if found is not None and run.rows is not None:
         key, base, masked, gain = found
-        verdict = judged(gain)
-        tendency = "better" if gain.low > 0 else "worse" if gain.high < 0 else ""
+        judged = Verdict.on(gain, "The mask", MEASURES[key])
+        verdict, tendency = judged.words, judged.kind if judged.kind in ("better", "worse") else ""
         outcome = (
             f". On {count(run.rows.images)} images of {data} that it was not trained on, the {MEASURES[key]} is right "
             f"for {accuracy(masked.value)}, against {accuracy(base.value)} for the pretrained network"
@@ -75,16 +75,23 @@ def headline(run: ReadRun) -> Headline:
     )
     if run.result is not None:
         tiles.append((duration(run.result.seconds.training), _effort(run, run.result)))
-    return Headline(title, status, verdict, tendency, deed + outcome, tuple(tiles))
+    return Headline(title, status, verdict, tendency, deed + outcome + _checked(run.result), tuple(tiles))
 
 
-def judged(gain: Estimate) -> str:
-    """The gain in words: clear only where the interval leaves out zero."""
-    if gain.low > 0:
-        return "It helped."
-    if gain.high < 0:
-        return "It harmed."
-    return "No clear difference."
+def _checked(result: Result | None) -> str:
+    """How the mask stood the check on training images held out, where there was one."""
+    if result is None or result.check is None:
+        return ""
+    check = result.check
+    sentence = (
+        f" On {count(check.images)} training images held out from it, the mask was {points(check.gain.value)} from a "
+        f"linear probe of the pretrained network ({signed(check.gain.low)} to {signed(check.gain.high)})"
+    )
+    return sentence + (
+        "."
+        if check.kept
+        else ": worse, so it was set aside as rejected.mask.safetensors. Keep the pretrained network."
+    )
 
 
 def network_bytes(run: ReadRun) -> int:
