@@ -19,12 +19,13 @@ ABOUT_HALF = "20 kB"  # of what the folder's masks take when they are decoded
 
 def test_ten_thousand_switches_from_eight_threads(backbone: Backbone, folder: Path) -> None:
     module = backbone.module
-    before = {name: t.clone() for name, t in module.state_dict().items()}
+    tensors = list(module.state_dict().values())
+    before = [t.clone() for t in tensors]
     with Bank(backbone, folder, memory=ABOUT_HALF) as bank:
         known: dict[str | None, list[torch.Tensor]] = {}
         for name in (*bank.names, None):
-            with bank.use(name) as model:
-                known[name] = [t.clone() for t in model.state_dict().values()]
+            with bank.use(name):
+                known[name] = [t.clone() for t in tensors]
         assert 0 < len(bank._shelf) < len(bank)
         started = threading.Barrier(THREADS)
 
@@ -33,12 +34,12 @@ def test_ten_thousand_switches_from_eight_threads(backbone: Backbone, folder: Pa
             started.wait()
             for _ in range(SWITCHES // THREADS):
                 name = draw.choice(list(known))
-                with bank.use(name) as model:
-                    assert all(map(torch.equal, model.state_dict().values(), known[name]))
+                with bank.use(name):
+                    assert all(map(torch.equal, tensors, known[name]))
 
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(work, range(THREADS)))
-    assert all(torch.equal(t, before[name]) for name, t in module.state_dict().items())
+    assert all(map(torch.equal, module.state_dict().values(), before))
 
 
 def test_batches_beside_masks_that_come_and_go(backbone: Backbone, folder: Path, model: nn.Module) -> None:

@@ -188,7 +188,8 @@ class Bank:
         found = torch.empty(len(pictures), self.backbone.width)
         for name, places in groups:
             specialist = self._wanted(name)
-            found[places] = self._features(specialist, pictures.subset(places), batch_size)
+            part = pictures if len(groups) == 1 else pictures.subset(places)
+            found[places] = self._features(specialist, part, batch_size)
         return found
 
     def predict(

@@ -8,7 +8,7 @@ was written by whom is known, so nothing is hashed, and nothing is read back.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,12 +27,13 @@ from selfmask.masking.places import Place, places, put_back
 class _Slot:
     """A tensor of the model.
 
-    tensor: as it stood when the bank was made. memory: its address. theta: its values then. order: its dimensions, the
-    widest step first.
+    home: the parameters or buffers of the module that owns it. tensor: as it stood when the bank was made. memory: its
+    address. theta: its values then. order: its dimensions, the widest step first.
     flat_theta, weights: both as they lie in memory, 1-d; None where there are gaps between a tensor's elements.
     """
 
     place: Place
+    home: Mapping[str, Tensor | None]
     tensor: Tensor
     memory: int
     theta: Tensor
@@ -42,18 +43,20 @@ class _Slot:
 
     @staticmethod
     def at(place: Place, tensor: Tensor) -> _Slot:
+        parameters = place.owner._parameters
+        home = parameters if parameters.get(place.name) is tensor else place.owner._buffers
         tensor = tensor.detach()
         theta = tensor.clone()
         order = tuple(sorted(range(tensor.ndim), key=lambda d: -tensor.stride(d)))
         flat = tensor.permute(order)
         if not flat.is_contiguous():
-            return _Slot(place, tensor, tensor.data_ptr(), theta, order, None, None)
+            return _Slot(place, home, tensor, tensor.data_ptr(), theta, order, None, None)
         flat_theta = theta.permute(order).reshape(-1)
-        return _Slot(place, tensor, tensor.data_ptr(), theta, order, flat_theta, flat.view(-1))
+        return _Slot(place, home, tensor, tensor.data_ptr(), theta, order, flat_theta, flat.view(-1))
 
     def stands(self) -> bool:
         """Whether the model still has this tensor, and in the same memory."""
-        now = self.place.tensor
+        now = self.home.get(self.place.name)
         return now is not None and now.data_ptr() == self.memory and now.shape == self.tensor.shape
 
 
@@ -81,6 +84,7 @@ class Switch:
             )
             self._modes = [(part, part.training) for part in model.modules()]
             self._buffers = frozenset(name for name, _ in model.named_buffers())
+            self._moving = [n for n, buffer in model.named_buffers() if buffer.is_floating_point()]
             self._worn: Specialist | None = None
             self._doubtful: set[str] = set()  # tensors that are not what `_worn` says, or may not be
             standing: dict[str, list[Place]] = {}
@@ -154,18 +158,19 @@ class Switch:
     @contextmanager
     def lending(self) -> Iterator[nn.Module]:
         """The model for somebody else's hands; what they can have changed is written anew by the next `to`."""
-        versions = {name: slot.tensor._version for name, slot in self._slots.items()}
+        versions = [slot.tensor._version for slot in self._slots.values()]
         try:
             yield self.model
         finally:
             # A pass in training mode moves running statistics without a trace.
-            self._doubtful.update(self._buffers)
+            self._doubtful.update(self._moving)
             self._doubtful.update(
                 name
-                for name, slot in self._slots.items()
-                if slot.tensor._version != versions[name] or not slot.stands()
+                for (name, slot), version in zip(self._slots.items(), versions, strict=True)
+                if slot.tensor._version != version or not slot.stands()
             )
-            self.model.eval()
+            if any(part.training for part, _ in self._modes):
+                self.model.eval()
 
     def close(self) -> None:
         """Make the model the base again, bit for bit, and let it go. A second call does nothing."""

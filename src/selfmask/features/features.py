@@ -25,12 +25,15 @@ WHOLE_VIEW_BYTES = 512 * 2**20
 def eval_mode(module: nn.Module) -> Iterator[nn.Module]:
     """`module` in evaluation mode inside the block; every sub-module's own mode restored after it."""
     modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    # A module takes a microsecond to be told what it knows; a network has hundreds, and may be asked for one image.
+    if any(training for _, training in modes):
+        module.eval()
     try:
         yield module
     finally:
         for part, training in modes:
-            part.training = training
+            if part.training != training:
+                part.training = training
 
 
 def features(
