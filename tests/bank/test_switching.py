@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from selfmask.backbones.preprocessing import Preprocessing
-from selfmask.bank.packing import Packed, Writer
+from selfmask.bank.packing import Packed, Writer, together
 from selfmask.bank.specialist import Specialist
 from selfmask.bank.switching import Switch
 from selfmask.errors import SettingsError
@@ -144,6 +144,26 @@ def test_packed_masks_are_what_was_packed_in_the_smaller_of_two_ways(
         weights = torch.full((size,), torch.nan)
         Writer(packed).write(span, theta, weights)
         assert torch.equal(weights, masked_weight(theta, mask))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from((*DTYPES, torch.int64, torch.int32, torch.uint8, torch.bool)),
+            st.sampled_from(((), (0,), (3,), (5, 7), (2, 0, 3), (300, 200))),
+        ),
+        max_size=8,
+    )
+)
+def test_what_lies_together_is_what_it_was(kinds: list[tuple[torch.dtype, tuple[int, ...]]]) -> None:
+    tensors = [torch.randn(shape).mul(9).to(dtype) for dtype, shape in kinds]
+    copies = together(tensors)
+    assert [(t.dtype, t.shape) for t in copies] == [(t.dtype, t.shape) for t in tensors]
+    assert all(map(torch.equal, copies, tensors))
+    for k, copy in enumerate(copies):  # nothing lies over anything else
+        copy.fill_(k % 2)
+    assert all(bool((copy == k % 2).all()) for k, copy in enumerate(copies))
 
 
 def test_what_breaks_off_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

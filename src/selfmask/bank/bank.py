@@ -72,6 +72,7 @@ class Bank:
         self._shelf = Shelf(bytes_of(memory))
         paths = [Path(p) for p in ([masks] if isinstance(masks, str | os.PathLike) else masks)]
         self.backbone = _backbone(backbone)
+        self._channels_last = _channels_last(self.backbone.module)
         self._switch = Switch(self.backbone.module)
         self._model = threading.RLock()
         self._lent = False
@@ -290,9 +291,7 @@ class Bank:
             # The views are made before the model is taken, so that no other thread waits for a decoder; they are kept.
             images.resized(recipe.size, recipe.crop, recipe.interpolation)
         with self._worn(specialist):
-            return features(
-                backbone, images, batch_size=batch_size, channels_last=_channels_last(backbone.module)
-            )
+            return features(backbone, images, batch_size=batch_size, channels_last=self._channels_last)
 
     def _groups(self, names: Names, count: int) -> list[tuple[str | None, list[int]]]:
         """The images of each mask, by their places; first those of the mask that is on."""

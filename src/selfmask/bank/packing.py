@@ -7,7 +7,9 @@ are unpacked where the weights lie: on an accelerator, it is the packed ones tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import mmap
+import sys
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,8 @@ from torch import Tensor
 
 from selfmask.masking.weight import scale, scaled
 
+_OWN_PAGES, _APART = 1 << 17, 64  # bytes
+_PRIVATE = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
 _SPAN_BYTES = 250  # about what Python takes for a `Span` in its dict
 # The eight bits of each byte as eight booleans, in one number: a byte is unpacked by one look-up.
 _EIGHT = torch.from_numpy(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"))
@@ -117,6 +121,28 @@ class Writer:
 
 
 NOTHING = Packed({}, torch.zeros(0, dtype=torch.int32), torch.zeros(0, dtype=torch.uint8))
+
+
+def together(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of `tensors` (on the CPU) that lie in one piece of memory; a large piece has pages of its own.
+
+    What is kept would else lie between the large arrays that decoding needs for a moment, and these leave holes that
+    the allocator keeps for good: a thousand masks took twice their memory.
+    """
+    begins = [0]
+    for tensor in tensors:
+        begins.append(begins[-1] + -(-tensor.nbytes // _APART) * _APART)
+    size = max(begins[-1], _APART)
+    room = (
+        np.frombuffer(mmap.mmap(-1, size, **_PRIVATE), np.uint8)
+        if size >= _OWN_PAGES
+        else np.empty(size, np.uint8)
+    )
+    piece, copies = torch.from_numpy(room), []
+    for tensor, begin in zip(tensors, begins[:-1], strict=True):
+        copy = piece[begin : begin + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
+        copies.append(copy.copy_(tensor))
+    return copies
 
 
 def _joined(parts: list[np.ndarray], dtype: type[np.generic]) -> Tensor:

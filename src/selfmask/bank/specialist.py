@@ -12,11 +12,11 @@ from torch import Tensor
 
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.backbones.spec import recipe_of
-from selfmask.bank.packing import Packed
+from selfmask.bank.packing import Packed, together
 from selfmask.bank.prediction import has_head
 from selfmask.maskfile.mask import Mask
 
-_OBJECT_BYTES = 600  # about what torch and Python take for a small tensor in a dict, beside its elements
+_OBJECT_BYTES = 400  # about what torch and Python take for a small tensor in a dict, beside its elements
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,14 @@ class Specialist:
             learnt_on=mask.learnt_on,
             training=training if isinstance(training, dict) else {},
         )
-        return Specialist(card, recipe, Packed.of(bits), values, mask.head)
+        packed = Packed.of(bits)
+        del bits
+        positions, off, *others = together(
+            [packed.positions, packed.bits, *values.values(), *mask.head.values()]
+        )
+        values = dict(zip(values, others, strict=False))
+        head = dict(zip(mask.head, others[len(values) :], strict=True))
+        return Specialist(card, recipe, Packed(packed.spans, positions, off), values, head)
 
     @property
     def nbytes(self) -> int:
