@@ -191,6 +191,6 @@ def test_a_call_has_the_fields_of_its_settings() -> None:
 
 
 def test_every_command_is_named_here() -> None:
-    """evaluate is in test_evaluate.py, pull in test_hub.py."""
+    """evaluate is in test_evaluate.py, pull in test_hub.py, serve in ../serve."""
     text = Path(__file__).read_text(encoding="utf-8")
-    assert all(f'"{name}"' in text or name in ("evaluate", "pull", "demo") for name in COMMANDS)
+    assert all(f'"{name}"' in text or name in ("evaluate", "pull", "demo", "serve") for name in COMMANDS)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.from_module import from_module
+from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.backbones.spec import build, recipe_of
 from selfmask.bank.folder import Entry, checked_name, digest_of, is_folder_of_masks, name_of, stamp_of
 from selfmask.bank.pictures import Picture, picture_set
@@ -113,6 +114,27 @@ class Bank:
     def card(self, name: str) -> Card:
         """What is known of a mask: classes, size, bytes, base. Raises `SettingsError` for an unknown name."""
         return self._specialist(self._register.entry(name)).card
+
+    def preprocessing(self, name: str | None) -> Preprocessing:
+        """What is done to an image before the mask `name` (None: the untouched backbone) sees it.
+
+        Raises `SettingsError` for an unknown name.
+        """
+        specialist = self._wanted(name)
+        return self.backbone.preprocessing if specialist is None else specialist.preprocessing
+
+    def predicts(self, name: str) -> bool:
+        """Whether a mask brings a head. Decodes nothing. Raises `SettingsError` for an unknown name."""
+        return self._register.entry(name).predicts
+
+    def path(self, name: str) -> Path:
+        """Where a mask's file lies. Raises `SettingsError` for an unknown name."""
+        return self._register.entry(name).path
+
+    def check(self, path: Path_) -> None:
+        """Raises what `add` would for a mask file, and takes nothing."""
+        self._check_open()
+        self._checked(Path(path), None, None)
 
     def add(self, path: Path_, name: str | None = None) -> str:
         """Take a mask file, or that of a run's folder; returns its name (by default the file's, without endings).

@@ -57,6 +57,10 @@ COMMANDS = {
         "the images that are nearest to a query",
         "tasks.search:SearchSettings", "tasks.search:run", "cli.use:show_found",
     ),
+    "serve": Command(
+        "many masks over one backbone, by HTTP",
+        "serve.settings:ServeSettings", "serve.run:run", "cli.serving:show_served",
+    ),
     "inspect": Command(
         "what a mask file holds, and what it costs",
         "tasks.inspect:InspectSettings", "tasks.inspect:run", "cli.masks:show_inspection",

@@ -84,6 +84,18 @@ def decode(image: bytes | Path, short_side: int | None = None) -> Tensor:
         raise UnreadableImage(_reason(error)) from error
 
 
+def pixels_of(image: bytes) -> int:
+    """How many pixels an image file says it has; nothing is decoded. Raises `UnreadableImage` as `decode` does."""
+    try:
+        _silence_metadata_warnings()
+        picture = _open(io.BytesIO(image))
+        return picture.width * picture.height
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(_reason(error)) from error
+
+
 def _decode(stream: io.BufferedIOBase | io.BytesIO, short_side: int | None) -> Tensor:
     _silence_metadata_warnings()
     picture = _open(stream)

@@ -60,3 +60,11 @@ def view_set(
         name="views", positions=kept,
     )  # fmt: skip
     return found, tuple(failed[index] for index in sorted(failed))
+
+
+def joined_views(sets: Sequence[ViewSet]) -> ViewSet:
+    """The images of several sets of views of one kind, 1 or more sets. Raises `DataError` where they are of several."""
+    view = sets[0]._view
+    names = [name for one in sets for name in one.names]
+    pixels = torch.cat([one.resized(*view) for one in sets])  # pyright: ignore[reportArgumentType]
+    return ViewSet(ArraySource(pixels), view, names=names, labels=None, name="views")
