@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from selfmask.backbones.spec import build
+from selfmask.backbones.spec import build, rebuild
 from selfmask.errors import BackboneError
 
 transformers = pytest.importorskip("transformers")
@@ -136,3 +136,12 @@ def test_places_that_are_none() -> None:
         BackboneError, match=r"neither OWNER/NAME on the hub nor a folder with a config\.json"
     ):
         build("hf:/nowhere/at/all")
+
+
+def test_no_file_says_which_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask's metadata may be a stranger's: it read any folder that it named."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for name in (str(tmp_path), "./here", "../x", "~/x", "here"):
+        with pytest.raises(BackboneError, match=r"is a folder, and which folders .* --backbone"):
+            rebuild({"spec": f"hf:{name}"})

@@ -106,7 +106,13 @@ def rebuild(
         raise BackboneError(
             f"{spec} had random weights, which nobody can rebuild: pass the base itself (base=MODULE)"
         )
-    if parse(spec)[0] == "torchhub":
+    kind, name_of = parse(spec)
+    if kind == "hf" and (Path(name_of).is_absolute() or name_of[:1] in ".~" or Path(name_of).is_dir()):
+        raise BackboneError(
+            f"{spec} is a folder, and which folders are read is not for a file to say: if you trust it, name it yourself "
+            f"(--backbone {spec}, build({spec!r}), or pass the base)"
+        )
+    if kind == "torchhub":
         raise BackboneError(
             f"{spec} would run that repository's code because a file says so: if you trust it, name it yourself "
             f"(--backbone {spec}, build({spec!r}), or pass the base)"
