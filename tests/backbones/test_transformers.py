@@ -143,5 +143,5 @@ def test_no_file_says_which_folder_is_read(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     for name in (str(tmp_path), "./here", "../x", "~/x", "here"):
-        with pytest.raises(BackboneError, match=r"is a folder, and which folders .* --backbone"):
+        with pytest.raises(BackboneError, match=r"is a folder, and which folders .*--backbone"):
             rebuild({"spec": f"hf:{name}"})

@@ -109,8 +109,8 @@ def rebuild(
     kind, name_of = parse(spec)
     if kind == "hf" and (Path(name_of).is_absolute() or name_of[:1] in ".~" or Path(name_of).is_dir()):
         raise BackboneError(
-            f"{spec} is a folder, and which folders are read is not for a file to say: if you trust it, name it yourself "
-            f"(--backbone {spec}, build({spec!r}), or pass the base)"
+            f"{spec} is a folder, and which folders are read is not for a file to say: if you trust it, name it "
+            f"yourself (--backbone {spec}, build({spec!r}), or pass the base)"
         )
     if kind == "torchhub":
         raise BackboneError(
