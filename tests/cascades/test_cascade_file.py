@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +15,7 @@ from selfmask.cascades.cascade_file import load_cascade, write_cascade
 from selfmask.cascades.evaluation import storage
 from selfmask.cascades.member import RELATIVE, pack_member, unpack_member
 from selfmask.errors import MaskFileError, RunError, SettingsError, WrongBaseError
-from selfmask.maskfile.container import Array, parse, serialise
+from selfmask.maskfile.container import Array, count, parse, serialise
 from selfmask.maskfile.fingerprint import signature
 from selfmask.maskfile.index import Base
 from selfmask.maskfile.loading import load, parse_mask
@@ -171,3 +172,53 @@ def test_damaged_files_are_refused(made: Made, tmp_path: Path) -> None:
         path.write_bytes(content[:place])
         with pytest.raises(MaskFileError):
             load_cascade(path)
+
+
+ODD_TEXTS = ["", "null", "0", "[]", "{}", '"x"', "[" * 9000, "1" * 5000, "NaN", '{"a": {"b": [1]}}']
+
+
+def changes_of(array: Array) -> list[Array]:
+    """What may stand in a tensor's place and is well formed by itself."""
+    size, length = len(array.data) // max(count(array.shape), 1), count(array.shape)
+    whole = array.data.copy()
+    flat = [
+        Array(array.dtype, (length,), whole),
+        Array(array.dtype, (0,), whole[:0]),
+        Array(array.dtype, (1, *array.shape), whole),
+        Array(array.dtype, array.shape, np.zeros_like(whole)),
+        Array(
+            array.dtype, array.shape, np.full_like(whole, 255)
+        ),  # NaN where it is a float, −1 where an integer
+        Array("U8", (len(whole),), whole),
+    ]
+    if length > 1:
+        flat.append(Array(array.dtype, (length - 1,), whole[:-size]))
+    return flat
+
+
+def test_every_part_made_odd_ends_in_our_own_error_or_is_read(made: Made, tmp_path: Path) -> None:
+    """The checksum is right, as whoever makes a file can make it."""
+    texts, arrays = parse(made.cascade.path.read_bytes(), "x")
+    path = tmp_path / "odd.safetensors"
+    refused = 0
+
+    def tried(texts: dict[str, str], arrays: dict[str, Array]) -> int:
+        path.write_bytes(serialise(texts, arrays))
+        try:
+            cascade = load_cascade(path)
+            for number in range(cascade.experts + 1):
+                cascade.member(number).masks()
+            cascade.router.assign(torch.nn.functional.normalize(torch.randn(5, cascade.router.width), dim=1))
+        except MaskFileError:
+            return 1
+        return 0
+
+    for name, array in arrays.items():
+        refused += tried(texts, {n: a for n, a in arrays.items() if n != name})
+        for changed in changes_of(array):
+            refused += tried(texts, {**arrays, name: changed})
+    for key in texts:
+        for text in ODD_TEXTS:
+            refused += tried({**texts, key: text}, arrays)
+    assert tried(texts, arrays) == 0
+    assert refused > 100
