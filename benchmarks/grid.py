@@ -1,4 +1,4 @@
-"""The default recipe on several data sets, backbones and seeds: the README's result table.
+"""The default recipe on several data sets, backbones and seeds: the first table of docs/results.md.
 
     python benchmarks/grid.py --out runs/grid            # runs what is missing, then prints the table
     python benchmarks/grid.py --out runs/grid --table    # prints only
