@@ -50,6 +50,28 @@ def test_the_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(not bool(m.all()) for m in selfmask.load(files[0]).masks().values())
 
 
+def test_the_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "masks").mkdir()
+    model = timm.create_model("test_resnet", num_classes=0).eval()
+    for number in (1, 7):
+        masks = selfmask.MaskSet(model, select="auto")
+        masks.set_scores({name: torch.randn_like(score) + 1 for name, score in masks.scores.items()})
+        masks.save(tmp_path / f"masks/site-{number}.mask.safetensors")
+        masks.remove()
+    images = list(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
+    names: dict[str, Any] = {"model": model, "images": images, "selfmask": selfmask}
+    assert '"resnet18"' in block
+    exec(block.replace('"resnet18"', "model"), names)
+    x = names["x"]
+    for place, name in enumerate(("site-1", "site-7", "site-1")):
+        alone = names["bank"].embed([images[place]], name)
+        torch.testing.assert_close(x[place], alone[0])
+    assert not torch.equal(x[0], x[1])
+    names["bank"].close()
+
+
 @pytest.mark.filterwarnings("ignore")  # theirs, of which a new one comes with each release
 def test_inside_a_lightning_module(tmp_path: Path) -> None:
     import lightning
