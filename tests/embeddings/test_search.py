@@ -23,6 +23,7 @@ import selfmask
 from selfmask.embeddings import search
 from selfmask.embeddings.file import open_embeddings
 from selfmask.embeddings.parts import METADATA
+from selfmask.embeddings.record import Record
 from selfmask.embeddings.search import nearest
 from selfmask.errors import BackboneError, DataError, SelfmaskError, SettingsError
 
@@ -155,6 +156,9 @@ def test_what_a_stranger_s_file_may_not_do(used, made: Path, tmp_path: Path) -> 
             selfmask.search(tampered(made, tmp_path / "t.parquet", path=path), query)
     with pytest.raises(SelfmaskError):
         selfmask.search(tampered(made, tmp_path / "t.parquet", size=10**9), query)
+    record = replace(open_embeddings(made).record, width=2**31)
+    with pytest.raises(DataError, match="of width 2147483648"):
+        Record.read(record.json(), "it")
     for spec, said in (
         ("torchhub:a/b:c", "because a file says so"),
         ("timm:resnet10t.c3_in1k", "contacts no host"),

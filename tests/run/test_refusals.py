@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from selfmask.backbones.spec import build
-from selfmask.errors import SelfmaskError
+from selfmask.errors import RunError, SelfmaskError
 from selfmask.maskset import MaskSet
 from selfmask.run.adapt import learn_mask
 from selfmask.run.build import build_masks
@@ -93,3 +93,9 @@ def test_checking_touches_no_weight_and_draws_nothing(
     assert [p._version for p in plan.backbone.module.parameters()] == versions
     assert all(torch.equal(t, state[n]) for n, t in plan.backbone.module.state_dict().items())
     build_masks(plan).remove()
+
+
+def test_a_record_whose_share_is_no_number(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text('{"held_out": "half \\u001b[2J"}')
+    with pytest.raises(RunError, match=r"settings\.json is damaged: its held_out is 'half"):
+        learn_mask(AdaptSettings("digits", out=tmp_path, resume=True), console=QUIET)

@@ -15,10 +15,6 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from selfmask.errors import DataError, MaskFileError, SettingsError
@@ -206,6 +202,8 @@ def _principal(x: Tensor, components: int, seed: int) -> tuple[Tensor, Tensor, l
             f"the {len(x)} images all have the same features, so there is nothing to route by: "
             "are they copies of one image?"
         )
+    from sklearn.decomposition import PCA  # here, because to use a router takes none of it
+
     count = min(components, len(x) - 1, x.shape[1])
     pca = PCA(count, svd_solver="covariance_eigh" if len(x) > x.shape[1] else "full", random_state=seed)
     pca.fit(unit.numpy())
@@ -226,6 +224,9 @@ _Parts = tuple[Tensor, Tensor, Tensor, list[str]]
 
 
 def _mixture(z: Tensor, experts: int, seed: int) -> _Parts:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     mixture = GaussianMixture(experts, n_init=3, max_iter=300, random_state=seed)
     with warnings.catch_warnings():
         # Said in words below, and k-means on fewer distinct points than clusters is settled by merging.
@@ -241,6 +242,9 @@ def _mixture(z: Tensor, experts: int, seed: int) -> _Parts:
 
 
 def _centres(z: Tensor, experts: int, seed: int) -> _Parts:
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = KMeans(experts, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]

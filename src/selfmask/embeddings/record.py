@@ -16,6 +16,7 @@ from selfmask.images.sources import Skipped
 from selfmask.version import VERSION
 
 FORMAT = 1
+MOST_WIDTH = 2**24
 MOST_LISTED = 10_000
 """Images left out that a record names; their number is always right."""
 
@@ -77,6 +78,6 @@ class Record:
             raise DataError(f"{where} does not say which network made it: {error}") from None
         if found.format != FORMAT:
             raise DataError(f"{where} is of format {found.format}, this selfmask reads {FORMAT}: update it")
-        if found.rows < 0 or found.width < 1:
+        if found.rows < 0 or not 1 <= found.width <= MOST_WIDTH:
             raise DataError(f"{where} claims {found.rows} embeddings of width {found.width}: it is damaged")
         return found

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selfmask._common.calls import call
 from selfmask._common.processes import by_the_first
+from selfmask.errors import RunError
 from selfmask.features.measure import HeadCost, head_cost
 from selfmask.features.passes import showing
 from selfmask.features.rows import MASKED, NOT_MEASURED, Rows, Verdict
@@ -101,6 +102,8 @@ def learn_mask(settings: AdaptSettings, console: Console | None = None) -> Run:
     folder = RunFolder(settings.folder())
     if settings.resume and settings.held_out is None and folder.settings.is_file():
         share = folder.recorded().get("held_out")
+        if not isinstance(share, int | float | None):
+            raise RunError(f"{folder.settings} is damaged: its held_out is {share!r}")
         settings = replace(settings, held_out=HELD_OUT if share is None else share)
     plan = make_plan(settings)
     accelerator = accelerator_for(plan.backbone.module, **trackers_for(settings.track, folder.path))
