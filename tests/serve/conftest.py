@@ -178,3 +178,15 @@ def serving(masks: Path, backbone: Backbone) -> Serving:
 def _picture() -> Callable[..., bytes]:
     """See `picture`."""
     return picture
+
+
+@pytest.fixture(name="write_mask")
+def _write_mask() -> Callable[..., Path]:
+    """See `write_mask`."""
+    return write_mask
+
+
+@pytest.fixture(name="multipart")
+def _multipart() -> Callable[..., tuple[bytes, dict[str, str]]]:
+    """See `multipart`."""
+    return multipart

@@ -120,11 +120,12 @@ def test_what_waits_for_one_mask_goes_together_and_each_gets_its_own(
         with running.bank.use("c"):  # the worker waits, and the requests in the queue
             for thread in threads:
                 thread.start()
-            while len(running.service.queue) < len(order) - 9:  # one batch may be out already
+            # The first batch is out, and stuck; all others wait.
+            while running.metric("selfmask_queue_seconds_count") + len(running.service.queue) < len(order):
                 threads[0].join(0.01)
         for thread in threads:
             thread.join()
-        assert running.service.worker.counts.switches <= 5
+        assert running.service.worker.counts.switches <= 4
         for place, name in enumerate(order):
             expected = running.bank.embed([picture(place)], name)
             x = torch.tensor([found[place].json["results"][0]["embedding"]])
