@@ -15,16 +15,21 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import nn
 
+import selfmask
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.bank.bank import Bank
+from selfmask.embeddings.embedder import Embedder, digest_of
+from selfmask.embeddings.record import MadeBy
 from selfmask.maskfile.fingerprint import base_tensors
 from selfmask.maskfile.saving import save_mask
 from selfmask.serve.run import Live, bound, serve_bank
 from selfmask.serve.service import Service
 from selfmask.serve.settings import ServeSettings
+from selfmask.tasks.embed import write_embeddings
 
 CLASSES = ("cat", "<b>dog</b>", "fish\u202e\x1b[31m")
 TOKEN = "a token of more than sixteen".replace(" ", "-")
@@ -190,3 +195,26 @@ def _write_mask() -> Callable[..., Path]:
 def _multipart() -> Callable[..., tuple[bytes, dict[str, str]]]:
     """See `multipart`."""
     return multipart
+
+
+def embed_photos(backbone: Backbone, mask: Path | None, photos: Path, out: Path) -> Path:
+    """A file of embeddings of `photos`."""
+    kind = "backbone" if mask is None else "mask"
+
+    def write() -> None:
+        said = None if mask is None else str(mask)
+        made_by = MadeBy(digest_of(backbone), kind, said, None, backbone.preprocessing.size, {})
+        write_embeddings(Embedder(backbone, made_by), str(photos), out, "float32", Console(quiet=True))
+
+    if mask is None:
+        write()
+    else:
+        with selfmask.load(mask).apply(backbone.module):
+            write()
+    return out
+
+
+@pytest.fixture
+def embedded() -> Callable[..., Path]:
+    """See `embed_photos`."""
+    return embed_photos

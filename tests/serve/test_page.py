@@ -13,6 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from selfmask.backbones.backbone import Backbone
+
 pytestmark = pytest.mark.slow
 
 BAD = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Network.loadingFailed")
@@ -37,16 +39,31 @@ def wait(browser: Any, condition: str) -> None:
 
 @pytest.mark.parametrize("width", [400, 1400])
 def test_the_page_in_chromium(
-    serving: Callable[..., Any], picture: Callable[..., bytes], browser: Any, width: int, tmp_path: Path
-) -> None:
+    serving: Callable[..., Any], picture: Callable[..., bytes], browser: Any, width: int, tmp_path: Path,
+    embedded: Callable[..., Path], masks: Path, backbone: Backbone,
+) -> None:  # fmt: skip
     image = picture(3, 40)
-    with serving() as running:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for k in range(6):
+        (photos / f"<i>{k}.png").write_bytes(picture(k, 40))
+    gallery = (
+        embedded(backbone, masks / "b.mask.safetensors", photos, tmp_path / "b.parquet"),
+        embedded(backbone, None, photos, tmp_path / "base.parquet"),
+    )
+    with serving(gallery=gallery) as running:
         browser.open(f"{running.live.address}/", width)
         wait(browser, "document.getElementById('mask').options.length === 3")
         browser.evaluate(DROP % (base64.b64encode(image).decode(), "one.png"))
         browser.evaluate(CHOOSE % "b")
         wait(browser, "!document.getElementById('labels').hidden")
         wait(browser, "document.getElementById('status').textContent === ''")
+        for place in ("near-ours", "near-base"):
+            found = browser.evaluate(
+                f"[...document.querySelectorAll('#{place} li span')].map(e => e.textContent)"
+            )
+            assert found[0] == "<i>3.png"
+            assert len(found) == 6
         labels = browser.evaluate("[...document.querySelectorAll('#bars li span')].map(e => e.textContent)")
         expected = running.bank.predict([image], "b")[0]
         assert labels[0].startswith(expected.label[:3])
@@ -61,6 +78,7 @@ def test_the_page_in_chromium(
             (Path(folder) / f"serve-{width}.png").write_bytes(base64.b64decode(browser.screenshot()))
         browser.evaluate(CHOOSE % "a")  # brings no head: no labels
         wait(browser, "document.getElementById('labels').hidden && !document.getElementById('seen').hidden")
+        assert browser.evaluate("document.getElementById('near').hidden")
         assert [event for event in browser.events if event.get("method") in BAD] == []
         asked = [
             event["params"]["request"]["url"]

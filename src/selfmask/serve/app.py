@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -56,6 +57,18 @@ def make_app(service: Service, token: str | None) -> ASGIApp:
         rows, why = await service.predict(mask, given, top)
         return _answer({"mask": name, "results": _each(given, rows, why)})
 
+    @app.post("/masks/{name}/search")
+    async def search(name: str, request: Request, k: int = 10) -> Response:
+        """The nearest images of the mask's gallery, by the cosine."""
+        mask = service.named(name)
+        if not 1 <= k <= _MOST_TOP:
+            raise Refused(422, f"k is how many images are told of each, 1 to {_MOST_TOP}")
+        if mask not in service.gallery:
+            raise Refused(422, f"there are no embeddings to search by {name!r}: start with --gallery")
+        given = await images(request)
+        rows, why = await service.search(mask, given, k)
+        return _answer({"mask": name, "results": _each(given, rows, why)})
+
     @app.get("/masks")
     async def masks() -> Response:
         """The names."""
@@ -74,11 +87,12 @@ def make_app(service: Service, token: str | None) -> ASGIApp:
                     "size": backbone.preprocessing.size,
                     "predicts": False,
                     "learnt_on": backbone.spec,
+                    "searches": None in service.gallery,
                 }
             )
         found = (await service.aside(service.bank.card, mask)).document()
         del found["path"]  # where it lies is nobody's business
-        return _answer(found)
+        return _answer({**found, "searches": mask in service.gallery})
 
     @app.put("/masks/{name}")
     async def put(name: str, request: Request) -> Response:
@@ -176,7 +190,7 @@ _HEADERS = (
 )
 
 
-def _each(given: list[Upload], rows: list[Any], why: dict[int, str]) -> list[dict[str, Any]]:
+def _each(given: list[Upload], rows: Sequence[Any], why: dict[int, str]) -> list[dict[str, Any]]:
     """One entry for each image of the request, in its order: its row, or its error."""
     left = iter(rows)
     return [

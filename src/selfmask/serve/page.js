@@ -1,6 +1,6 @@
 "use strict";
 const at = id => document.getElementById(id), base = document.body.dataset.base;
-let token = "", image = null, turn = 0;
+let token = "", image = null, turn = 0, baseSearches = false;
 
 class Refusal extends Error {}
 
@@ -29,6 +29,7 @@ async function post(mask, what) {
 async function start() {
   try {
     const found = await ask("masks");
+    baseSearches = (await ask(`masks/${base}`)).searches;
     at("mask").replaceChildren(...found.masks.map(name => new Option(name, name)));
     at("mask").disabled = found.masks.length === 0;
     at("key").hidden = true;
@@ -82,7 +83,7 @@ async function look() {
     const [ours, theirs, labels] = await Promise.all(
       [post(mask, "embed"), post(base, "embed"), card.predicts ? post(mask, "predict") : null]);
     const [near, nearBase] = await Promise.all([
-      card.searches ? post(mask, "search") : null, card.base_searches ? post(base, "search") : null]);
+      card.searches ? post(mask, "search") : null, card.searches && baseSearches ? post(base, "search") : null]);
     if (mine !== turn) return;
     const top = Math.max(...ours.embedding.map(Math.abs), ...theirs.embedding.map(Math.abs)) || 1;
     draw(at("ours"), ours.embedding, top);

@@ -15,6 +15,7 @@ from selfmask.bank.bank import Bank
 from selfmask.errors import MaskFileError, SelfmaskError
 from selfmask.images.sources import Reading
 from selfmask.images.view_set import ViewSet
+from selfmask.serve.gallery import Gallery
 from selfmask.serve.intake import Refused, Upload, decoded
 from selfmask.serve.metrics import Metrics
 from selfmask.serve.queue import MaskQueue, QueueClosedError, QueueFullError
@@ -29,6 +30,7 @@ class Service:
 
     def __init__(self, bank: Bank, settings: ServeSettings) -> None:
         self.bank, self.settings = bank, settings
+        self.gallery = Gallery(bank, settings.gallery)
         self.metrics = Metrics()
         self.queue: MaskQueue[ViewSet] = MaskQueue(settings.queue, settings.batch, settings.patience)
         self.worker = Worker(bank, self.queue, self.metrics.batch)
@@ -100,6 +102,14 @@ class Service:
             return [], why
         found = await self.aside(partial(self.bank.predict_features, top=top), x, name)
         return [one.document() for one in found], why
+
+    async def search(
+        self, name: str | None, images: Sequence[Upload], k: int
+    ) -> tuple[Sequence[Any], dict[int, str]]:
+        """The nearest images of the gallery for each readable image, and what the others lack. Raises `Refused`."""
+        await self.aside(self.gallery.check, name)
+        x, why = await self.embed(name, images)
+        return ([] if x is None else await self.aside(self.gallery.search, name, x, k)), why
 
     async def aside(self, work: Callable[..., T], *given: Any) -> T:
         """`work(*given)` in a thread. Raises `Refused` for our errors."""

@@ -32,6 +32,8 @@ class ServeSettings:
     """The port; 0 takes a free one."""
     token_file: Path | None = None
     """A file with the token that callers must show. Or set SELFMASK_TOKEN."""
+    gallery: tuple[Path, ...] = ()
+    """Files that selfmask embed wrote, to search in: each by the mask that made it."""
     memory: str = "1 GB"
     """For decoded masks; the least recently used are forgotten."""
     watch: float = 5.0

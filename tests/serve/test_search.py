@@ -1,0 +1,80 @@
+"""The service finds what is nearest by the mask that was asked, and refuses another network's embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.nn.functional as F
+from torch import nn
+
+from selfmask.backbones.backbone import Backbone
+from selfmask.errors import SettingsError
+
+
+def test_search_is_exact_and_by_the_mask_that_made_it(
+    serving: Callable[..., Any], masks: Path, backbone: Backbone, picture: Callable[..., bytes], tmp_path: Path,
+    write_mask: Callable[..., Path], model: nn.Module, embedded: Callable[..., Path],
+) -> None:  # fmt: skip
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    names = [f"{k:02d}.png" for k in range(12)]
+    for k, name in enumerate(names):
+        (photos / name).write_bytes(picture(k))
+    files = (
+        embedded(backbone, masks / "a.mask.safetensors", photos, tmp_path / "a.parquet"),
+        embedded(backbone, None, photos, tmp_path / "base.parquet"),
+    )
+    contents = [picture(k) for k in range(12)]
+    with serving(gallery=files) as running:
+        for name in ("a", "base"):
+            answer = running.post(
+                f"/masks/{name}/search?k=3", [("x", picture(4)), ("bad", b""), ("y", picture(50))]
+            )
+            assert answer.status == 200, answer
+            first, bad, last = answer.json["results"]
+            assert "error" in bad
+            assert first["found"][0]["path"] == "04.png"
+            assert first["found"][0]["similarity"] == pytest.approx(1, abs=1e-5)
+            own = None if name == "base" else name
+            x = F.normalize(running.bank.embed([*contents, picture(50)], own), dim=1)
+            best = (x[:12] @ x[12]).sort(descending=True)
+            assert [one["path"] for one in last["found"]] == [names[int(k)] for k in best.indices[:3]]
+            assert [one["similarity"] for one in last["found"]] == pytest.approx(
+                best.values[:3].tolist(), abs=1e-5
+            )
+            assert running.ask("GET", f"/masks/{name}").json["searches"] is True
+        assert running.ask("GET", "/masks/b").json["searches"] is False
+        assert running.post("/masks/b/search", [("x", picture(1))]).status == 422
+        assert running.post("/masks/a/search?k=0", [("x", picture(1))]).status == 422
+        write_mask(masks / "a.mask.safetensors", model, 77)  # another mask of that name
+        running.bank.refresh()
+        refused = running.post("/masks/a/search", [("x", picture(4))])
+        assert refused.status == 422
+        assert "made by another network" in refused.json["error"]
+        assert running.post("/masks/base/search", [("x", picture(4))]).status == 200
+
+
+def test_galleries_that_cannot_be(
+    masks: Path,
+    backbone: Backbone,
+    picture: Callable[..., bytes],
+    tmp_path: Path,
+    embedded: Callable[..., Path],
+) -> None:
+    from selfmask.bank.bank import Bank
+    from selfmask.serve.gallery import Gallery
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "x.png").write_bytes(picture(1))
+    one = embedded(backbone, masks / "a.mask.safetensors", photos, tmp_path / "a.parquet")
+    with Bank(replace(backbone), masks) as bank:
+        with pytest.raises(SettingsError, match="are both of a"):
+            Gallery(bank, [one, one])
+        bank.remove("a")
+        with pytest.raises(SettingsError, match="none of the masks that are served"):
+            Gallery(bank, [one])
