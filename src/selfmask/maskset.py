@@ -96,7 +96,7 @@ class MaskSet:
         self, chosen: Mapping[str, nn.Parameter], trained: Mapping[str, nn.Parameter], seed: int
     ) -> None:
         """Keep the base, start the scores, freeze what stays as it is."""
-        model, share = self.model, self.selection.weights
+        model, share = self.model, self.selection.share
         check_densities(self.rule, chosen, share)
         generator = torch.Generator().manual_seed(seed)
         everywhere = places(model)

@@ -131,8 +131,8 @@ def test_what_is_no_selection_is_refused_in_words(select: Any, message: str) -> 
         (lambda m: MaskSet(m, rule="topk"), r"rule is a rule, such as Threshold\(\), .* got 'topk'"),  # pyright: ignore[reportArgumentType]
         (lambda m: MaskSet(m, rule=TopK), r"got the class TopK; make one by TopK\(…\)"),  # pyright: ignore[reportArgumentType]
         (lambda m: MaskSet(m, rule=0.5), "got 0.5"),  # pyright: ignore[reportArgumentType]
-        (lambda m: MaskSet(m, Selection(weights=0.5)), r"weights is RandomShare\(0\.5\), .* got 0\.5"),  # pyright: ignore[reportArgumentType]
-        (lambda m: Selection(weights=LargestShare), "weights is RandomShare"),  # pyright: ignore[reportArgumentType]
+        (lambda m: MaskSet(m, Selection(share=0.5)), r"share is RandomShare\(0\.5\), .* got 0\.5"),  # pyright: ignore[reportArgumentType]
+        (lambda m: Selection(share=LargestShare), "share is RandomShare"),  # pyright: ignore[reportArgumentType]
         (lambda m: LargestShare("half"), "a share is in .* got 'half'"),  # pyright: ignore[reportArgumentType]
         (lambda m: Selection(stages=1.5), "whole number from 1, got 1.5"),  # pyright: ignore[reportArgumentType]
         (lambda m: Selection(stages=0), "whole number from 1, got 0"),

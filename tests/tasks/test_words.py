@@ -27,10 +27,10 @@ from selfmask.tasks.words import in_words, made_by
         ),
         (Selection().describe(), "select auto, weights all"),
         (
-            Selection(weights=LargestShare(0.5), stages=2).describe(),
+            Selection(share=LargestShare(0.5), stages=2).describe(),
             "select auto, weights largest 50 %, stages 2",
         ),
-        (Selection(weights=RandomShare(0.125)).describe(), "select auto, weights random 12.5 %"),
+        (Selection(share=RandomShare(0.125)).describe(), "select auto, weights random 12.5 %"),
         ("3 epochs on my flowers", "3 epochs on my flowers"),
         ({"lr": 0.1, "notes": {"who": "me"}, "none": None}, "lr 0.1, notes (who me)"),
         ({"weights": {"kind": 1, "share": "x"}}, "weights (kind 1, share x)"),

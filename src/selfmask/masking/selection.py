@@ -78,20 +78,20 @@ class Selection:
             regular expression after "re:") or a module type; a list or tuple of such entries, which masks what
             any of them chooses, so that ["auto", "*.bias"] adds the biases to the preset; or a function
             (name, parameter) -> bool.
-        weights: `RandomShare`, `LargestShare`, or None for all weights.
+        share: of the weights, `RandomShare`, `LargestShare`, or None for all weights.
         stages: only the first so many stages of the network ("L1", "L1 + L2", … of Supp. F), or None for all.
             What stands before the first stage (a stem) belongs to the first, what stands behind it and has no
             stage number (a last convolution, a last norm) to the last.
     """
 
     select: Select = "auto"
-    weights: RandomShare | LargestShare | None = None
+    share: RandomShare | LargestShare | None = None
     stages: int | None = None
 
     def __post_init__(self) -> None:
-        if self.weights is not None and not isinstance(self.weights, RandomShare | LargestShare):
+        if self.share is not None and not isinstance(self.share, RandomShare | LargestShare):
             raise SettingsError(
-                f"Selection: weights is RandomShare(0.5), LargestShare(0.5) or None, got {self.weights!r}"
+                f"Selection: share is RandomShare(0.5), LargestShare(0.5) or None, got {self.share!r}"
             )
         if self.stages is not None and not (type(self.stages) is int and self.stages >= 1):
             raise SettingsError(f"Selection: stages is a whole number from 1, got {self.stages!r}")
@@ -127,9 +127,9 @@ class Selection:
     def describe(self) -> dict[str, Any]:
         """The selection as JSON-able data, for the mask file."""
         weights: Any = "all"
-        if self.weights is not None:
-            kind = "random" if isinstance(self.weights, RandomShare) else "largest"
-            weights = {"kind": kind, "share": self.weights.share}
+        if self.share is not None:
+            kind = "random" if isinstance(self.share, RandomShare) else "largest"
+            weights = {"kind": kind, "share": self.share.share}
         return {"select": _shown(self.select), "weights": weights, "stages": self.stages}
 
 

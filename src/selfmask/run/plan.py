@@ -121,7 +121,7 @@ def make_plan(settings: AdaptSettings) -> Plan:
     fit = _fit_settings(settings, recipe, paper, len(train))
     rule = _rule(settings, fit, 0.0 if paper else recipe.spread)
     # At the cost of names and sizes, what a mask set would refuse only after the base has been measured.
-    check_densities(rule, selection.choose(backbone.module)[0], selection.weights)
+    check_densities(rule, selection.choose(backbone.module)[0], selection.share)
     return Plan(
         settings=settings,
         objective=objective,
