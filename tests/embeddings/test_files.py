@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def test_bad_images_are_named_and_left_out(used, tmp_path: Path, capsys: pytest.
 
 
 KILLED = """
-import os, signal, sys
+import os, signal
 import selfmask
 from selfmask._common import files
 from selfmask.embeddings.embedder import Embedder
@@ -117,7 +116,7 @@ def killed(*names):  # when the third part is written but for its name
     if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)
     replace(*names)
 files.os.replace = killed
-selfmask.embed(sys.argv[1], sys.argv[2], out=sys.argv[3], weights=sys.argv[4], threads=1)
+selfmask.embed(run, photos, out=out, weights=weights, threads=1)
 """
 
 
@@ -146,8 +145,12 @@ def test_a_killed_one_goes_on_to_the_same_file(
             raise Ended
 
     if when == "kill -9":
-        words = [sys.executable, "-c", KILLED, run, photos, str(out), str(used.weights)]
-        assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+        context = multiprocessing.get_context("forkserver")  # with what the tests of commands have it import
+        names = {"run": run, "photos": photos, "out": str(out), "weights": str(used.weights)}
+        process = context.Process(target=exec, args=(KILLED, names))
+        process.start()
+        process.join(timeout=120)
+        assert process.exitcode == -signal.SIGKILL
     else:
         with monkeypatch.context() as patched:
             if when == "at the end":
