@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ class Gallery:
             )
         made_by = self._files[name].record.made_by
         with self._looking:
-            stamp = None if name is None else self._bank.path(name).stat().st_mtime_ns
+            stamp = None
+            with suppress(OSError):  # a file that is gone goes on from memory, for the bank and here
+                stamp = None if name is None else self._bank.path(name).stat().st_mtime_ns
             if name not in self._digests or self._digests[name][0] != stamp:
                 with self._bank.use(name):
                     own = replace(self._bank.backbone, preprocessing=self._bank.preprocessing(name))

@@ -103,6 +103,7 @@ def serve_bank(
         make_app(service, token),
         http=PatientConnection.within(settings.timeout), ws="none", lifespan="off", log_config=None,
         access_log=False, server_header=False, timeout_graceful_shutdown=int(settings.timeout) + 5,
+        timeout_keep_alive=max(1, min(5, int(settings.timeout))),
     )  # fmt: skip
     server = _Server(config)
     host, port = listener.getsockname()[:2]
