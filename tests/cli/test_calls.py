@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 import selfmask
 from selfmask._common.calls import call
@@ -29,14 +27,6 @@ SPEC = "timm:test_resnet"
 SMALL: dict[str, Any] = {
     "backbone": SPEC, "size": 32, "images": 64, "batch": 16, "steps": 2, "threads": 1, "evaluate": False,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(11)
-    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
-    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), str(path))
-    return path
 
 
 @pytest.fixture(scope="module")

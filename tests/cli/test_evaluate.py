@@ -6,22 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-import timm
-import torch
-from safetensors.torch import save_file
 
 import selfmask
 from selfmask.cli import main
 from selfmask.errors import RunError, SettingsError
 from selfmask.features.rows import MASKED, PRETRAINED
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(11)
-    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
-    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), str(path))
-    return path
 
 
 @pytest.mark.slow

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import selfmask
@@ -48,14 +46,6 @@ class Theirs(selfmask.Objective):
     ) -> tuple[Tensor, dict[str, float]]:
         loss = 1 - self.push * F.cosine_similarity(module(batch.views[0]), self.away[None]).mean()
         return loss, {}
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    torch.manual_seed(11)
-    path = tmp_path / "test_resnet.safetensors"
-    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), str(path))
-    return path
 
 
 @pytest.fixture
