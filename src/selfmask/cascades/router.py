@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfmask._common.clustering import kmeans
 from selfmask.errors import DataError, MaskFileError, SettingsError
 
 Kind = Literal["gmm", "kmeans"]
@@ -242,14 +243,11 @@ def _mixture(z: Tensor, experts: int, seed: int) -> _Parts:
 
 
 def _centres(z: Tensor, experts: int, seed: int) -> _Parts:
-    from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = KMeans(experts, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
-        found.fit(z.numpy())
-    centres = torch.from_numpy(found.cluster_centers_)
+        centres, _ = kmeans(z, experts, seed=seed, starts=10)
     return centres, z.new_zeros(0, 0, 0), z.new_zeros(0), []
 
 
