@@ -1,11 +1,13 @@
 """What a bank of masks costs, side by side with what one would do without it, interleaved in one process.
 
-    python benchmarks/bench_bank.py [--part switch] [--part batches] [--part many] [--rounds 15] [--threads 2]
+    python benchmarks/bench_bank.py [--part switch] [--part batches] [--part many] [--network ResNet-18]
+        [--masks 1000] [--rounds 15] [--threads 2]
 
 switch: from one mask to another, beside a copy of the masked weights' bytes and beside `apply` and `remove`, with 10
-and with 1 000 masks in memory. batches: 64 images over 1, 4, 16 and 64 masks, beside one mask that is on, LoRAs in a
-mixed batch of peft's (`adapter_names`), and whole models read from files. many: what opening, holding and decoding up
-to 1 000 masks takes. Weights are the real ones where the folder `shared` is, else random; masks are drawn, 2 % off.
+and with 1 000 masks in memory. batches: 64 images over 1, 4, 16 and 64 masks, beside one mask that is on (for all, and
+in as many groups), LoRAs in a mixed batch of peft's (`adapter_names`), and whole models read from files. many: what
+opening, holding and decoding many masks takes, in processor time (of more than 1 000, the first 1 000 are decoded).
+Weights are the real ones where the folder `shared` is, else random; masks are drawn, 2 % off.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ NETWORKS = {
 # Network, side of the images in pixels, and the layers that get a LoRA.
 BATCHES = (("ResNet-18", 64, "conv"), ("ResNet-18", 224, "conv"), ("ViT-S/14", 112, "qkv|proj|fc1|fc2"))
 IMAGES, OFF, DISTINCT, RANK = 64, 0.02, 20, 8
+MOST_DECODED = 1000
 
 
 def network(name: str, size: int | None = None) -> Backbone:
@@ -179,6 +182,7 @@ def batches(name: str, size: int, layers: str, rounds: int, folder: Path) -> Non
         }
         for amount in (1, 4, 16, 64):
             each = [f"m{i % amount:04d}" for i in range(IMAGES)]
+            acts[f"groups, {amount}"] = lambda n=amount: in_groups(plain, pixels, n)
             acts[f"bank, {amount}"] = lambda each=each: bank.embed(pixels, each)
             lora = [f"m{i % amount}" for i in range(IMAGES)]
             acts[f"LoRA, {amount}"] = lambda lora=lora: mixed(adapted, backbone, pixels, lora)
@@ -189,6 +193,13 @@ def batches(name: str, size: int, layers: str, rounds: int, folder: Path) -> Non
     for act, found in times.items():
         share = 1 / ratio(times, act, "one mask, on")
         print(f"    {act:<14} {IMAGES / statistics.median(found):>8.1f}  {share:>5.2f}")
+
+
+def in_groups(backbone: Backbone, pixels: Tensor, amount: int) -> Tensor:
+    """The images in so many batches, all by the one mask that is on: what a mixed batch costs beside switching."""
+    last = backbone.prefers_channels_last
+    parts = [ImageSet.from_array(pixels[i::amount]) for i in range(amount)]
+    return torch.cat([features(backbone, part, channels_last=last) for part in parts])
 
 
 def views(backbone: Backbone, pixels: Tensor) -> Tensor:
@@ -229,18 +240,18 @@ def many(name: str, amounts: Sequence[int], folder: Path) -> None:
     paths = mask_files(folder, backbone, max(amounts))
     print(f"{name}: {paths[0].stat().st_size:,} bytes a file, 2 % of the masked weights off")
     for amount in amounts:
-        before, begin = resident(), time.perf_counter()
+        before, begin = resident(), time.process_time()
         with selfmask.Bank(backbone, paths[:amount], memory="100 GB") as bank:
-            opened, listed = time.perf_counter() - begin, resident()
-            begin = time.perf_counter()
-            for one in bank.names:
+            opened, listed = time.process_time() - begin, resident()
+            begin, first = time.process_time(), bank.names[:MOST_DECODED]
+            for one in first:
                 bank.card(one)
-            decoded = time.perf_counter() - begin
-            held, counted = resident() - listed, bank._shelf.nbytes
+            decoded = time.process_time() - begin
+            held, counted, n = resident() - listed, bank._shelf.nbytes, len(first)
         print(
             f"    {amount:>5} masks: opened in {opened:>6.2f} s ({1e3 * opened / amount:.1f} ms each, "
-            f"{(listed - before) / amount / 1e3:.1f} kB), decoded in {1e3 * decoded / amount:.1f} ms each, "
-            f"{counted / amount / 1e6:.3f} MB each ({held / amount / 1e6:.3f} by the system)"
+            f"{(listed - before) / amount / 1e3:.1f} kB), decoded in {1e3 * decoded / n:.1f} ms each, "
+            f"{counted / n / 1e6:.3f} MB each ({held / n / 1e6:.3f} by the system)"
         )
 
 
@@ -250,23 +261,25 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=["switch", "batches", "many"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--masks", type=int, default=1000)
+    parser.add_argument("--masks", type=int, default=1000, help="the most masks in a bank")
+    parser.add_argument("--network", action="append", choices=list(NETWORKS))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     parts = arguments.part or ["switch", "batches", "many"]
+    networks = arguments.network or list(NETWORKS)
     weights = "real" if SHARED.is_dir() else "random"
     print(f"{arguments.threads} threads, {arguments.rounds} rounds, medians; {weights} weights")
     if "switch" in parts:
-        for name in NETWORKS:
+        for name in networks:
             with tempfile.TemporaryDirectory() as folder:
                 switches(name, (10, arguments.masks), arguments.rounds, Path(folder))
     if "batches" in parts:
-        for name, size, layers in BATCHES:
+        for name, size, layers in (case for case in BATCHES if case[0] in networks):
             with tempfile.TemporaryDirectory() as folder:
                 batches(name, size, layers, max(arguments.rounds // 3, 1), Path(folder))
     if "many" in parts:
-        for name in NETWORKS:
+        for name in networks:
             with tempfile.TemporaryDirectory() as folder:
                 many(name, (10, 100, arguments.masks), Path(folder))
 
