@@ -57,8 +57,7 @@ def network(name: str, size: int | None = None) -> Backbone:
     found = selfmask.build(
         spec, weights=weights if weights.is_file() else None, image_size=size, pretrained=weights.is_file()
     )
-    if found.prefers_channels_last:
-        found.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    found.lay_out()
     return found
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from selfmask.embeddings.search import Hit
 from selfmask.images.sources import Content
-from selfmask.reports.sheet import MOST_QUERIES, Answer, Hit, contact_sheet
+from selfmask.reports.sheet import MOST_QUERIES, Answer, contact_sheet
 
 EVIL = '<img src=x onerror=alert(1)>" \x1b[31m\u202e.png'
 

@@ -22,7 +22,7 @@ import selfmask
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.bank.bank import Bank
-from selfmask.embeddings.embedder import Embedder, digest_of
+from selfmask.embeddings.embedder import Embedder, network_digest
 from selfmask.embeddings.record import MadeBy
 from selfmask.maskfile.fingerprint import base_tensors
 from selfmask.maskfile.saving import save_mask
@@ -203,7 +203,7 @@ def embed_photos(backbone: Backbone, mask: Path | None, photos: Path, out: Path)
 
     def write() -> None:
         said = None if mask is None else str(mask)
-        made_by = MadeBy(digest_of(backbone), kind, said, None, backbone.preprocessing.size, {})
+        made_by = MadeBy(network_digest(backbone), kind, said, None, backbone.preprocessing.size, {})
         write_embeddings(Embedder(backbone, made_by), str(photos), out, "float32", Console(quiet=True))
 
     if mask is None:

@@ -16,6 +16,11 @@ from rich.text import Text
 from selfmask._common.escape import lines
 
 
+def tell(console: Console, line: str) -> None:
+    """A line as it is: no markup, no colours of rich's own, cut nowhere."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 class SafeConsole(Console):
     """rich's console, with everything shown that a terminal would obey, but for what rich says itself."""
 

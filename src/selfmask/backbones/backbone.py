@@ -58,6 +58,11 @@ class Backbone:
         """Convolutional networks run faster so, most of all those with depthwise convolutions."""
         return not self.is_transformer
 
+    def lay_out(self) -> None:
+        """Have the weights lie as it prefers."""
+        if self.prefers_channels_last:
+            self.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
     @property
     def multiple(self) -> int:
         """Pixels that a side is best divisible by: a transformer's patch, else 16."""

@@ -139,14 +139,20 @@ def backbone_of(
             f"{mask.path.name} does not say which backbone it was learnt on: name it with --backbone, and its file of "
             "weights, if any, with --weights"
         )
-    if spec is not None:
-        check_description(described)
-        backbone = build(spec, weights=weights, image_size=described.get("image_size"))
-    else:
-        backbone = rebuild(described, weights=weights, download=download)
+    backbone = build_described(described, spec, weights, download=download)
     backbone.preprocessing = recipe_of(mask) or backbone.preprocessing
     mask.check(backbone.module)
     return backbone
+
+
+def build_described(
+    described: dict[str, Any], spec: str | None, weights: str | Path | None, *, download: bool
+) -> Backbone:
+    """The backbone that a file's `described` speaks of: what `spec` names at its image size, else see `rebuild`."""
+    if spec is None:
+        return rebuild(described, weights=weights, download=download)
+    check_description(described)
+    return build(spec, weights=weights, image_size=described.get("image_size"))
 
 
 def recipe_of(mask: Mask) -> Preprocessing | None:

@@ -20,7 +20,7 @@ from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.backbones.spec import build, recipe_of
 from selfmask.bank.folder import Entry, checked_name, digest_of, is_folder_of_masks, name_of, stamp_of
 from selfmask.bank.pictures import Picture, picture_set
-from selfmask.bank.prediction import Prediction, has_head, predictions
+from selfmask.bank.prediction import Prediction, has_head, no_head, predictions
 from selfmask.bank.register import Changes, Register
 from selfmask.bank.shelf import Shelf, bytes_of
 from selfmask.bank.specialist import Card, Specialist
@@ -337,7 +337,7 @@ class Bank:
                     "the untouched backbone has no head, so it cannot predict: name a mask that has one"
                 )
             if not self._register.entry(name).predicts:
-                predictions(torch.zeros(0, self.backbone.width), {}, (), name, 1)
+                raise no_head(name)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -350,8 +350,7 @@ def _backbone(given: Backbone | nn.Module | str) -> Backbone:
     if isinstance(given, nn.Module):
         return from_module(given)
     backbone = build(given)
-    if backbone.prefers_channels_last:
-        backbone.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    backbone.lay_out()
     return backbone
 
 

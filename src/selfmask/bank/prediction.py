@@ -31,16 +31,21 @@ def has_head(head: Mapping[str, Tensor]) -> bool:
     return {"weight", "bias"} <= set(head) or {"text", "logit_scale"} <= set(head)
 
 
+def no_head(name: str) -> SettingsError:
+    """Why the mask called `name` cannot predict."""
+    return SettingsError(
+        f"the mask {name!r} brings no head, so it cannot predict: take its features (embed), and k-NN or a probe "
+        "on labelled images; masks that are learnt with labels bring one"
+    )
+
+
 def probabilities(x: Tensor, head: Mapping[str, Tensor], name: str) -> Tensor:
     """Float32 (B, classes) of features float32 (B, width), by the head of the mask called `name`.
 
     Raises `MaskFileError` where the head has another width, `SettingsError` where there is none.
     """
     if not has_head(head):
-        raise SettingsError(
-            f"the mask {name!r} brings no head, so it cannot predict: take its features (embed), and k-NN or a probe "
-            "on labelled images; masks that are learnt with labels bring one"
-        )
+        raise no_head(name)
     weight = head["weight"] if "weight" in head else head["text"]
     bias, scale = head.get("bias"), head.get("logit_scale")
     fits = weight.ndim == 2 and weight.shape[1] == x.shape[1] and len(weight) > 0

@@ -14,10 +14,7 @@ _MOST_SHOWN = 20
 def show_embedded(embedded: EmbeddedImages) -> None:
     """The file, what is in it, and what is not."""
     record = embedded.record
-    if record.left_out:
-        say(
-            f"{record.left_out:,} of {record.left_out + record.rows:,} images could not be read and were left out"
-        )
+    _say_left_out(record)
     again = f" ({embedded.reused} of {embedded.parts} parts were there already)" if embedded.reused else ""
     say(
         f"{embedded.out}: {record.rows:,} embeddings of {record.width} numbers ({record.dtype}), "

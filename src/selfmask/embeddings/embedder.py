@@ -125,7 +125,7 @@ class Embedder:
             return Embedded(images.names, *self.embed(images), skipped)
 
 
-def digest_of(backbone: Backbone, *more: bytes) -> str:
+def network_digest(backbone: Backbone, *more: bytes) -> str:
     """`MadeBy.digest` of the network as it is now, on the CPU, and of what else makes its embeddings what they are."""
     tensors = {name: signature(tensor).digest for name, tensor in base_tensors(backbone.module).items()}
     found = xxhash.xxh3_128(combined(tensors).encode())

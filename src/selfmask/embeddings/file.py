@@ -120,7 +120,8 @@ def _open_npy(path: Path) -> Embeddings:
         found = msgspec.json.decode(content, type=_Beside)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise DataError(f"{beside} is damaged, or not what selfmask embed wrote: {error}") from None
-    record = Record.read(msgspec.json.encode(found.record), f"{beside}")
+    record = found.record
+    record.check(f"{beside}")
     x = _npy(path)
     if x.shape != (record.rows, record.width) or x.dtype != record.dtype or len(found.path) != record.rows:
         raise DataError(

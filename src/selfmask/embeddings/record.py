@@ -76,8 +76,12 @@ class Record:
             found = msgspec.json.decode(text, type=cls)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise DataError(f"{where} does not say which network made it: {error}") from None
-        if found.format != FORMAT:
-            raise DataError(f"{where} is of format {found.format}, this selfmask reads {FORMAT}: update it")
-        if found.rows < 0 or not 1 <= found.width <= MOST_WIDTH:
-            raise DataError(f"{where} claims {found.rows} embeddings of width {found.width}: it is damaged")
+        found.check(where)
         return found
+
+    def check(self, where: str) -> None:
+        """Raises `DataError`, that begins with `where` it stands, for another format and for what cannot be."""
+        if self.format != FORMAT:
+            raise DataError(f"{where} is of format {self.format}, this selfmask reads {FORMAT}: update it")
+        if self.rows < 0 or not 1 <= self.width <= MOST_WIDTH:
+            raise DataError(f"{where} claims {self.rows} embeddings of width {self.width}: it is damaged")

@@ -13,10 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfmask.embeddings.file import Embeddings
 from selfmask.errors import SettingsError
+from selfmask.features.passes import passing
 
 # Similarities held at one time: 2**24 float32 are 64 MiB.
 _SIMILARITIES = 2**24
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image that was found: its name, and the cosine to the query."""
+
+    path: str
+    similarity: float
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,16 @@ def nearest(blocks: Iterable[Tensor], queries: Tensor, k: int) -> Nearest:
             best = best[:, :k]
         start += len(block)
     return Nearest(rows, best)
+
+
+def hits(file: Embeddings, queries: Tensor, k: int) -> list[tuple[Hit, ...]]:
+    """For each of the `queries` (Q, width) the `k` nearest images of a file, the nearest first; see `nearest`."""
+    best = nearest(passing(file.blocks(), len(file), "searching"), queries, k)
+    known = file.names(sorted(set(best.rows.flatten().tolist())))
+    return [
+        tuple(Hit(known[row], value) for row, value in zip(rows, values, strict=True))
+        for rows, values in zip(best.rows.tolist(), best.similarities.tolist(), strict=True)
+    ]
 
 
 def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from selfmask._common.console import tell
+
 _console: ContextVar[Console | None] = ContextVar("console of the passes", default=None)
 
 
@@ -88,10 +90,7 @@ def _with_lines(batches: Iterable[Batch], images: int, what: str, console: Conso
         if now - said >= EVERY and done < images:
             said = now
             left = (now - began) / done * (images - done)
-            console.print(
-                f"{what}: {done} of {images} images, {left:.0f} s left",
-                highlight=False, markup=False, soft_wrap=True,
-            )  # fmt: skip
+            tell(console, f"{what}: {done} of {images} images, {left:.0f} s left")
 
 
 class _Rate(ProgressColumn):

@@ -19,7 +19,8 @@ import io
 import struct
 import threading
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -71,27 +72,30 @@ def decode(image: bytes | Path, short_side: int | None = None) -> Tensor:
     `short_side`: pictures whose shorter side is longer than this many pixels are reduced to it.
     Raises `UnreadableImage` with a short reason for whatever cannot be decoded.
     """
-    try:
-        with io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as stream:
-            return _decode(stream, short_side)
-    except UnreadableImage:
-        raise
-    except FileNotFoundError:
-        raise UnreadableImage("the file does not exist (any more)") from None
-    except (
-        Exception
-    ) as error:  # a damaged file can make a decoder raise anything: each is a reason to skip it
-        raise UnreadableImage(_reason(error)) from error
+    with (
+        _one_kind_of_error(),
+        io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as stream,
+    ):
+        return _decode(stream, short_side)
 
 
 def pixels_of(image: bytes) -> int:
     """How many pixels an image file says it has; nothing is decoded. Raises `UnreadableImage` as `decode` does."""
-    try:
+    with _one_kind_of_error():
         _silence_metadata_warnings()
         picture = _open(io.BytesIO(image))
         return picture.width * picture.height
+
+
+@contextmanager
+def _one_kind_of_error() -> Iterator[None]:
+    """A damaged file can make a decoder raise anything: each is a reason to skip it."""
+    try:
+        yield
     except UnreadableImage:
         raise
+    except FileNotFoundError:
+        raise UnreadableImage("the file does not exist (any more)") from None
     except Exception as error:
         raise UnreadableImage(_reason(error)) from error
 
@@ -99,28 +103,28 @@ def pixels_of(image: bytes) -> int:
 def _decode(stream: io.BufferedIOBase | io.BytesIO, short_side: int | None) -> Tensor:
     _silence_metadata_warnings()
     picture = _open(stream)
-    width, height = picture.size
-    wanted = None
-    if short_side is not None and min(width, height) > short_side:
-        wanted = reduced_size(width, height, short_side)
+    wanted, large = _wanted(picture, short_side), _is_large(picture)
     if wanted and picture.format == "JPEG":
         _check_size(picture, MAX_JPEG_PIXELS)
         picture.draft(None, wanted)  # None: whatever colour mode it has
-    return _pixels(picture, wanted, large=width * height > _LARGE)
+    return _pixels(picture, wanted, large)
 
 
 def decode_picture(picture: Image.Image, short_side: int | None = None) -> Tensor:
     """The same of an image that Pillow has opened."""
-    width, height = picture.size
-    wanted = None
-    if short_side is not None and min(width, height) > short_side:
-        wanted = reduced_size(width, height, short_side)
-    try:
-        return _pixels(picture, wanted, large=width * height > _LARGE)
-    except UnreadableImage:
-        raise
-    except Exception as error:
-        raise UnreadableImage(_reason(error)) from error
+    with _one_kind_of_error():
+        return _pixels(picture, _wanted(picture, short_side), _is_large(picture))
+
+
+def _wanted(picture: Image.Image, short_side: int | None) -> tuple[int, int] | None:
+    """The (width, height) to reduce it to; None: as it is."""
+    if short_side is None or min(picture.size) <= short_side:
+        return None
+    return reduced_size(*picture.size, short_side)
+
+
+def _is_large(picture: Image.Image) -> bool:
+    return picture.width * picture.height > _LARGE
 
 
 def _pixels(picture: Image.Image, wanted: tuple[int, int] | None, large: bool) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from selfmask.embeddings.search import Hit
 from selfmask.errors import DataError
 from selfmask.images.sources import Content, decoded
 from selfmask.reports.frame import rendered
@@ -15,14 +16,6 @@ from selfmask.reports.wording import count
 MOST_QUERIES = 100
 """Queries that the sheet shows."""
 _SIDE = 96
-
-
-@dataclass(frozen=True)
-class Hit:
-    """An image that was found: its name, and the cosine to the query."""
-
-    path: str
-    similarity: float
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from selfmask._common.calls import call
+from selfmask._common.console import tell
 from selfmask._common.processes import by_the_first
 from selfmask.errors import RunError
 from selfmask.features.measure import HeadCost, head_cost
@@ -125,7 +126,7 @@ def _adapt(
     settings, first = plan.settings, accelerator.is_main_process
     resume = settings.resume and folder.checkpoint.is_file()
     for line in plan.lines():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        tell(console, line)
 
     started = time.perf_counter()
     training = plan.record()
@@ -135,20 +136,20 @@ def _adapt(
     if not resume:
         rows = 2 + settings.statistics + settings.finetune if measurable else 0
         said = in_words(expected_seconds(plan, objective, rows)) if first else ""
-        console.print(f"expected: {said}", highlight=False, markup=False, soft_wrap=True)
+        tell(console, f"expected: {said}")
     choose_crop(plan, folder, console)
     outcomes = measure_base(plan, folder, console) if measurable else []
     untouched = measure_held_out(plan, folder) if first else None
     if not resume:
         for line in objective.prepare(plan.backbone, plan.train):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            tell(console, line)
 
     masks = build_masks(plan)
-    console.print(
+    tell(
+        console,
         f"masked: {sum(t.numel() for t in masks.theta.values()):,} weights in {len(masks.names)} tensors, "
         f"{masks.why.partition(': ')[0]} (docs/rules.md)",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+    )
     fitted = fit(
         plan.backbone, masks, objective, plan.train, plan.fit, folder,
         resume=resume, accelerator=accelerator, console=console, channels_last=plan.channels_last,
@@ -282,5 +283,5 @@ def _head_cost(
         plan.backbone, plan.splits.test, exact, head, size=plan.size, channels_last=plan.channels_last
     )
     said = str(cost or "what the rounded head costs was not measured")
-    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    tell(console, said)
     return cost

@@ -14,6 +14,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import TextColumn
 
+from selfmask._common.console import tell
 from selfmask.errors import RunError
 from selfmask.features.passes import EVERY, progress_line
 
@@ -155,10 +156,10 @@ class LogWriter:
         if not self._console.is_terminal and now - self._said >= EVERY:
             self._said = now
             left = (now - self._began) / (step + 1 - self._start) * (self._steps - step - 1)
-            self._console.print(
+            tell(
+                self._console,
                 f"{self._title}: step {step + 1} of {self._steps}, {', '.join(shown)}, {left:.0f} s left",
-                highlight=False, markup=False, soft_wrap=True,
-            )  # fmt: skip
+            )
 
     def advance(self, step: int) -> None:
         """Show that step `step` was made, between two lines of the log."""

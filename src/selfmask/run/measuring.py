@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
+from selfmask._common.console import tell
 from selfmask._common.escape import one_line
 from selfmask._common.processes import place, same_on_all
 from selfmask.features.features import features
@@ -37,7 +38,7 @@ def sparing(what: str, warnings: list[str], console: Console) -> Iterator[None]:
 def warn(text: str, warnings: list[str], console: Console) -> None:
     """Keep a warning for the result, and say it at once."""
     warnings.append(text)
-    console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
+    tell(console, f"warning: {text}")
 
 
 def can_be_measured(plan: Plan) -> bool:
@@ -136,10 +137,7 @@ def choose_crop(plan: Plan, folder: RunFolder, console: Console) -> None:
     if place()[0] == 0:
         write_checkpoint(folder.measured, {_CROP: crop})
     said = ", ".join(f"{value:.3f} at {crop:g}" for crop, value in zip(plan.crops, found, strict=True))
-    console.print(
-        f"evaluation views: crop {crop:g} (k-NN of {len(images)} training images: {said})",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+    tell(console, f"evaluation views: crop {crop:g} (k-NN of {len(images)} training images: {said})")
 
 
 _CROP = "crop"

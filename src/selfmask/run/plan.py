@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import build
 from selfmask.errors import SettingsError
@@ -113,9 +111,7 @@ def make_plan(settings: AdaptSettings) -> Plan:
     crops = (own, 1.0) if size > 160 else (1.0, own)
     backbone.preprocessing = replace(backbone.preprocessing, size=size, crop=crops[0])
     backbone.module.to(device)
-    channels_last = backbone.prefers_channels_last
-    if channels_last:
-        backbone.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    backbone.lay_out()
 
     recipe = kind.recipe_for(settings.optimizer or ("sgd" if paper else None))
     fit = _fit_settings(settings, recipe, paper, len(train))
@@ -140,7 +136,7 @@ def make_plan(settings: AdaptSettings) -> Plan:
         norm_stats=settings.norm_stats or ("adapt" if paper else "frozen"),
         size=size,
         native=native,
-        channels_last=channels_last,
+        channels_last=backbone.prefers_channels_last,
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
+from selfmask._common.console import tell
 from selfmask._common.escape import encodable, one_line
 from selfmask.errors import MissingExtraError, RunError
 
@@ -74,10 +75,7 @@ def track(
         accelerator.log(dict(figures), step=step)
     except Exception as error:
         accelerator.trackers.clear()
-        console.print(
-            f"warning: the tracker failed, and the run goes on without it: {_said(error)}",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+        tell(console, f"warning: the tracker failed, and the run goes on without it: {_said(error)}")
 
 
 def figures_of(result: Result) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from selfmask.bank.bank import Bank
 from selfmask.bank.folder import mask_file, name_of
-from selfmask.embeddings.embedder import digest_of
+from selfmask.embeddings.embedder import network_digest
 from selfmask.embeddings.file import Embeddings, open_embeddings
 from selfmask.embeddings.record import MadeBy
-from selfmask.embeddings.search import nearest
+from selfmask.embeddings.search import hits
 from selfmask.errors import SelfmaskError, SettingsError
 
 
@@ -60,7 +60,7 @@ class Gallery:
             if name not in self._digests or self._digests[name][0] != stamp:
                 with self._bank.use(name):
                     own = replace(self._bank.backbone, preprocessing=self._bank.preprocessing(name))
-                    self._digests[name] = (stamp, digest_of(own))
+                    self._digests[name] = (stamp, network_digest(own))
             if self._digests[name][1] != made_by.digest:
                 raise SettingsError(
                     "the embeddings to search were made by another network (another mask, size or recipe): embed the "
@@ -69,17 +69,7 @@ class Gallery:
 
     def search(self, name: str | None, x: Tensor, k: int) -> Sequence[dict[str, Any]]:
         """For each row of x (Q, width) the `k` nearest images as a document, the nearest first."""
-        file = self._files[name]
-        best = nearest(file.blocks(), x, k)
-        known = file.names(sorted(set(best.rows.flatten().tolist())))
-        return [
-            {
-                "found": [
-                    {"path": known[row], "similarity": value} for row, value in zip(rows, values, strict=True)
-                ]
-            }
-            for rows, values in zip(best.rows.tolist(), best.similarities.tolist(), strict=True)
-        ]
+        return [{"found": [asdict(hit) for hit in found]} for found in hits(self._files[name], x, k)]
 
 
 def _name_of(bank: Bank, made_by: MadeBy, path: Path) -> str | None:

@@ -152,7 +152,7 @@ def _shown(name: str) -> str:
     return one_line(name)[:_MOST_NAME]
 
 
-def decoded(
+def views_of(
     found: Sequence[Upload], recipe: Preprocessing, most_pixels: int
 ) -> tuple[ViewSet, dict[int, str]]:
     """The views of the readable images, in order, and by the place of each other one why it is none."""

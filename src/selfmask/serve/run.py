@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-from selfmask._common.console import SafeConsole
+from selfmask._common.console import SafeConsole, tell
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import backbone_of, build
 from selfmask.bank.bank import Bank
@@ -77,15 +76,10 @@ def run(settings: ServeSettings, console: Console | None = None) -> Served:
     use_threads(settings.threads)
     with bound(settings.host, settings.port) as listener, _bank(settings) as bank:
         for path, why in bank.refused.items():
-            console.print(f"left out: {path}: {why}", highlight=False, markup=False, soft_wrap=True)
+            tell(console, f"left out: {path}: {why}")
 
         def started(live: Live) -> None:
-            console.print(
-                f"{len(bank)} masks at {live.address} (Ctrl-C ends)",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            tell(console, f"{len(bank)} masks at {live.address} (Ctrl-C ends)")
 
         return serve_bank(bank, settings, token, listener, started)
 
@@ -146,9 +140,8 @@ class _Server(uvicorn.Server):
 @contextmanager
 def _bank(settings: ServeSettings) -> Iterator[Bank]:
     backbone = _backbone(settings)
-    module = backbone.module.to(device_named(settings.device))
-    if backbone.prefers_channels_last:
-        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    backbone.module.to(device_named(settings.device))
+    backbone.lay_out()
     with Bank(backbone, settings.masks, memory=settings.memory, watch=settings.watch) as bank:
         if BASE in bank:
             raise SettingsError(

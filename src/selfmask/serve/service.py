@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from selfmask.errors import MaskFileError, SelfmaskError
 from selfmask.images.sources import Reading
 from selfmask.images.view_set import ViewSet
 from selfmask.serve.gallery import Gallery
-from selfmask.serve.intake import Refused, Upload, decoded
+from selfmask.serve.intake import Refused, Upload, views_of
 from selfmask.serve.metrics import Metrics
 from selfmask.serve.queue import MaskQueue, QueueClosedError, QueueFullError
 from selfmask.serve.settings import BASE, ServeSettings
@@ -70,7 +71,7 @@ class Service:
         Raises `Refused`.
         """
         recipe = await self.aside(self.bank.preprocessing, name)
-        views, why = await self.aside(decoded, images, recipe, self.settings.max_pixels)
+        views, why = await self.aside(views_of, images, recipe, self.settings.max_pixels)
         self.metrics.bad_images(len(why))
         if len(views) == 0:
             return None, why
@@ -81,15 +82,12 @@ class Service:
         except QueueClosedError:
             raise Refused(503, "the service is ending", after=5) from None
         try:
-            async with asyncio.timeout(self.settings.timeout):
-                return await asyncio.wrap_future(answer), why
+            with _refusing():
+                async with asyncio.timeout(self.settings.timeout):
+                    return await asyncio.wrap_future(answer), why
         except TimeoutError:
             seconds = self.settings.timeout
             raise Refused(503, f"not answered within {seconds:g} seconds: try again", self._after()) from None
-        except MaskFileError as error:
-            raise Refused(503, f"the mask cannot be used now: {error}") from error
-        except SelfmaskError as error:
-            raise Refused(422, str(error)) from error
 
     async def predict(
         self, name: str, images: Sequence[Upload], top: int
@@ -113,17 +111,24 @@ class Service:
 
     async def aside(self, work: Callable[..., T], *given: Any) -> T:
         """`work(*given)` in a thread. Raises `Refused` for our errors."""
-        try:
+        with _refusing():
             return await asyncio.get_running_loop().run_in_executor(self._decoders, work, *given)
-        except Refused:
-            raise
-        except MaskFileError as error:
-            raise Refused(503, f"the mask cannot be used now: {error}") from error
-        except SelfmaskError as error:
-            raise Refused(422, str(error)) from error
 
     def _full(self) -> Refused:
         return Refused(429, f"{self.queue.length} images wait already: try again later", self._after())
 
     def _after(self) -> int:
         return min(60, max(1, math.ceil(len(self.queue) * self.worker.counts.seconds)))
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Our errors as what is answered for them."""
+    try:
+        yield
+    except Refused:
+        raise
+    except MaskFileError as error:
+        raise Refused(503, f"the mask cannot be used now: {error}") from error
+    except SelfmaskError as error:
+        raise Refused(422, str(error)) from error

@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from selfmask._common.calls import call
-from selfmask._common.console import SafeConsole
+from selfmask._common.console import SafeConsole, tell
 from selfmask.cascades.fusion import Mode
 from selfmask.embeddings.embedder import Embedder, in_parts
 from selfmask.embeddings.file import ENDINGS
@@ -162,6 +162,6 @@ def _steps(
     for found in embedder.embed_parts(wanted()):
         parts.write(missing.popleft(), found)
         for one in found.skipped:
-            console.print(f"left out: {one}", highlight=False, markup=False, soft_wrap=True)
+            tell(console, f"left out: {one}")
         yield found
     yield from there

@@ -9,11 +9,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from selfmask.backbones.backbone import Backbone
-from selfmask.backbones.spec import backbone_of, build, check_description, rebuild
+from selfmask.backbones.spec import backbone_of, build, build_described, rebuild
 from selfmask.cascades.cascade_file import FORMAT_KEY, load_cascade
 from selfmask.cascades.fusion import Mode
 from selfmask.cascades.network import Cascade
-from selfmask.embeddings.embedder import Embedder, digest_of
+from selfmask.embeddings.embedder import Embedder, network_digest
 from selfmask.embeddings.record import MadeBy
 from selfmask.errors import SettingsError
 from selfmask.run.folder import RunFolder
@@ -95,9 +95,8 @@ def reopen(
 
 
 def _ready(embedder: Embedder, device: torch.device | str) -> Embedder:
-    module = embedder.backbone.module.to(device)
-    if embedder.backbone.prefers_channels_last:
-        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    embedder.backbone.module.to(device)
+    embedder.backbone.lay_out()
     return embedder
 
 
@@ -144,14 +143,11 @@ def _with_cascade(
 def _base_of(cascade: Cascade, spec: str | None, weights: Path | None, download: bool) -> Backbone:
     described = cascade.dispatcher.metadata.get("backbone")
     described = described if isinstance(described, dict) else {}
-    if spec is not None:
-        check_description(described)
-        return build(spec, weights=weights, image_size=described.get("image_size"))
-    if not described.get("spec"):
+    if spec is None and not described.get("spec"):
         raise SettingsError(
             f"{cascade.path}: does not say which backbone it belongs to: name it by --backbone"
         )
-    return rebuild(described, weights=weights, download=download)
+    return build_described(described, spec, weights, download=download)
 
 
 def _made_by(
@@ -163,7 +159,7 @@ def _made_by(
     *more: bytes,
 ) -> MadeBy:
     return MadeBy(
-        digest_of(backbone, *more),
+        network_digest(backbone, *more),
         kind,  # pyright: ignore[reportArgumentType]
         None if path is None else str(path.absolute()),
         mode,

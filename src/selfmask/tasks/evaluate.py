@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from selfmask._common.calls import call
@@ -100,8 +99,7 @@ def run(settings: EvaluateSettings) -> Evaluation:
     opened = _opened(settings, mask)
     assert opened.splits.test is not None  # `_opened` saw to it
     backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)
-    if backbone.prefers_channels_last:
-        backbone.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    backbone.lay_out()
     rows = Rows.of(list(_rows(mask, backbone, opened, settings)))
     source = RunFolder(settings.run) if settings.run.is_dir() else mask
     return Evaluation(

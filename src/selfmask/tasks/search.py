@@ -12,18 +12,18 @@ import torch
 from rich.console import Console
 
 from selfmask._common.calls import call
-from selfmask._common.console import SafeConsole
+from selfmask._common.console import SafeConsole, tell
 from selfmask._common.files import write_atomically
 from selfmask._common.table import csv_lines
 from selfmask.embeddings.embedder import Embedder, in_parts
 from selfmask.embeddings.file import Embeddings, open_embeddings
 from selfmask.embeddings.record import MadeBy
-from selfmask.embeddings.search import nearest
+from selfmask.embeddings.search import hits
 from selfmask.errors import DataError, SettingsError
 from selfmask.features.passes import passing
 from selfmask.images.every import every_image, find_images, place_of_images
 from selfmask.images.sources import Content, Skipped
-from selfmask.reports.sheet import MOST_QUERIES, Answer, Hit, contact_sheet
+from selfmask.reports.sheet import MOST_QUERIES, Answer, contact_sheet
 from selfmask.run.process import device_named, use_threads
 from selfmask.tasks.embedder import reopen
 from selfmask.tasks.opening import check_out
@@ -109,15 +109,8 @@ def run(settings: SearchSettings, console: Console | None = None) -> Found:
     )  # fmt: skip
     names, x, contents, left_out = _queries(embedder, settings.query)
     for one in left_out:
-        (console or SafeConsole(stderr=True)).print(
-            f"left out: {one}", highlight=False, markup=False, soft_wrap=True
-        )
-    best = nearest(passing(opened.blocks(), len(opened), "searching"), x, settings.k)
-    known = opened.names(sorted(set(best.rows.flatten().tolist())))
-    answers = tuple(
-        Answer(name, tuple(Hit(known[row], value) for row, value in zip(rows, values, strict=True)))
-        for name, rows, values in zip(names, best.rows.tolist(), best.similarities.tolist(), strict=True)
-    )
+        tell(console or SafeConsole(stderr=True), f"left out: {one}")
+    answers = tuple(map(Answer, names, hits(opened, x, settings.k)))
     notes = (_large(len(opened)),) if len(opened) > _MANY else ()
     found = Found(opened.path, len(opened), opened.record.made_by, answers, left_out, notes, settings.out)
     if settings.out is not None:
