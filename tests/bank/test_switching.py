@@ -142,7 +142,7 @@ def test_packed_masks_are_what_was_packed_in_the_smaller_of_two_ways(
         assert (span.end - span.begin) * (4 if span.listed else 1) == min(as_list, as_bits)
         theta = torch.randn(size)
         weights = torch.full((size,), torch.nan)
-        Writer(packed).write(span, theta, weights)
+        Writer(packed).write(name, theta, weights)
         assert torch.equal(weights, masked_weight(theta, mask))
 
 

@@ -88,36 +88,39 @@ class Packed(NamedTuple):
 class Writer:
     """Writes the masked weights of one `Packed`: θ·M/α, bit for bit as `masked_weight` makes it.
 
-    The lists are unpacked once for all tensors: a network has many small ones.
+    Factors and lists are unpacked once for all tensors: a network has many small ones, where each call of torch counts.
     """
 
     def __init__(self, packed: Packed) -> None:
         self._packed = packed
-        self._places: dict[torch.device, Tensor] = {}
+        factors = torch.tensor([span.factor for span in packed.spans.values()], dtype=torch.float64)
+        self._factors = dict(zip(packed.spans, factors.unbind(), strict=True))
+        self._places: dict[torch.device, dict[str, Tensor]] = {}
 
-    def write(self, span: Span, theta: Tensor, weights: Tensor) -> None:
-        """Make `weights` the masked θ; both 1-d, in the order of memory."""
+    def write(self, name: str, theta: Tensor, weights: Tensor) -> None:
+        """Make `weights` the masked θ of that name; both 1-d, in the order of memory."""
+        span = self._packed.spans.get(name, ALL_ON)
         if span.factor == 1.0:
             weights.copy_(theta)
-        else:
-            scaled(theta, span.factor, out=weights)
+            return
+        scaled(theta, self._factors[name], out=weights)
         if span.listed:
-            self._switch_off(span, weights)
+            weights.index_fill_(0, self._listed(name, weights.device), 0.0)
         else:
             weights.masked_fill_(self._packed.off(span, len(weights), weights.device), 0.0)
 
-    def write_over(self, span: Span, old: Tensor, theta: Tensor, weights: Tensor) -> None:
-        """The same where `span` is listed, and `weights` are of its factor already, but off at the places `old`."""
+    def write_over(self, name: str, old: Tensor, theta: Tensor, weights: Tensor) -> None:
+        """The same where both are lists of one length (so of one factor), and `weights` are off at the places `old`."""
         if len(old):
-            weights.index_copy_(0, old, scaled(theta.index_select(0, old), span.factor))
-        self._switch_off(span, weights)
+            weights.index_copy_(0, old, scaled(theta.index_select(0, old), self._factors[name]))
+            weights.index_fill_(0, self._listed(name, weights.device), 0.0)
 
-    def _switch_off(self, span: Span, weights: Tensor) -> None:
-        if span.end > span.begin:
-            device = weights.device
-            if device not in self._places:
-                self._places[device] = self._packed.positions.to(device).long()
-            weights.index_fill_(0, self._places[device][span.begin : span.end], 0.0)
+    def _listed(self, name: str, device: torch.device) -> Tensor:
+        if device not in self._places:
+            listed = {name: s.end - s.begin for name, s in self._packed.spans.items() if s.listed}
+            places = self._packed.positions.to(device).long().split(list(listed.values()))
+            self._places[device] = dict(zip(listed, places, strict=True))
+        return self._places[device][name]
 
 
 NOTHING = Packed({}, torch.zeros(0, dtype=torch.int32), torch.zeros(0, dtype=torch.uint8))

@@ -23,12 +23,12 @@ from selfmask.masking import occupancy
 from selfmask.masking.places import Place, places, put_back
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Slot:
     """A tensor of the model.
 
-    home: the parameters or buffers of the module that owns it. tensor: as it stood when the bank was made. memory: its
-    address. theta: its values then. order: its dimensions, the widest step first.
+    home: the parameters or buffers of the module that owns it. tensor: as it stood when the bank was made, with its
+    address (memory) and how many elements it has. theta: its values then. order: its dimensions, the widest step first.
     flat_theta, weights: both as they lie in memory, 1-d; None where there are gaps between a tensor's elements.
     """
 
@@ -36,6 +36,7 @@ class _Slot:
     home: Mapping[str, Tensor | None]
     tensor: Tensor
     memory: int
+    elements: int
     theta: Tensor
     order: tuple[int, ...]
     flat_theta: Tensor | None
@@ -50,14 +51,15 @@ class _Slot:
         order = tuple(sorted(range(tensor.ndim), key=lambda d: -tensor.stride(d)))
         flat = tensor.permute(order)
         if not flat.is_contiguous():
-            return _Slot(place, home, tensor, tensor.data_ptr(), theta, order, None, None)
+            return _Slot(place, home, tensor, tensor.data_ptr(), tensor.numel(), theta, order, None, None)
         flat_theta = theta.permute(order).reshape(-1)
-        return _Slot(place, home, tensor, tensor.data_ptr(), theta, order, flat_theta, flat.view(-1))
+        weights = flat.view(-1)
+        return _Slot(place, home, tensor, tensor.data_ptr(), len(weights), theta, order, flat_theta, weights)
 
     def stands(self) -> bool:
         """Whether the model still has this tensor, and in the same memory."""
         now = self.home.get(self.place.name)
-        return now is not None and now.data_ptr() == self.memory and now.shape == self.tensor.shape
+        return now is not None and now.data_ptr() == self.memory and now.numel() == self.elements
 
 
 class Switch:
@@ -141,18 +143,16 @@ class Switch:
             slot, value = self._slots[name], None if new is None else new.values.get(name)
             if name in gone:  # a buffer that the network makes anew, a cache say
                 put_back(slot.place, slot.theta if value is None else value)
-                continue
-            if value is not None or slot.weights is None or slot.flat_theta is None:
+            elif value is not None or slot.weights is None or slot.flat_theta is None:
                 slot.tensor.copy_(slot.theta if value is None else value)
-                continue
-            span = after.spans.get(name, ALL_ON)
-            known = name not in doubtful and (old is None or name not in old.values)
-            was = before.spans.get(name, ALL_ON) if known else None
-            if was is not None and was.factor == span.factor and was.listed and span.listed:
-                off = before.places(was, slot.weights.device)
-                writer.write_over(span, off, slot.flat_theta, slot.weights)
             else:
-                writer.write(span, slot.flat_theta, slot.weights)
+                known = name not in doubtful and (old is None or name not in old.values)
+                was, span = before.spans.get(name, ALL_ON), after.spans.get(name, ALL_ON)
+                if known and was.listed and span.listed and was.factor == span.factor:
+                    off = before.places(was, slot.weights.device)
+                    writer.write_over(name, off, slot.flat_theta, slot.weights)
+                else:
+                    writer.write(name, slot.flat_theta, slot.weights)
         self._worn, self._doubtful = new, set()
 
     @contextmanager
