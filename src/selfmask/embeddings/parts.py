@@ -34,6 +34,19 @@ from selfmask.run.folder import RunFolder
 Dtype = Literal["float32", "float16"]
 METADATA = b"selfmask"
 _SKIPPED, _LEFT_OUT = b"selfmask.skipped", b"selfmask.left_out"
+Wanted = tuple[Path, Sequence[Entry]]
+"""A part that is to be made: where, and of which images."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A part that was written: of how many images, and those of them that could not be read."""
+
+    images: int
+    skipped: tuple[Skipped, ...] = ()
+
+    def __len__(self) -> int:
+        return self.images
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,11 @@ class Parts:
         for entry in entries:
             found.update(f"{entry.name}\0{_stamp(entry)}\n".encode("utf-8", "surrogatepass"))
         return self.folder / f"part-{number:08d}-{found.hexdigest()}.parquet"
+
+    def made(self, path: Path, found: Embedded) -> Made:
+        """`write` it, and tell of it."""
+        self.write(path, found)
+        return Made(len(found), found.skipped)
 
     def write(self, path: Path, found: Embedded) -> None:
         """Write a part, whole or not at all. Raises `SettingsError` where a number is too large for `dtype`."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +15,11 @@ from rich.console import Console
 from selfmask._common.calls import call
 from selfmask._common.console import SafeConsole, tell
 from selfmask.cascades.fusion import Mode
+from selfmask.cluster.connection import connected
+from selfmask.cluster.embedding import Workers
 from selfmask.embeddings.embedder import Embedder, in_parts
 from selfmask.embeddings.file import ENDINGS
-from selfmask.embeddings.parts import Dtype, Parts, json_beside
+from selfmask.embeddings.parts import Dtype, Made, Parts, Wanted, json_beside
 from selfmask.embeddings.record import Record
 from selfmask.errors import SettingsError
 from selfmask.features.passes import passing
@@ -53,6 +56,10 @@ class EmbedSettings:
     """CPU threads. Default: all cores."""
     device: str = "auto"
     """auto (cuda if there is one, else cpu), cpu, cuda, mps."""
+    ray: str | None = None
+    """Embed by several processes or machines: local, or the address of a Ray cluster (see docs/cluster.md)."""
+    workers: int | None = None
+    """With --ray: processes, of --threads cores each (1 by default). Default: all that there is room for."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("images",)
 
@@ -64,6 +71,8 @@ class EmbedSettings:
         check_written(self.out, self.run, self.images, self.weights)
         if self.out.suffix == ".npy":
             check_written(json_beside(self.out), self.run, self.images, self.weights)
+        if self.workers is not None and (self.ray is None or self.workers < 1):
+            raise SettingsError(f"--workers {self.workers}: how many processes --ray uses, 1 or more")
 
 
 def shift_images(settings: Any) -> None:
@@ -107,61 +116,106 @@ def run(settings: EmbedSettings, console: Console | None = None) -> EmbeddedImag
     same number of threads. Raises `DataError` where no image can be read.
     """
     assert settings.images is not None
+    console = console or SafeConsole(stderr=True)
+    dtype: Dtype = "float16" if settings.float16 else "float32"
     use_threads(settings.threads)
     place_of_images(settings.images)  # before the network is built: a slip is told at once
-    embedder = open_embedder(
+    if settings.ray is None:
+        embedder = _opened(settings, settings.device)
+        return write_embeddings(embedder, settings.images, settings.out, dtype, console)
+    threads = settings.threads or 1
+    cores = None if settings.workers is None else settings.workers * threads
+    with connected(settings.ray, cores) as ray:
+        # On other machines, and in another folder of this one, a relative path means something else.
+        settings = _from_anywhere(settings)
+        assert settings.images is not None
+        workers = Workers.fitting(ray, partial(_opened, settings), settings.workers, threads, settings.device)
+        embedder = _opened(settings, "cpu")  # which tells the parts' names; it embeds nothing
+        return write_embeddings(
+            embedder, settings.images, settings.out, dtype, console, partial(workers.make, console)
+        )
+
+
+def _opened(settings: EmbedSettings, device: str) -> Embedder:
+    return open_embedder(
         settings.run, backbone=settings.backbone, weights=settings.weights, size=settings.size, mode=settings.mode,
-        device=device_named(settings.device), download=settings.download,
+        device=device_named(device), download=settings.download,
     )  # fmt: skip
-    return write_embeddings(
-        embedder, settings.images, settings.out, "float16" if settings.float16 else "float32",
-        console or SafeConsole(stderr=True),
-    )  # fmt: skip
+
+
+def _from_anywhere(settings: EmbedSettings) -> EmbedSettings:
+    assert settings.images is not None
+    return replace(
+        settings,
+        run=None if settings.run is None else str(Path(settings.run).absolute()),
+        images=absolute(settings.images),
+        out=settings.out.absolute(),
+        weights=None if settings.weights is None else settings.weights.absolute(),
+    )
 
 
 embed = call(EmbedSettings, run)
 
 
+Maker = Callable[[Parts, Iterable[Wanted]], Iterator[Made]]
+"""Makes the parts that are wanted, and tells of each when it is there."""
+
+
 def write_embeddings(
-    embedder: Embedder, images: str, out: Path, dtype: Dtype, console: Console
+    embedder: Embedder, images: str, out: Path, dtype: Dtype, console: Console, maker: Maker | None = None
 ) -> EmbeddedImages:
-    """The embeddings of all `images` as the file `out`; what is left out is said on `console`."""
+    """The embeddings of all `images` as the file `out`; what is left out is said on `console`.
+
+    maker: who makes the parts; None: `embedder`, in this process.
+    """
     parts = Parts(out, embedder.made_by.digest, embedder.width, dtype, embedder.cascade is not None)
     record = Record(embedder.made_by, absolute(images), 0, embedder.width, dtype)
     with parts.held():
-        paths, reused = make_parts(embedder, images, parts, console)
+        paths, reused = make_parts(embedder, images, parts, console, maker)
         record = parts.assemble(paths, record)
     return EmbeddedImages(out, record, len(paths), reused)
 
 
-def make_parts(embedder: Embedder, images: str, parts: Parts, console: Console) -> tuple[list[Path], int]:
+def make_parts(
+    embedder: Embedder, images: str, parts: Parts, console: Console, maker: Maker | None = None
+) -> tuple[list[Path], int]:
     """All parts of `images`, in order, made where they were not there; and how many were there."""
     paths: list[Path] = []
     count, made = sum(1 for _ in every_image(images)), 0
-    for step in passing(_steps(embedder, images, parts, paths, console), count, "embedding"):
+    steps = _steps(embedder.part, images, parts, paths, console, maker or partial(_made_here, embedder))
+    for step in passing(steps, count, "embedding"):
         made += not isinstance(step, range)
     return paths, len(paths) - made
 
 
 def _steps(
-    embedder: Embedder, images: str, parts: Parts, paths: list[Path], console: Console
+    size: int, images: str, parts: Parts, paths: list[Path], console: Console, maker: Maker
 ) -> Iterator[Sized]:
     """Make and write each part that is not there, and name all of them in `paths`; gives out what each was about."""
-    missing: deque[Path] = deque()
     there: deque[range] = deque()
 
-    def wanted() -> Iterator[Sequence[Entry]]:
-        for number, entries in enumerate(in_parts(every_image(images), embedder.part)):
+    def wanted() -> Iterator[Wanted]:
+        for number, entries in enumerate(in_parts(every_image(images), size)):
             paths.append(path := parts.path(number, entries))
             if path.is_file():
                 there.append(range(len(entries)))
             else:
-                missing.append(path)
-                yield entries
+                yield path, entries
 
-    for found in embedder.embed_parts(wanted()):
-        parts.write(missing.popleft(), found)
-        for one in found.skipped:
+    for made in maker(parts, wanted()):
+        for one in made.skipped:
             tell(console, f"left out: {one}")
-        yield found
+        yield made
     yield from there
+
+
+def _made_here(embedder: Embedder, parts: Parts, wanted: Iterable[Wanted]) -> Iterator[Made]:
+    paths: deque[Path] = deque()
+
+    def entries() -> Iterator[Sequence[Entry]]:
+        for path, images in wanted:
+            paths.append(path)
+            yield images
+
+    for found in embedder.embed_parts(entries()):
+        yield parts.made(paths.popleft(), found)
