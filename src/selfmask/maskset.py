@@ -20,12 +20,14 @@ from selfmask.errors import SelectionError, SettingsError
 from selfmask.maskfile.architecture import architecture
 from selfmask.maskfile.explain import model_name
 from selfmask.maskfile.fingerprint import base_tensors, signature
+from selfmask.maskfile.quantised import Quantised, quantised
 from selfmask.maskfile.saving import HeadDtype, save_mask
 from selfmask.masking import norm, occupancy
 from selfmask.masking.densities import check_densities
 from selfmask.masking.maskable import check_maskable
 from selfmask.masking.masked import MaskedTensor, MaskedTensors
 from selfmask.masking.norm import NormStats
+from selfmask.masking.norm_weights import norm_weights, without_norms
 from selfmask.masking.optimizer import MaskOptimizer
 from selfmask.masking.places import places
 from selfmask.masking.rules import Rule, Threshold
@@ -49,6 +51,9 @@ class MaskSet:
         train: pattern(s) or a function naming ordinary parameters to train beside the masks, a new head say.
             They are saved too, and restored by `remove`.
         seed: of random scores and random shares; equal on every machine.
+        train_norms: train the weights and biases of the norm layers too, but for those that `train` names, and mask
+            none of them. They have a rate of their own in the optimizer, are saved as differences from the base in a
+            byte each (see `round_norms`), and restored by `remove`.
 
     Raises:
         SelectionError: nothing was chosen, a pattern matches nothing, a parameter is both masked and trained, or one is
@@ -65,6 +70,7 @@ class MaskSet:
         norm_stats: NormStats = "adapt",
         train: Train | None = None,
         seed: int = 0,
+        train_norms: bool = False,
     ) -> None:
         if norm_stats not in ("adapt", "frozen"):
             raise SettingsError(f"norm_stats is 'adapt' or 'frozen', got {norm_stats!r}")
@@ -83,9 +89,14 @@ class MaskSet:
         self.norm_stats: NormStats = norm_stats
 
         chosen, self.why = self.selection.choose(model)
+        norms = norm_weights(model) if train_norms else {}
+        if train_norms:
+            chosen = without_norms(chosen, norms)
+            self.why += "; norm weights are trained beside them"
         trained = {} if train is None else _trained(model, train, chosen)
+        norms = {name: weight for name, weight in norms.items() if name not in trained}
         with occupancy.taking(model, "a MaskSet") as self._hold:
-            self._begin(chosen, trained, seed)
+            self._begin(chosen, trained, norms, seed)
             masked, names = weakref.ref(self.masked), self.names
             self._hold.keep(
                 {name: t.where for name, t in self.masked.tensors.items()},
@@ -93,14 +104,18 @@ class MaskSet:
             )
 
     def _begin(
-        self, chosen: Mapping[str, nn.Parameter], trained: Mapping[str, nn.Parameter], seed: int
+        self,
+        chosen: Mapping[str, nn.Parameter],
+        trained: Mapping[str, nn.Parameter],
+        norms: Mapping[str, nn.Parameter],
+        seed: int,
     ) -> None:
         """Keep the base, start the scores, freeze what stays as it is."""
         model, share = self.model, self.selection.share
         check_densities(self.rule, chosen, share)
         generator = torch.Generator().manual_seed(seed)
         everywhere = places(model)
-        check_maskable(model, chosen, everywhere)
+        check_maskable(model, {**chosen, **norms}, everywhere)
         tensors: dict[str, MaskedTensor] = {}
         for name, weight in chosen.items():
             theta = weight.detach()
@@ -118,7 +133,8 @@ class MaskSet:
             p.requires_grad_(False)
         for p in chosen.values():
             p.requires_grad_(True)
-        self.masked = MaskedTensors(model, tensors, trained)
+        self.masked = MaskedTensors(model, tensors, trained, norms)
+        self._rounded: dict[str, Quantised] = {}
         self._rest = {
             name: None if name in self.masked.base else signature(tensor)
             for name, tensor in base_tensors(model).items()
@@ -173,6 +189,28 @@ class MaskSet:
         """Copies of the parameters that `train` named."""
         return {name: p.detach().clone() for name, p in self.masked.trained.items()}
 
+    def norms(self) -> dict[str, Tensor]:
+        """Copies of the norm weights that are trained, by name, as they are now."""
+        return {name: p.detach().clone() for name, p in self.masked.norms.items()}
+
+    @torch.no_grad()
+    def round_norms(self) -> None:
+        """Make the norm weights what a file stores: the base's and a whole number of steps, 127 at most a tensor.
+
+        Do it before you measure: the network is then the one that `save` writes, bit for bit. `save` does it too. A
+        second call changes nothing, unless there was a step of the optimizer in between.
+
+        Raises `SettingsError` where they are not finite.
+        """
+        for name, weight in self.masked.norms.items():
+            base = self.masked.base[name].to(weight.device)
+            known = self._rounded.get(name)
+            if known is not None and torch.equal(known.added_to(base), weight):
+                continue
+            change = quantised(weight.double() - base.double(), 8, f"the norm weights {name!r}")
+            weight.copy_(change.added_to(base) if change.steps.any() else base)
+            self._rounded[name] = change
+
     def rest(self) -> dict[str, Tensor]:
         """Every other tensor of the base's state dict, with the base's values: what a mask file fingerprints."""
         return {
@@ -189,7 +227,8 @@ class MaskSet:
             on = int(mask.sum())
             flipped = mask.numel() - on if t.start_mask is None else int((mask != t.start_mask).sum())
             rows.append(TensorStatus(t.name, tuple(t.theta.shape), mask.numel(), on, flipped))
-        return Status(tuple(rows), self.steps)
+        norms = sum(weight.numel() for weight in self.masked.norms.values())
+        return Status(tuple(rows), self.steps, norms)
 
     def density(self) -> float:
         """The share of the masked weights that is on now, in [0, 1]."""
@@ -203,6 +242,7 @@ class MaskSet:
         base: type[torch.optim.Optimizer] | None = None,
         *,
         trained: dict[str, Any] | None = None,
+        norms: dict[str, Any] | None = None,
         **settings: Any,
     ) -> MaskOptimizer:
         """An optimizer to use in place of the one over `model.parameters()`; the training loop stays as it is.
@@ -211,10 +251,12 @@ class MaskSet:
             base: any torch optimizer class, run on the scores; None is SGD, on the fast path where it applies.
             trained: settings of the ordinary parameters that `train` named, `{"lr": 0.1}` say; those that it
                 does not name are taken from `settings`.
+            norms: settings of the norm weights, with `train_norms`. Their rate is else derived: with Adam and its like
+                a fifth of the scores', at most 0.003; with SGD a 500th. They have no weight decay.
             **settings: of the optimizer on the scores: `lr=50, momentum=0.9` are the paper's for ResNets.
         """
         self.masked.check("optimizer")
-        return MaskOptimizer(self.masked, base, settings, trained)
+        return MaskOptimizer(self.masked, base, settings, trained, norms)
 
     def set_scores(self, scores: Mapping[str, Tensor]) -> None:
         """Take other scores (copied), for all masked tensors, and rewrite the weights from them."""
@@ -254,11 +296,12 @@ class MaskSet:
     ) -> Path:
         """Write the mask file: masks, moved statistics, trained parameters, and the base's fingerprints.
 
-        `head` holds the tensors of a classifier that belongs to the mask, if it is to be kept, and
-        `head_dtype` rounds them: "float16" halves their bytes. `metadata` (JSON-able: `backbone=`, `preprocessing=`,
-        `training=` …) is kept as given; without `backbone=` the name that the model gives itself (timm's with its
-        pretrained tag, transformers') is kept as `base`, which says nothing of where its weights are from.
-        The file appears whole or not at all. Returns its path.
+        Norm weights that are trained are rounded first (see `round_norms`), so that the file has what the model has.
+        `head` holds the tensors of a classifier that belongs to the mask, if it is to be kept, and `head_dtype` rounds
+        them: "float16" takes half the bytes, "int8" a quarter, "int4" an eighth. `metadata` (JSON-able: `backbone=`,
+        `preprocessing=`, `training=` …) is kept as given; without `backbone=` the name that the model gives itself
+        (timm's with its pretrained tag, transformers') is kept as `base`, which says nothing of where its weights are
+        from. The file appears whole or not at all. Returns its path.
         """
         self.masked.check("save")
         if (changed := self._changed()) is not None:
@@ -266,6 +309,8 @@ class MaskSet:
                 f"save: {changed[0]} {changed[1]} since the MaskSet was made, so the file would fit no base; change a "
                 "model before its MaskSet is made"
             )
+        self.round_norms()
+        norms = {name: self._rounded[name] for name in self.masked.norms}
         # A top-k mask starts with weights off, so the masks alone cannot tell what the training moved.
         flipped = [t.flipped for t in self.status().tensors]
         named = model_name(self.model)
@@ -277,6 +322,7 @@ class MaskSet:
             architecture=self._architecture,
             statistics=self.statistics(),
             trained=self.trained(),
+            norms={name: change for name, change in norms.items() if change.steps.any()},
             head=head,
             head_dtype=head_dtype,
             metadata={

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.maskfile.fingerprint import base_tensors
+from selfmask.maskfile.quantised import quantised
 from selfmask.maskfile.saving import save_mask
 
 MASKED = ("conv1.weight", "conv2.weight", "conv3.weight", "fc.weight")
@@ -27,7 +28,7 @@ def backbone(model: nn.Module) -> Backbone:
 
 
 class Save(Protocol):
-    """Writes a mask file of an untouched model: about `off` of the weights off, and moved statistics."""
+    """Writes a mask file of an untouched model: about `off` of the weights off, moved statistics and norm weights."""
 
     def __call__(self, path: Path, model: nn.Module, seed: int, off: float = ..., /, **more: Any) -> Path: ...
 
@@ -58,9 +59,14 @@ def _save(
         for name, t in tensors.items()
         if name.startswith("norm1.running")
     }
+    norms = {
+        name: quantised(torch.randn(t.shape, generator=generator) / 20, 8, name)
+        for name, t in tensors.items()
+        if name in ("norm2.weight", "norm2.bias")
+    }
     rest = {name: t for name, t in tensors.items() if name not in theta}
     return save_mask(
-        path, theta=theta, masks=masks, rest=rest, statistics=moved, head=head, metadata=metadata
+        path, theta=theta, masks=masks, rest=rest, statistics=moved, norms=norms, head=head, metadata=metadata
     )
 
 

@@ -19,6 +19,7 @@ from selfmask.bank.switching import Switch
 from selfmask.errors import SettingsError
 from selfmask.maskfile.fingerprint import base_tensors
 from selfmask.maskfile.loading import load
+from selfmask.maskfile.quantised import quantised
 from selfmask.maskfile.saving import save_mask
 from selfmask.masking.weight import masked_weight
 
@@ -49,12 +50,15 @@ def a_mask(path: Path, model: nn.Module, seed: int, equal: bool) -> None:
     """Over some of the weights; the others it may train. `equal`: as many off as every other mask has."""
     tensors = base_tensors(model)
     generator = torch.Generator().manual_seed(seed)
-    theta, masks, trained, moved = {}, {}, {}, {}
+    theta, masks, trained, moved, norms = {}, {}, {}, {}, {}
     for name, tensor in tensors.items():
         draw = int(torch.randint(0, 8, (), generator=generator))
         if "running" in name:
             if draw % 2:
                 moved[name] = tensor + torch.rand(tensor.shape, generator=generator).to(tensor)
+        elif draw == 6 and tensor.ndim == 1:
+            change = torch.randn(tensor.shape, generator=generator) / 20
+            norms[name] = quantised(change, 8, name)
         elif draw == 7:
             trained[name] = torch.randn(tensor.shape, generator=generator).to(tensor)
         elif equal or draw:
@@ -64,7 +68,7 @@ def a_mask(path: Path, model: nn.Module, seed: int, equal: bool) -> None:
             mask[order[: int(share * tensor.numel())]] = False
             theta[name], masks[name] = tensor, mask.reshape(tensor.shape)
     rest = {name: t for name, t in tensors.items() if name not in theta}
-    save_mask(path, theta=theta, masks=masks, rest=rest, statistics=moved, trained=trained)
+    save_mask(path, theta=theta, masks=masks, rest=rest, statistics=moved, trained=trained, norms=norms)
 
 
 def bits(model: nn.Module) -> dict[str, bytes]:
@@ -97,7 +101,14 @@ def test_any_order_of_any_masks(
                 wanted.append(bits(adapted))
         switch = Switch(model)
         specialists = [
-            Specialist.of(load(path), "x", Preprocessing(), switch.own_name, switch.in_memory_order)
+            Specialist.of(
+                load(path),
+                "x",
+                Preprocessing(),
+                switch.own_name,
+                switch.in_memory_order,
+                switch.signed.tensors,
+            )
             for path in paths
         ]
     for number in order:
@@ -174,7 +185,14 @@ def test_what_breaks_off_is_made_good(tmp_path: Path, monkeypatch: pytest.Monkey
         wanted = bits(adapted)
     switch = Switch(model)
     a, b = (
-        Specialist.of(load(tmp_path / f"{x}.safetensors"), x, Preprocessing(), switch.own_name, switch.in_memory_order)
+        Specialist.of(
+            load(tmp_path / f"{x}.safetensors"),
+            x,
+            Preprocessing(),
+            switch.own_name,
+            switch.in_memory_order,
+            switch.signed.tensors,
+        )
         for x in "ab"
     )  # fmt: skip
     switch.to(a)
@@ -204,7 +222,12 @@ def test_weights_with_gaps_between_them_are_no_bank_s(tmp_path: Path) -> None:
     switch = Switch(model)
     with pytest.raises(SettingsError, match="without gaps"):
         Specialist.of(
-            load(tmp_path / "a.safetensors"), "a", Preprocessing(), switch.own_name, switch.in_memory_order
+            load(tmp_path / "a.safetensors"),
+            "a",
+            Preprocessing(),
+            switch.own_name,
+            switch.in_memory_order,
+            switch.signed.tensors,
         )
     switch.close()
     assert bits(model) == before

@@ -19,6 +19,7 @@ from selfmask.maskfile.container import Array, count, parse, serialise
 from selfmask.maskfile.fingerprint import signature
 from selfmask.maskfile.index import Base
 from selfmask.maskfile.loading import load, parse_mask
+from selfmask.maskfile.quantised import quantised
 from selfmask.maskfile.saving import mask_bytes
 
 from .conftest import EXPERTS, Made
@@ -70,14 +71,22 @@ def test_any_masks_survive_as_members(
         {name: torch.rand(t.shape, generator=generator) < share for name, t in theta.items()}
         for share in shares
     )
-    base = Base.of({name: signature(t) for name, t in theta.items()})
+    gain = torch.randn(5, generator=generator)
+    base = Base.of({name: signature(t) for name, t in {**theta, "gain": gain}.items()})
     path = Path("cascade.safetensors")
     dispatcher = parse_mask(mask_bytes(base, first, {}, {}, {}, {}, packed=True), path)
-    content = pack_member(base, first, expert, {"running_mean": torch.arange(3.0)})
+    norms = {"gain": quantised(gain / 9, 8, "gain")}
+    content = pack_member(base, first, expert, {"running_mean": torch.arange(3.0)}, norms)
     found = unpack_member(content, path, dispatcher, first)
     assert found.index.base == base
     assert all(torch.equal(found.masks()[name], mask) for name, mask in expert.items())
     assert torch.equal(found.statistics["running_mean"], torch.arange(3.0))
+    assert found.norms["gain"].equals(norms["gain"])
+    elsewhere = parse_mask(
+        mask_bytes(Base.of({n: signature(t) for n, t in theta.items()}), first, {}, {}, {}, {}), path
+    )
+    with pytest.raises(MaskFileError, match="an expert's norm 'gain' is none of the base's"):
+        unpack_member(content, path, elsewhere, first)
 
 
 def test_a_difference_is_stored_only_where_it_is_smaller() -> None:
@@ -89,7 +98,7 @@ def test_a_difference_is_stored_only_where_it_is_smaller() -> None:
         "far": torch.rand(4000, generator=generator) < 0.02,
     }
     base = Base.of({name: signature(torch.zeros(4000)) for name in first})
-    content = pack_member(base, first, expert, {})
+    content = pack_member(base, first, expert, {}, {})
     assert parse_mask(content, Path("x")).metadata[RELATIVE] == [0]
     assert len(content) < len(mask_bytes(base, expert, {}, {}, {}, {}))
 

@@ -20,7 +20,7 @@ from selfmask.maskfile.container import parse
 from selfmask.maskfile.loading import load
 
 GOLDEN = Path(__file__).parent / "golden"
-CODINGS = ("packed", "entropy", "golomb")
+CODINGS = ("packed", "entropy", "golomb", "norms")
 
 
 def made() -> ModuleType:
@@ -57,6 +57,8 @@ class Holder(nn.Module):
 def holder(coding: str) -> Holder:
     make = made()
     parameters = make.base(make.DTYPES[coding], make.shapes(coding)) | {"fc.bias": torch.zeros(2)}
+    if coding == "norms":
+        parameters |= {"norm.weight": torch.ones(5), "norm.bias": torch.zeros(5)}
     return Holder(parameters, {"norm.running_mean": torch.arange(5.0)})
 
 
@@ -69,11 +71,19 @@ def test_golden_files_are_read_to_the_bit(coding: str) -> None:
     assert list(found) == list(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert mask.metadata["base"] == "linear congruential"
-    assert torch.equal(mask.head["weight"], torch.eye(2, 3).half())
+    if coding == "norms":
+        assert {name: t.tolist() for name, t in mask.head.items()} == made().HEAD
+        assert set(mask.head_dtypes.values()) == {"int4"}
+    else:
+        assert torch.equal(mask.head["weight"], torch.eye(2, 3).half())
     before = {n: t.clone() for n, t in model.state_dict().items()}
     with mask.apply(model):
         assert model.get_buffer("norm.running_mean").tolist() == [0, 0.5, 1, 1.5, 2]
         assert model.get_parameter("fc.bias").tolist() == [1, -2]
+        if coding == "norms":
+            added = [-127 / 1024, -1 / 1024, 0, 1 / 1024, 127 / 1024]
+            assert model.get_parameter("norm.weight").tolist() == [1 + one for one in added]
+            assert model.get_parameter("norm.bias").tolist() == [k * 3 / 512 for k in (15, -15, 1, 0, -2)]
         body = model.get_parameter("body.weight")
         assert torch.equal(body != 0, expected["body.weight"] & (before["body.weight"] != 0))
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
@@ -92,7 +102,7 @@ def test_a_golden_file_has_golomb_codes() -> None:
     assert any(isinstance(model, Golomb) and model.threefold for model in models)
 
 
-@pytest.mark.parametrize("coding", ["packed", "golomb"])
+@pytest.mark.parametrize("coding", ["packed", "golomb", "norms"])
 def test_this_version_writes_what_the_golden_files_hold(coding: str, tmp_path: Path) -> None:
     """Not a promise of the format (a later writer may choose better), but a change must be meant."""
     made().make(tmp_path)

@@ -12,7 +12,7 @@ import selfmask
 from selfmask.errors import SettingsError
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.loading import load
-from selfmask.maskfile.saving import head_as
+from selfmask.maskfile.saving import HeadDtype, head_as
 
 HEAD = {
     "weight": torch.linspace(-3, 3, 320).reshape(10, 32),
@@ -59,14 +59,37 @@ def test_a_derived_file_takes_another_head(model: nn.Module, tmp_path: Path) -> 
     assert load(save_derived(tmp_path / "same", mask, mask.masks(), note={})).bytes()["head"] == 4 * 330 + 8
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [("int8", 8), ("int4", 4)])
+def test_a_head_in_steps_is_what_head_as_gives_and_takes_its_bits(
+    model: nn.Module, tmp_path: Path, dtype: HeadDtype, bits: int
+) -> None:
+    masks = selfmask.MaskSet(model, select=["conv2.weight"])
+    mask = load(masks.save(tmp_path / "m", head=HEAD, head_dtype=dtype))
+    evaluated = head_as(HEAD, dtype)
+    again = load(masks.save(tmp_path / "again", head=evaluated, head_dtype=dtype))
+    masks.remove()
+    assert mask.head_dtypes == {"weight": dtype, "bias": dtype, "count": "int64"}
+    # Steps on whole bytes, two bytes a row for its scale, and the whole number as it is.
+    assert mask.bytes()["head"] == (320 * bits + 10 * bits) // 8 + 2 * (10 + 1) + 8
+    derived = load(save_derived(tmp_path / "derived", mask, mask.masks(), note={}))
+    for found in (mask, again, derived):
+        assert found.head_dtypes == mask.head_dtypes
+        assert found.head.keys() == HEAD.keys()
+        assert all(torch.equal(found.head[name], evaluated[name]) for name in HEAD)
+    for row, exact in zip(mask.head["weight"], HEAD["weight"], strict=True):
+        assert (row - exact).abs().max() <= exact.abs().max() / (2**bits - 2) * 1.1
+
+
 def test_what_cannot_be_rounded_is_refused(model: nn.Module, tmp_path: Path) -> None:
     masks = selfmask.MaskSet(model, select=["conv2.weight"], train="fc.*")
     with pytest.raises(SettingsError, match="trained inside it are stored exactly"):
         masks.save(tmp_path / "x", head_dtype="float16")
     with pytest.raises(SettingsError, match="'weight' reaches 1e\\+05, beyond float16"):
         masks.save(tmp_path / "x", head={"weight": torch.tensor([1e5])}, head_dtype="float16")
-    with pytest.raises(SettingsError, match="float32, float16, got 'int8'"):
-        masks.save(tmp_path / "x", head=HEAD, head_dtype="int8")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SettingsError, match="float32, float16, int8, int4, got 'int9'"):
+        masks.save(tmp_path / "x", head=HEAD, head_dtype="int9")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SettingsError, match="the head's 'weight' cannot be stored in 8 bits"):
+        masks.save(tmp_path / "x", head={"weight": torch.tensor([torch.inf])}, head_dtype="int8")
     assert not (tmp_path / "x").exists()
     masks.remove()
     # What was not finite before is not the rounding's fault.

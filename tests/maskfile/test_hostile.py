@@ -25,6 +25,7 @@ from selfmask.errors import MaskFileError
 from selfmask.maskfile.container import CHECKSUM_KEY, Array, parse, serialise
 from selfmask.maskfile.loading import parse_mask
 from selfmask.maskfile.mask import Mask
+from selfmask.maskfile.quantised import quantised
 from selfmask.maskfile.saving import save_mask
 
 MASKED = ("conv2.weight", "conv3.weight")
@@ -50,7 +51,11 @@ def files(tmp_path: Path, model: nn.Module) -> list[bytes]:
             rest=state,
             statistics={"norm1.running_mean": torch.ones(8), "norm1.num_batches_tracked": torch.tensor(3)},
             trained={"fc.bias": torch.ones(10)},
-            head={"weight": torch.ones(2, 3).half()},
+            norms={
+                f"norm2.{part}": quantised(torch.linspace(-1, 2, 64), 8, part) for part in ("weight", "bias")
+            },
+            head={"weight": torch.ones(2, 3), "bias": torch.ones(2)},
+            head_dtype="int4" if kind == "packed" else "float16",
             metadata={"training": {"data": "digits"}},
             packed=kind == "packed",
         )
@@ -204,6 +209,8 @@ def test_every_value_of_the_index_made_hostile(files: list[bytes]) -> None:
                         "dtype",
                         "shape",
                     )
+                    # So may the head's names, which are for the user.
+                    free |= len(path) == 3 and path[:2] == ("head", "name")
                     assert free or value == _at(index, path)
     assert tried > 2000
 
@@ -239,6 +246,15 @@ def with_array(name: str, values: np.ndarray) -> Callable[[bytes], bytes]:
     def mutate(content: bytes) -> bytes:
         metadata, arrays = parse(content, "whole")
         return serialise(metadata, arrays | {name: Array.of(values)})
+
+    return mutate
+
+
+def with_scales(name: str, values: list[float]) -> Callable[[bytes], bytes]:
+    def mutate(content: bytes) -> bytes:
+        metadata, arrays = parse(content, "whole")
+        stored = torch.tensor(values, dtype=torch.bfloat16).view(torch.uint8).numpy()
+        return serialise(metadata, arrays | {name: Array("BF16", (len(values),), stored)})
 
     return mutate
 
@@ -288,6 +304,36 @@ DEEP = np.frombuffer(zlib.compress(b"[" * 2_000_000), np.uint8)
             "more weights of 'conv2.weight' are off",
         ),
         (with_index(lambda i: i["masks"].__setitem__("digest", "0" * 32)), "do not have the digest"),
+        (with_array("norms.steps", np.zeros(127, np.uint8)), "norms 'norm2.bias' is missing"),
+        (with_array("norms.steps", np.zeros(129, np.uint8)), "more norms than its index names"),
+        (with_array("norms.steps", np.full(128, 255, np.uint8)), "'norm2.weight': a step is beyond"),
+        (with_array("norms.steps", np.zeros(128, np.int8)), "'norms.steps' has dtype I8, expected U8"),
+        (with_array("norms.scales", np.ones(2, np.uint16)), "'norms.scales' has dtype U16, expected BF16"),
+        (with_scales("norms.scales", [1.0]), "norms 'norm2.bias' is missing"),
+        (with_scales("norms.scales", [1.0, 1.0, 1.0]), "more norms than its index names"),
+        (with_scales("norms.scales", [1.0, torch.nan]), "'norm2.bias': a scale is negative, not finite"),
+        (with_scales("norms.scales", [torch.inf, 1.0]), "'norm2.weight': a scale is negative, not finite"),
+        (with_scales("head.scales", [-1.0, 1.0, 1.0]), "head 'weight': a scale is negative, not finite"),
+        (with_array("head.steps", np.zeros(3, np.uint8)), "head 'bias' is missing"),
+        (with_array("head/bias", np.ones(2, np.float32)), "the head's 'bias' is stored twice"),
+        (
+            with_array("norms.other", np.zeros(3, np.uint8)),
+            "a tensor 'norms.other' that format 1 does not have",
+        ),
+        (with_index(lambda i: i.pop("norms")), "more norms than its index names"),
+        (with_index(lambda i: i.pop("head")), "more head than its index names"),
+        (
+            with_index(lambda i: i["norms"]["tensor"].__setitem__(0, 0)),
+            "'conv2.weight' is a norm's and something",
+        ),
+        (
+            with_index(lambda i: i["norms"]["tensor"].__setitem__(0, i["norms"]["tensor"][1])),
+            "twice in norms",
+        ),
+        (with_index(lambda i: i["norms"]["tensor"].__setitem__(0, 10**6)), "not one of the base's"),
+        (with_index(lambda i: i["norms"]["bits"].__setitem__(0, 9)), "the bits of norms are not 2 to 8"),
+        (with_index(lambda i: i["head"]["shape"].__setitem__(0, [2**40, 2**40])), "head 'weight' is missing"),
+        (with_index(lambda i: i["head"]["name"].__setitem__(0, "bias")), "a name occurs twice in the head"),
     ],
 )
 def test_each_kind_of_damage_has_its_message(

@@ -285,7 +285,12 @@ class Bank:
         return self._shelf.put(
             entry,
             Specialist.of(
-                mask, entry.name, self.backbone.preprocessing, switch.own_name, switch.in_memory_order
+                mask,
+                entry.name,
+                self.backbone.preprocessing,
+                switch.own_name,
+                switch.in_memory_order,
+                switch.signed.tensors,
             ),
         )
 

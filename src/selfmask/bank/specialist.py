@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Specialist:
         card: what is known of it.
         preprocessing: its own recipe, with its own size.
         packed: its masks.
-        values: running statistics and trained parameters by the tensor's name.
+        values: running statistics, trained parameters and weights of norm layers by the tensor's name.
         head: the tensors of its head; empty where it has none.
     """
 
@@ -75,15 +75,17 @@ class Specialist:
         default: Preprocessing,
         own_name: Callable[[str], str],
         in_memory_order: Callable[[str, Tensor], Tensor],
+        base: Mapping[str, Tensor],
     ) -> Specialist:
         """From a mask that fits the base; decodes its bits.
 
         default: the recipe where the file says none. own_name: the model's first name of a tensor, by any of its names.
-        in_memory_order: a mask, 1-d, in the order in which the weights of that name lie in memory.
+        in_memory_order: a mask, 1-d, in the order in which the weights of that name lie in memory. base: the base's
+        tensors, by any of their names.
 
         Raises `MaskFileError` where the coded bits are damaged, `SettingsError` where the recipe is.
         """
-        values = {own_name(n): value for n, value in (mask.statistics | mask.trained).items()}
+        values = {own_name(n): value for n, value in mask.brings(base).items()}
         bits = {own_name(n): in_memory_order(own_name(n), one) for n, one in mask.masks().items()}
         recipe = recipe_of(mask) or default
         training = mask.metadata.get("training")

@@ -72,7 +72,7 @@ def write_cascade(
     masks = first.masks()
     arrays = {"dispatcher": Array.of(np.frombuffer(dispatcher, np.uint8))}
     for number, expert in enumerate(experts, start=1):
-        content = pack_member(first.index.base, masks, expert.masks(), expert.statistics)
+        content = pack_member(first.index.base, masks, expert.masks(), expert.statistics, expert.norms)
         arrays[f"experts/{number}"] = Array.of(np.frombuffer(content, np.uint8))
     for name, tensor in router.tensors().items():
         arrays[f"router/{name}"] = Array.of(tensor.numpy())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selfmask._common.files import write_atomically
 from selfmask.images.image_set import ImageSet
+from selfmask.maskfile.quantised import Quantised
 from selfmask.maskset import MaskSet
 from selfmask.objectives.base import Objective
 from selfmask.objectives.registry import objective_class
@@ -27,24 +28,26 @@ from selfmask.run.schedule import FitSettings
 
 @dataclass(frozen=True)
 class Start:
-    """What experts start from: the dispatcher's mask file, its scores in the masks' order, its statistics, its head's
-    state."""
+    """What experts start from: the dispatcher's mask file, its scores in the masks' order, its statistics and norm
+    weights, its head's state."""
 
     mask: Path
     scores: tuple[Tensor, ...]
     statistics: Mapping[str, Tensor]
+    norms: Mapping[str, Quantised]
     objective: Mapping[str, Any]
     steps: int
 
     @classmethod
     def of(cls, folder: RunFolder) -> Start:
         """Of the finished dispatcher in `folder`. Raises `RunError` where its checkpoint is missing or damaged."""
-        state = read_checkpoint(folder.checkpoint)
+        state, mask = read_checkpoint(folder.checkpoint), folder.mask()
         scores = state["optimizer"]["state"]
         return cls(
             folder.mask_file,
             tuple(scores[index]["score"] for index in sorted(scores) if "score" in scores[index]),
-            folder.mask().statistics,
+            mask.statistics,
+            mask.norms,
             state["objective"],
             int(state["step"]),
         )
@@ -58,6 +61,9 @@ class Start:
         buffers = dict(masks.model.named_buffers())
         for name, value in self.statistics.items():
             buffers[name].copy_(value)
+        for name, change in self.norms.items():
+            weight = masks.model.get_parameter(name)
+            weight.copy_(change.added_to(masks.masked.base[name]))
 
 
 def train_expert(

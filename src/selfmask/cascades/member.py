@@ -6,7 +6,7 @@ the two agree: an expert starts from the dispatcher's scores, so that most of it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from selfmask.errors import MaskFileError
 from selfmask.maskfile.index import Base
 from selfmask.maskfile.loading import parse_mask
 from selfmask.maskfile.mask import Mask
+from selfmask.maskfile.quantised import Quantised
 from selfmask.maskfile.saving import mask_bytes
 
 RELATIVE = "relative"
@@ -28,8 +29,9 @@ def pack_member(
     dispatcher: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
     statistics: Mapping[str, Tensor],
+    norms: Mapping[str, Quantised],
 ) -> bytes:
-    """An expert's bytes. `dispatcher` and `masks`: bool by parameter name; `statistics`: its running statistics."""
+    """An expert's bytes. `dispatcher` and `masks`: bool by parameter name; `statistics`, `norms`: its own."""
     stored: dict[str, Tensor] = {}
     relative: list[str] = []
     for name, mask in masks.items():
@@ -41,7 +43,8 @@ def pack_member(
             stored[name] = mask
     everything = [*base.tensors]
     names = [everything.index(name) for name in relative]
-    return mask_bytes(_masked_only(base, masks), stored, statistics, {}, {}, {RELATIVE: names})
+    own = _of_the_base(base, [*masks, *norms])
+    return mask_bytes(own, stored, statistics, {}, {}, {RELATIVE: names}, norms=norms)
 
 
 def unpack_member(content: bytes, path: Path, dispatcher: Mask, masks: Mapping[str, Tensor]) -> Mask:
@@ -65,8 +68,11 @@ def unpack_member(content: bytes, path: Path, dispatcher: Mask, masks: Mapping[s
         if stored.shape != masks[name].shape:
             raise MaskFileError(f"{path.name}: an expert's mask of {name!r} has another shape")
         restored[name] = stored == masks[name] if name in differences else stored
+    for name, change in member.norms.items():
+        if name not in base.tensors or base.tensors[name].shape != tuple(change.steps.shape):
+            raise MaskFileError(f"{path.name}: an expert's norm {name!r} is none of the base's")
     metadata = {key: value for key, value in dispatcher.metadata.items() if key != "training"}
-    whole = mask_bytes(base, restored, member.statistics, {}, {}, metadata, packed=True)
+    whole = mask_bytes(base, restored, member.statistics, {}, {}, metadata, norms=member.norms, packed=True)
     return parse_mask(whole, path)
 
 
@@ -75,6 +81,6 @@ def _bits(mask: Tensor) -> float:
     return entropy_bits(int(torch.count_nonzero(mask)), mask.numel())
 
 
-def _masked_only(base: Base, masks: Mapping[str, Tensor]) -> Base:
-    """Names and shapes of the masked tensors, without their fingerprints, which the dispatcher's part has."""
-    return Base.of({name: base.tensors[name] for name in masks}, free=frozenset(masks))
+def _of_the_base(base: Base, names: Sequence[str]) -> Base:
+    """Names and shapes of the tensors `names`, without their fingerprints, which the dispatcher's part has."""
+    return Base.of({name: base.tensors[name] for name in names}, free=frozenset(names))

@@ -39,7 +39,7 @@ def show_inspection(inspection: Inspection, console: Console | None = None) -> N
         row("flipped", f"{found['flipped']:,} bits since the start of the training")
     total = 8 * sizes["file"] / found["weights"] if found["weights"] else 0.0
     row("file", f"{sizes['file']:,} bytes ({total:.3f} bits a masked weight)")
-    for part in ("masks", "statistics", "head", "metadata"):
+    for part in ("masks", "statistics", "norms", "head", "metadata"):
         note = ""
         if part == "masks":
             note = f" ({found['bits_per_weight']:.3f} bits a weight)"
@@ -98,6 +98,10 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
 def show_combined(made: Inspection) -> None:
     """The file that was written."""
     say(f"{made.mask.path}: {100 * made.mask.density():.2f} % on, {made.mask.bytes()['file']:,} bytes")
+    if dropped := made.mask.metadata["derived"].get("dropped"):
+        say(
+            f"not all masks have the same {', '.join(dropped)}: the new one has none, so measure it before you use it"
+        )
 
 
 def show_compacted(compacted: Compacted) -> None:

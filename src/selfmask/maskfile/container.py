@@ -29,6 +29,10 @@ TENSORS = {
     "models": "U8",
     "fingerprints": "U8",
     "alpha": "F32",
+    "norms.steps": "U8",
+    "norms.scales": "BF16",
+    "head.steps": "U8",
+    "head.scales": "BF16",
 }
 MAX_HEADER_BYTES = 16 << 20
 CHECKSUM_KEY = "selfmask.checksum"

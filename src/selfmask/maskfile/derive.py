@@ -13,7 +13,8 @@ from torch import Tensor
 from selfmask._common.files import write_atomically
 from selfmask.errors import SettingsError, WrongBaseError
 from selfmask.maskfile.mask import Mask
-from selfmask.maskfile.saving import mask_bytes
+from selfmask.maskfile.quantised import Quantised
+from selfmask.maskfile.saving import Head, mask_bytes
 
 Operation = Literal["and", "or", "majority"]
 
@@ -26,7 +27,8 @@ def save_derived(
     note: Mapping[str, Any],
     statistics: Mapping[str, Tensor] | None = None,
     trained: Mapping[str, Tensor] | None = None,
-    head: Mapping[str, Tensor] | None = None,
+    norms: Mapping[str, Quantised] | None = None,
+    head: Head | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a mask of `mask`'s base with other bits, whole or not at all. Returns the path.
@@ -36,7 +38,8 @@ def save_derived(
         mask: what the base, the metadata and (unless given) the companions are taken from.
         masks: bool by parameter name, for exactly `mask`'s names and shapes.
         note: JSON-able entries that are added to the metadata.
-        statistics: running statistics in place of `mask`'s; likewise `trained`, `head` and `metadata`.
+        statistics: running statistics in place of `mask`'s; likewise `trained`, `norms`, `head` (as it is to be
+            stored) and `metadata`.
 
     Raises:
         SettingsError: the bits do not fit.
@@ -57,8 +60,9 @@ def save_derived(
         masks,
         mask.statistics if statistics is None else statistics,
         mask.trained if trained is None else trained,
-        mask.head if head is None else head,
+        mask.stored_head if head is None else head,
         {**kept, **note},
+        norms=mask.norms if norms is None else norms,
     )
     write_atomically(path, content)
     return path
@@ -68,9 +72,9 @@ def combine_masks(path: str | os.PathLike[str], operation: Operation, masks: Seq
     """Write the mask that `operation` makes of several masks of one base. Returns the path.
 
     "and": a weight is on where all have it on. "or": where any has. "majority": where at least half have. Running
-    statistics, trained parameters and heads are kept where all masks have the same ones and dropped elsewhere, since
-    there is no meaning in mixing them; so is what the metadata says. What was measured on one mask is true of
-    it alone and dropped; `derived` names the masks, and what each was learnt on.
+    statistics, trained parameters, norm weights and heads are kept where all masks have the same ones and dropped
+    elsewhere, since there is no meaning in mixing them; so is what the metadata says. What was measured on one mask is
+    true of it alone and dropped; `derived` names the masks, what each was learnt on, and what was `dropped`.
 
     Raises:
         SettingsError: fewer than two masks, an unknown operation, or a tensor would have no weight on.
@@ -95,16 +99,22 @@ def combine_masks(path: str | os.PathLike[str], operation: Operation, masks: Seq
             combined[name] = 2 * stack.sum(0) >= len(masks)
         if combined[name].numel() and not bool(combined[name].any()):
             raise SettingsError(f"{operation!r} of these masks turns every weight of {name!r} off")
-    kept = [_common([getattr(m, kind) for m in masks]) for kind in ("statistics", "trained", "head")]
-    note = {"derived": {"operation": operation, "from": [_described(m) for m in masks]}}
+    parts = {
+        "statistics": [m.statistics for m in masks],
+        "trained": [m.trained for m in masks],
+        "norms": [m.norms for m in masks],
+        "head": [m.stored_head for m in masks],
+    }
+    kept = {kind: _common(members) for kind, members in parts.items()}
+    dropped = [kind for kind, members in parts.items() if not kept[kind] and any(members)]
+    derived = {"operation": operation, "from": [_described(m) for m in masks]}
+    note = {"derived": derived | ({"dropped": dropped} if dropped else {})}
     return save_derived(
         path,
         first,
         combined,
         note=note,
-        statistics=kept[0],
-        trained=kept[1],
-        head=kept[2],
+        **kept,
         metadata=_agreed(masks),
     )
 
@@ -123,12 +133,18 @@ def same_base(a: Mask, b: Mask) -> None:
         )
 
 
-def _common(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def _common(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = members[0]
     for other in members[1:]:
-        if first.keys() != other.keys() or not all(torch.equal(first[n], other[n]) for n in first):
+        if first.keys() != other.keys() or not all(_alike(first[n], other[n]) for n in first):
             return {}
     return dict(first)
+
+
+def _alike(one: Tensor | Quantised, other: Tensor | Quantised) -> bool:
+    if isinstance(one, Quantised) or isinstance(other, Quantised):
+        return isinstance(one, Quantised) and isinstance(other, Quantised) and one.equals(other)
+    return torch.equal(one, other)
 
 
 _OF_ONE = ("rows", "compaction", "derived")  # measured on one mask, so true of it alone

@@ -19,8 +19,10 @@ from selfmask.maskfile.codec import MAX_PARTS, MAX_SHIFT, RATES, WEIGHT_ONE, Gap
 from selfmask.maskfile.coding import Coded
 from selfmask.maskfile.container import ITEM_BYTES, count, is_counts, is_shape, parse_json
 from selfmask.maskfile.fingerprint import SHORT_BYTES, Signature, combined
+from selfmask.maskfile.quantised import BITS
 
 MAX_INDEX_BYTES = 8 << 20
+FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 FREE = bytes(
     SHORT_BYTES
 )  # in place of the fingerprint of a tensor whose base value is no matter: it is replaced
@@ -66,11 +68,21 @@ class Companion:
 
 
 @dataclass(frozen=True)
+class Stepped:
+    """A tensor that is stored as steps of a few bits (maskfile/quantised.py): a norm's weights, or one of the head."""
+
+    name: str
+    shape: tuple[int, ...]
+    bits: int
+
+
+@dataclass(frozen=True)
 class Index:
     """Attributes:
     base: the base.
     masks: for each masked tensor, by name and in coding order, how it is coded.
     companions: for each kind ("statistics", "trained") the tensors, in storing order.
+    stepped: for each kind ("norms", "head") the tensors stored as steps, in storing order.
     digest: XXH3-128, hexadecimal, of all masks' packed bits, one after the other (each padded to whole bytes).
     """
 
@@ -78,6 +90,7 @@ class Index:
     masks: dict[str, Coded]
     companions: dict[str, tuple[Companion, ...]] = field(default_factory=dict)
     digest: str = ""
+    stepped: dict[str, tuple[Stepped, ...]] = field(default_factory=dict)
 
     @property
     def weights(self) -> int:
@@ -114,6 +127,13 @@ def to_tensors(index: Index) -> dict[str, np.ndarray]:
             "dtype": [c.dtype for c in members],
             "shape": [list(c.shape) for c in members],
         }
+    for kind, parts in index.stepped.items():
+        bits = [part.bits for part in parts]
+        document[kind] = (
+            {"tensor": [place[part.name] for part in parts], "bits": bits}
+            if kind == "norms"
+            else {"name": [p.name for p in parts], "shape": [list(p.shape) for p in parts], "bits": bits}
+        )
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     if len(text) > MAX_INDEX_BYTES:
         raise MaskFileError(
@@ -144,7 +164,15 @@ def from_tensors(deflated: np.ndarray, prints: np.ndarray, models: np.ndarray) -
     companions = {
         kind: _companions(document[kind], kind) for kind in ("statistics", "trained") if kind in document
     }
-    return Index(base, masks, companions, document["masks"]["digest"])
+    stepped = {
+        kind: read(document[kind], base)
+        for kind, read in (("norms", _norms), ("head", _head))
+        if kind in document
+    }
+    replaced = {c.name for members in companions.values() for c in members} | set(masks)
+    for part in stepped.get("norms", ()):
+        _need(part.name not in replaced, f"{part.name!r} is a norm's and something else too")
+    return Index(base, masks, companions, document["masks"]["digest"], stepped)
 
 
 def model_bytes(model: Model) -> list[int]:
@@ -223,6 +251,31 @@ def _companions(columns: Any, kind: str) -> tuple[Companion, ...]:
     _need(len({c.name for c in found}) == len(found), f"a name occurs twice in {kind}")
     _need(all(c.dtype in ITEM_BYTES for c in found), f"an unknown dtype in {kind}")
     return found
+
+
+def _norms(columns: Any, base: Base) -> tuple[Stepped, ...]:
+    names, found = list(base.tensors), []
+    for tensor, bits in _columns(columns, "norms", "tensor", "bits"):
+        _need(type(tensor) is int and 0 <= tensor < len(names), "a norm's tensor is not one of the base's")
+        signature = base.tensors[names[tensor]]
+        _need(signature.dtype in FLOATS, f"{names[tensor]!r} is no norm's: it does not hold floats")
+        found.append(Stepped(names[tensor], signature.shape, _bits(bits, "norms")))
+    _need(len({part.name for part in found}) == len(found), "a tensor occurs twice in norms")
+    return tuple(found)
+
+
+def _head(columns: Any, base: Base) -> tuple[Stepped, ...]:
+    found = tuple(
+        Stepped(name, tuple(shape), _bits(bits, "the head"))
+        for name, shape, bits in _columns(columns, "head", "name", "shape", "bits")
+    )
+    _need(len({part.name for part in found}) == len(found), "a name occurs twice in the head")
+    return found
+
+
+def _bits(value: Any, what: str) -> int:
+    _need(type(value) is int and value in BITS, f"the bits of {what} are not {BITS[0]} to {BITS[-1]}")
+    return value
 
 
 def _columns(columns: Any, what: str, *names: str) -> list[tuple[Any, ...]]:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from selfmask.errors import MaskFileError
 from selfmask.maskfile import index as record
-from selfmask.maskfile.container import TENSORS, Array, count, parse, parse_json
+from selfmask.maskfile.container import ITEM_BYTES, TENSORS, Array, count, parse, parse_json
 from selfmask.maskfile.fingerprint import DTYPES
-from selfmask.maskfile.index import Companion, Index
+from selfmask.maskfile.index import Companion, Index, Stepped
 from selfmask.maskfile.mask import Mask
+from selfmask.maskfile.quantised import Quantised, packed_bytes, row_count
 from selfmask.maskfile.saving import FORMAT
 from selfmask.masking.weight import alpha
 
@@ -73,11 +74,15 @@ def parse_mask(content: bytes, path: Path, max_weights: int = MAX_WEIGHTS) -> Ma
             "being asked to; if that is right, pass max_weights"
         )
     companions = {kind: _companions(index.companions.get(kind, ()), kind, arrays, path) for kind in _KINDS}
-    head = {
+    norms = _stepped(index.stepped.get("norms", ()), "norms", arrays, path)
+    head: dict[str, Tensor | Quantised] = {
         name.removeprefix("head/"): _tensor(array.data, array.dtype, array.shape)
         for name, array in arrays.items()
         if name.startswith("head/")
     }
+    in_steps = _stepped(index.stepped.get("head", ()), "head", arrays, path)
+    if twice := sorted(head.keys() & in_steps.keys()):
+        raise MaskFileError(f"{path.name}: the head's {twice[0]!r} is stored twice; the file is damaged")
     known = {*TENSORS, "index", *(f"{k}/{c.dtype}" for k in _KINDS for c in index.companions.get(k, ()))}
     for name in arrays:
         if name not in known and not name.startswith("head/"):
@@ -88,7 +93,8 @@ def parse_mask(content: bytes, path: Path, max_weights: int = MAX_WEIGHTS) -> Ma
         metadata,
         index,
         **companions,
-        head=head,
+        norms=norms,
+        stored_head=head | in_steps,
         sizes=_sizes(content, arrays),
         _arrays=arrays,
     )
@@ -113,6 +119,31 @@ def _companions(
         if array is not None and end != array.data.nbytes:
             raise MaskFileError(f"{path.name}: more {kind} than its index names; the file is damaged")
     return tensors
+
+
+def _stepped(
+    members: tuple[Stepped, ...], kind: str, arrays: dict[str, Array], path: Path
+) -> dict[str, Quantised]:
+    """The tensors of `kind` that are stored as steps, by name."""
+    packed, scales = (
+        array.data if (array := arrays.get(f"{kind}.{what}")) is not None else np.zeros(0, np.uint8)
+        for what in ("steps", "scales")
+    )
+    sizes = _tensor(scales, "BF16", (scales.nbytes // ITEM_BYTES["BF16"],))
+    found: dict[str, Quantised] = {}
+    at = row = 0
+    for part in members:
+        end, last = at + packed_bytes(count(part.shape), part.bits), row + row_count(part.shape)
+        if end > len(packed) or last > len(sizes):
+            raise MaskFileError(f"{path.name}: {kind} {part.name!r} is missing; the file is damaged")
+        try:
+            found[part.name] = Quantised.unpacked(packed[at:end], sizes[row:last], part.shape, part.bits)
+        except MaskFileError as error:
+            raise MaskFileError(f"{path.name}: {kind} {part.name!r}: {error}") from None
+        at, row = end, last
+    if at != len(packed) or row != len(sizes):
+        raise MaskFileError(f"{path.name}: more {kind} than its index names; the file is damaged")
+    return found
 
 
 def _tensor(data: np.ndarray, dtype: str, shape: tuple[int, ...]) -> Tensor:
@@ -145,7 +176,10 @@ def _sizes(content: bytes, arrays: dict[str, Array]) -> dict[str, int]:
     def total(*prefixes: str) -> int:
         return sum(a.data.nbytes for name, a in arrays.items() if name.startswith(prefixes))
 
-    masks = total("masks.", "models")
-    statistics, head = total("statistics/"), total("head/", "trained/")
-    rest = len(content) - masks - statistics - head
-    return {"masks": masks, "statistics": statistics, "head": head, "metadata": rest, "file": len(content)}
+    parts = {
+        "masks": total("masks.", "models"),
+        "statistics": total("statistics/"),
+        "norms": total("norms."),
+        "head": total("head/", "head.", "trained/"),
+    }
+    return {**parts, "metadata": len(content) - sum(parts.values()), "file": len(content)}

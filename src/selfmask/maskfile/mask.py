@@ -22,6 +22,7 @@ from selfmask.maskfile.coding import decode, rows_of
 from selfmask.maskfile.container import TENSORS, Array, count
 from selfmask.maskfile.fingerprint import Signed, combined
 from selfmask.maskfile.index import FREE, Index
+from selfmask.maskfile.quantised import Quantised
 from selfmask.maskfile.streams import Reader
 from selfmask.masking import occupancy
 from selfmask.masking.places import Kept
@@ -38,7 +39,8 @@ class Mask:
         index: the base that it belongs to and the layout of the masks.
         statistics: running statistics by buffer name, set by `apply`.
         trained: ordinary parameters by name that were trained beside the masks, set by `apply`.
-        head: tensors of a head that was saved with it; not applied.
+        norms: what `apply` adds to the weights of norm layers, by parameter name.
+        stored_head: tensors of a head that was saved with it, as they are stored; not applied.
     """
 
     path: Path
@@ -46,7 +48,8 @@ class Mask:
     index: Index
     statistics: dict[str, Tensor]
     trained: dict[str, Tensor]
-    head: dict[str, Tensor]
+    norms: dict[str, Quantised]
+    stored_head: dict[str, Tensor | Quantised]
     sizes: dict[str, int]
     _arrays: dict[str, Array]
 
@@ -75,6 +78,19 @@ class Mask:
         return tuple(names)
 
     @cached_property
+    def head(self) -> dict[str, Tensor]:
+        """The tensors of a head that was saved with it; empty where there is none. Not applied."""
+        return {n: t.values() if isinstance(t, Quantised) else t for n, t in self.stored_head.items()}
+
+    @property
+    def head_dtypes(self) -> dict[str, str]:
+        """How each tensor of the head is stored: "float32", "float16", "int8", …"""
+        return {
+            name: f"int{t.bits}" if isinstance(t, Quantised) else str(t.dtype).removeprefix("torch.")
+            for name, t in self.stored_head.items()
+        }
+
+    @cached_property
     def on(self) -> dict[str, int]:
         """The number of weights that are on, by tensor."""
         return {name: self.numel(name) - sum(coded.off) for name, coded in self.index.masks.items()}
@@ -92,7 +108,7 @@ class Mask:
         return sum(self.on.values()) / max(self.index.weights, 1)
 
     def bytes(self) -> dict[str, int]:
-        """The file's bytes by part: "masks", "statistics", "head" (with `trained`), "metadata", and all: "file"."""
+        """The file's bytes by part: masks, statistics, norms, head (with `trained`), metadata; all of it: file."""
         return dict(self.sizes)
 
     def masks(self) -> dict[str, Tensor]:
@@ -145,12 +161,23 @@ class Mask:
                 stacklevel=2,
             )
 
+    def brings(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What stands beside the masks, by name: statistics, what was trained, and the weights of norm layers.
+
+        `tensors` are the base's, by name (see `check_parts`).
+        """
+        norms = {name: change.added_to(tensors[name].detach()) for name, change in self.norms.items()}
+        return self.statistics | self.trained | norms
+
     def check_parts(self, tensors: Mapping[str, Tensor]) -> None:
         """Raises `MaskFileError` where what the file brings cannot be written to the base's `tensors`."""
         for kind, members in (("statistics", self.statistics), ("trained", self.trained)):
             for name, value in members.items():
                 if name not in tensors or tensors[name].shape != value.shape:
                     raise MaskFileError(f"{self.path.name}: {kind} {name!r} is not a tensor of the base")
+        for name, change in self.norms.items():
+            if name not in tensors or tensors[name].shape != change.steps.shape:
+                raise MaskFileError(f"{self.path.name}: norms {name!r} is not a tensor of the base")
         for name, on in self.on.items():
             if on == 0 and self.numel(name):
                 raise MaskFileError(
@@ -196,7 +223,7 @@ class Mask:
             )
             for name, mask in masks.items()
         }
-        return weights | self.statistics | self.trained
+        return weights | self.brings(tensors)
 
     def _words(self, name: str, dtype: type[np.generic]) -> np.ndarray:
         array = self._arrays.get(name)

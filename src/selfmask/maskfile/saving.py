@@ -19,14 +19,18 @@ from selfmask.maskfile import index as record
 from selfmask.maskfile.coding import Coded, plain_code, rows_of, shortest_code
 from selfmask.maskfile.container import Array, serialise
 from selfmask.maskfile.fingerprint import dtype_name, raw_bytes, signature
-from selfmask.maskfile.index import Base, Companion, Index
+from selfmask.maskfile.index import Base, Companion, Index, Stepped
+from selfmask.maskfile.quantised import Quantised, quantised
 from selfmask.maskfile.streams import Writer
 from selfmask.masking.weight import alpha
 from selfmask.version import VERSION
 
 FORMAT = "1"
-HeadDtype = Literal["float32", "float16"]
-"""The precision of the head that a mask file carries: half of it is enough for most, and half the bytes."""
+HeadDtype = Literal["float32", "float16", "int8", "int4"]
+"""The precision of the head that a mask file carries. int8 and int4 are steps of each row's own size."""
+_STEP_BITS = {"int8": 8, "int4": 4}
+Head = Mapping[str, Tensor | Quantised]
+"""A head as a mask file stores it."""
 
 
 def save_mask(
@@ -38,6 +42,7 @@ def save_mask(
     architecture: str | None = None,
     statistics: Mapping[str, Tensor] | None = None,
     trained: Mapping[str, Tensor] | None = None,
+    norms: Mapping[str, Quantised] | None = None,
     head: Mapping[str, Tensor] | None = None,
     head_dtype: HeadDtype | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -52,6 +57,7 @@ def save_mask(
         architecture: the digest of the base's module tree (`maskfile.architecture`), for a warning where it differs.
         statistics: buffers (running statistics) that are to be set beside the weights, by name.
         trained: ordinary parameters that were trained beside the masks, by name.
+        norms: what is added to weights of norm layers, by name. Their base values are among `rest`.
         head: tensors of a head, by any names; kept for the reader, not applied.
         head_dtype: what the head's floating-point tensors are rounded to; None keeps them as they are. What `trained`
             holds is part of the network, which must come back bit for bit, and is never rounded.
@@ -64,14 +70,14 @@ def save_mask(
         OSError: the disk is full or the folder cannot be written; a file that was there before is untouched.
     """
     _check(theta, masks)
-    trained = dict(trained or {})
+    trained, stored = dict(trained or {}), head or {}
     if head_dtype is not None:
         if not head:
             raise SettingsError(
                 f"head_dtype={head_dtype!r}: there is no head to round; pass it as head=, apart from the network "
                 "(parameters that were trained inside it are stored exactly)"
             )
-        head = head_as(head, head_dtype)
+        stored = stored_head(head, head_dtype)
     signatures = {name: signature(t) for name, t in theta.items()}
     for name, tensor in (rest or {}).items():
         if name.rpartition(".")[2] != "num_batches_tracked":
@@ -79,7 +85,9 @@ def save_mask(
     for name, tensor in trained.items():
         signatures.setdefault(name, signature(tensor))
     base = Base.of(signatures, free=frozenset(trained), architecture=architecture)
-    content = mask_bytes(base, masks, statistics or {}, trained, head or {}, metadata or {}, packed=packed)
+    content = mask_bytes(
+        base, masks, statistics or {}, trained, stored, metadata or {}, norms=norms or {}, packed=packed
+    )
     path = Path(path)
     write_atomically(path, content)
     return path
@@ -90,9 +98,10 @@ def mask_bytes(
     masks: Mapping[str, Tensor],
     statistics: Mapping[str, Tensor],
     trained: Mapping[str, Tensor],
-    head: Mapping[str, Tensor],
+    head: Head,
     metadata: Mapping[str, Any],
     *,
+    norms: Mapping[str, Quantised] | None = None,
     packed: bool = False,
 ) -> bytes:
     """The bytes of a mask file; arguments as for `save_mask`, whose checks were made."""
@@ -115,10 +124,17 @@ def mask_bytes(
                 Companion(name, _storable(t, name), tuple(t.shape)) for name, t in tensors.items()
             )
             stored.update(_grouped(kind, tensors))
+    in_steps = {"norms": norms or {}, "head": {n: t for n, t in head.items() if isinstance(t, Quantised)}}
+    stepped: dict[str, tuple[Stepped, ...]] = {}
+    for kind, tensors in in_steps.items():
+        if tensors:
+            stepped[kind] = tuple(Stepped(n, tuple(q.steps.shape), q.bits) for n, q in tensors.items())
+            stored.update(_steps(kind, tensors))
     for name, tensor in head.items():
-        stored[f"head/{name}"] = Array(_storable(tensor, name), tuple(tensor.shape), _elements(tensor))
+        if isinstance(tensor, Tensor):
+            stored[f"head/{name}"] = Array(_storable(tensor, name), tuple(tensor.shape), _elements(tensor))
     words, plain = writer.finish()
-    parts = record.to_tensors(Index(base, coded, companions, digest.hexdigest()))
+    parts = record.to_tensors(Index(base, coded, companions, digest.hexdigest(), stepped))
     arrays = {
         "masks.coded": Array.of(words),
         "alpha": Array.of(np.array(alphas, np.float32)),
@@ -136,10 +152,25 @@ def mask_bytes(
 def head_as(head: Mapping[str, Tensor], dtype: HeadDtype) -> dict[str, Tensor]:
     """`head` with its floating-point tensors rounded to `dtype`; whole numbers stay as they are.
 
+    What is rounded to int8 or int4 is float32 again: what a reader of the file finds. Rounding twice changes nothing.
+
     Raises `SettingsError` for another dtype, and where a value is beyond the range of `dtype` (65 504 for float16).
     """
+    return {
+        name: t.values().to(head[name].device) if isinstance(t, Quantised) else t
+        for name, t in stored_head(head, dtype).items()
+    }
+
+
+def stored_head(head: Mapping[str, Tensor], dtype: HeadDtype) -> dict[str, Tensor | Quantised]:
+    """`head` as a file stores it in `dtype`. Raises as `head_as` does."""
     if dtype not in get_args(HeadDtype):
         raise SettingsError(f"the dtype of a head is one of {', '.join(get_args(HeadDtype))}, got {dtype!r}")
+    if dtype in _STEP_BITS:
+        return {
+            name: quantised(t, _STEP_BITS[dtype], f"the head's {name!r}") if t.is_floating_point() else t
+            for name, t in head.items()
+        }
     target = torch.float16 if dtype == "float16" else torch.float32
     rounded = {name: t.to(target) if t.is_floating_point() else t for name, t in head.items()}
     for name, tensor in head.items():
@@ -147,7 +178,7 @@ def head_as(head: Mapping[str, Tensor], dtype: HeadDtype) -> dict[str, Tensor]:
             raise SettingsError(
                 f"the head's {name!r} reaches {float(tensor.abs().max()):.4g}, beyond {dtype}: store it as float32"
             )
-    return rounded
+    return {**rounded}
 
 
 def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -176,6 +207,15 @@ def _grouped(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
         size = sum(t.numel() for n, t in tensors.items() if dtype_name(t.dtype) == dtype)
         arrays[f"{kind}/{dtype}"] = Array(dtype, (size,), data)
     return arrays
+
+
+def _steps(kind: str, tensors: Mapping[str, Quantised]) -> dict[str, Array]:
+    steps = np.concatenate([q.packed() for q in tensors.values()])
+    scales = torch.cat([q.scales for q in tensors.values()])
+    return {
+        f"{kind}.steps": Array.of(steps),
+        f"{kind}.scales": Array("BF16", tuple(scales.shape), _elements(scales)),
+    }
 
 
 def _elements(tensor: Tensor) -> np.ndarray:

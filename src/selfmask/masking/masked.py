@@ -106,23 +106,32 @@ class MaskedTensor:
 
 
 class MaskedTensors:
-    """All masked tensors of a model by name, the ordinary parameters trained beside them, and the steps done.
+    """All masked tensors of a model by name, what is trained beside them, and the steps done.
 
     Args:
         model: the network that they belong to.
         tensors: the masked ones, by the first of each one's names.
-        trained: the names of the others.
+        trained: ordinary parameters by name.
+        norms: weights of norm layers by name.
     """
 
     def __init__(
-        self, model: nn.Module, tensors: Mapping[str, MaskedTensor], trained: Mapping[str, nn.Parameter]
+        self,
+        model: nn.Module,
+        tensors: Mapping[str, MaskedTensor],
+        trained: Mapping[str, nn.Parameter],
+        norms: Mapping[str, nn.Parameter],
     ) -> None:
         self.tensors = dict(tensors)
+        self.norms = dict(norms)
         self.trained: dict[str, nn.Parameter] = {}
         self.steps = 0
         self._model = model
         self.live = True
         self._base = Kept(model, [name for name, _ in model.named_buffers(remove_duplicate=False)])
+        self._base.keep(model, norms)
+        for parameter in norms.values():
+            parameter.requires_grad_(True)
         for parameter in trained.values():
             self.train(parameter)
 
@@ -140,6 +149,11 @@ class MaskedTensors:
             if t.theta.numel():
                 digest.update(t.theta.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    @property
+    def beside(self) -> dict[str, nn.Parameter]:
+        """All that is trained beside the masks, by name."""
+        return self.trained | self.norms
 
     def train(self, parameter: nn.Parameter) -> bool:
         """Train an ordinary parameter beside the masks; False, with nothing done, where it is none of the model's."""
@@ -164,7 +178,7 @@ class MaskedTensors:
                     f"{what}: {t.name} was cast from {was} to {now} after the MaskSet was made, so its mask would fit "
                     f"no base; cast the model first, or train under torch.autocast"
                 )
-        for name, parameter in self.trained.items():
+        for name, parameter in self.beside.items():
             if any(place.tensor is not parameter for place in self._base.where(name)):
                 raise SettingsError(_another(what, name))
 

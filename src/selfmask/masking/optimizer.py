@@ -18,6 +18,7 @@ from torch import Tensor
 from selfmask.errors import RunError, SettingsError
 from selfmask.masking.gradient import flat, same_layout, score_gradient, shared_term
 from selfmask.masking.masked import MaskedTensor, MaskedTensors, laid_out_as
+from selfmask.masking.norm_weights import norm_rate
 
 PATIENCE = 5
 """Steps in a row for which a gradient that is not finite is borne with: a spike is, a broken run is not."""
@@ -26,7 +27,11 @@ _STEPS, _BASE = "mask_steps", "mask_base"  # what a state dict has beside torch'
 
 
 class MaskOptimizer(torch.optim.Optimizer):
-    """Made by `MaskSet.optimizer`. Group 0 holds the masked weights, group 1 those that are trained as they are."""
+    """Made by `MaskSet.optimizer`.
+
+    Group 0 holds the masked weights; then come those that are trained as they are, and the weights of norm layers,
+    each in a group of its own where there are some.
+    """
 
     def __init__(
         self,
@@ -34,6 +39,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         base: type[torch.optim.Optimizer] | None,
         settings: dict[str, Any],
         trained: dict[str, Any] | None,
+        norms: dict[str, Any] | None,
     ) -> None:
         cls = torch.optim.SGD if base is None else base
         if "lr" not in settings and cls is torch.optim.SGD:
@@ -55,18 +61,35 @@ class MaskOptimizer(torch.optim.Optimizer):
                 "optimizer: the MaskSet also trains ordinary parameters, whose rate is not that of scores; give "
                 "their settings, for example trained={'lr': 0.1}"
             )
+        if norms and not masked.norms:
+            raise SettingsError(
+                "optimizer: norms= has settings, but the MaskSet trains no norm weights; see train_norms="
+            )
         self._masked = masked
         self._tensors = list(masked.tensors.values())
         self.skipped: dict[str, int] = {}
         self._in_a_row: dict[str, int] = {}
         self._inner = self._make_inner(cls, settings)
         groups: list[dict[str, Any]] = [{"params": [t.weight for t in self._tensors], **settings}]
-        if parameters:
-            self._inner.add_param_group({"params": parameters, **(trained or {})})
-            groups.append({"params": parameters, **(trained or {})})
+        beside = [(parameters, trained or {})]
+        if masked.norms:
+            beside.append((list(masked.norms.values()), self._norm_settings(cls) | (norms or {})))
+        for members, own in beside:
+            if members:
+                self._inner.add_param_group({"params": members, **own})
+                groups.append({"params": members, **own})
         self._ready = False
         super().__init__(groups, dict(self._inner.defaults))
         self._ready = True
+
+    def _norm_settings(self, cls: type[torch.optim.Optimizer]) -> dict[str, Any]:
+        """A rate of their own, and no decay: it would draw a scale of 1 to 0."""
+        own: dict[str, Any] = {}
+        if "lr" in self._inner.defaults:
+            own["lr"] = norm_rate(cls, float(self._inner.defaults["lr"]))
+        if "weight_decay" in self._inner.defaults:
+            own["weight_decay"] = 0.0
+        return own
 
     def _make_inner(
         self, cls: type[torch.optim.Optimizer], settings: dict[str, Any]
@@ -151,7 +174,7 @@ class MaskOptimizer(torch.optim.Optimizer):
 
     def _ordinary_gradients(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The parameters that are trained as they are, with their gradients, by name."""
-        names = {id(p): name for name, p in self._masked.trained.items()}
+        names = {id(p): name for name, p in self._masked.beside.items()}
         return {
             names.get(id(p), f"parameter {i} of group {k}"): (p, p.grad)
             for k, group in enumerate(self.param_groups[1:], start=1)

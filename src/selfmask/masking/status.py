@@ -32,10 +32,11 @@ class TensorStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """All masked tensors of a model; `print(status)` shows the table."""
+    """All masked tensors of a model; `print(status)` shows the table. `norms`: how many norm weights are trained."""
 
     tensors: tuple[TensorStatus, ...]
     steps: int
+    norms: int = 0
 
     @property
     def weights(self) -> int:
@@ -78,6 +79,7 @@ class Status:
             "steps": self.steps,
             "packed_bytes": self.packed_bytes,
             "entropy_bytes": self.entropy_bytes,
+            "norms": self.norms,
             "tensors": [
                 {
                     "name": t.name,
@@ -104,4 +106,6 @@ class Status:
             f"after {self.steps} steps; {self.packed_bytes:,} bytes at one bit a weight, "
             f"{self.entropy_bytes:,} at the entropy of the densities"
         )
+        if self.norms:
+            lines.append(f"beside them {self.norms:,} norm weights, a byte each")
         return "\n".join(lines)

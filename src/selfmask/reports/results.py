@@ -30,6 +30,7 @@ OURS = ("masked", "unconditional", "conditional", "self-masked")
 _PARTS = {
     "masks": BLUE,
     "statistics": OCHRE,
+    "norms": PURPLE,
     "head": GREEN,
     "metadata": SLATE,
     "dispatcher": BLUE,

@@ -30,6 +30,7 @@ class MaskSummary:
     steps: int
     packed_bytes: int
     entropy_bytes: int
+    norms: int = 0
 
 
 @dataclass(frozen=True)

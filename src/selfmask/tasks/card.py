@@ -156,7 +156,12 @@ def _facts(mask: Mask) -> list[tuple[str, str]]:
             "weights on",
             f"{100 * mask.density():.3f} % of {mask.index.weights:,} in {len(mask.names)} tensors",
         ),
-        ("head", ", ".join(f"{name} {tuple(t.shape)} {str(t.dtype)[6:]}" for name, t in mask.head.items())),
+        (
+            "head",
+            ", ".join(
+                f"{name} {tuple(mask.head[name].shape)} {kind}" for name, kind in mask.head_dtypes.items()
+            ),
+        ),
         ("selfmask", mask.metadata.get("selfmask")),
     ]
     return [(name, _text(value)) for name, value in facts if value not in (None, "", [])]

@@ -20,7 +20,7 @@ from selfmask.images.image_set import ImageSet
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
-from selfmask.maskfile.saving import head_as
+from selfmask.maskfile.saving import head_as, stored_head
 from selfmask.run.folder import RunFolder
 from selfmask.tasks.compaction import Compaction, by_magnitude, sensitivity, smallest, to_bits
 from selfmask.tasks.judge import Judge, judge
@@ -148,6 +148,7 @@ def run(settings: CompactSettings, console: Console | None = None) -> Compacted:
     if rounded and not mask.head:
         raise SettingsError(f"--head-dtype {settings.head_dtype}: {mask.path.name} carries no head")
     head = mask.head if settings.head_dtype is None else head_as(mask.head, settings.head_dtype)
+    stored = mask.stored_head if settings.head_dtype is None else stored_head(mask.head, settings.head_dtype)
     backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)
     splits = open_images_of(settings.mask, mask, settings.data).splits
     size = settings.size or learnt_at(mask) or backbone.preprocessing.size
@@ -171,7 +172,7 @@ def run(settings: CompactSettings, console: Console | None = None) -> Compacted:
     }
     if rounded:
         record["head"] = None if cost is None else cost.describe()
-    path = save_derived(settings.written, mask, found.masks, note={"compaction": record}, head=head)
+    path = save_derived(settings.written, mask, found.masks, note={"compaction": record}, head=stored)
     return Compacted(
         out=path,
         measure="cosine" if judged.by_cosine else "k-NN",

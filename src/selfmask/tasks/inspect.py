@@ -55,8 +55,9 @@ class Inspection:
             },
             "statistics": list(mask.statistics),
             "trained": list(mask.trained),
+            "norms": list(mask.norms),
             "head": {name: list(tensor.shape) for name, tensor in mask.head.items()},
-            "head_dtype": {name: str(t.dtype).removeprefix("torch.") for name, t in mask.head.items()},
+            "head_dtype": mask.head_dtypes,
             "base": {"fingerprint": mask.index.base.fingerprint, "tensors": len(mask.index.base.tensors)},
             "learnt_on": mask.learnt_on,
             **{

@@ -7,11 +7,13 @@ without any library's random numbers.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from selfmask.maskfile.quantised import Quantised
 from selfmask.maskfile.saving import save_mask
 
 SHAPES = {
@@ -24,12 +26,15 @@ SHAPES = {
 }
 EVEN = {"even.weight": (50, 120)}  # a tenth off, without structure
 # What this version writes; "entropy" was written before there were Golomb codes, and is only read.
-PACKED = {"packed": True, "golomb": False}
+PACKED = {"packed": True, "golomb": False, "norms": True}
 DTYPES = {
     "packed": torch.float32,
     "entropy": torch.bfloat16,
     "golomb": torch.bfloat16,
+    "norms": torch.float32,
 }
+HEAD = {"weight": [[0.25, -0.75, 1.75], [-14.0, 4.0, 0.0]], "bias": [0.5, -3.5]}
+"""A head that four bits hold exactly."""
 
 
 def numbers(seed: int, amount: int) -> np.ndarray:
@@ -71,17 +76,32 @@ def masks(shapes: dict[str, tuple[int, ...]] = SHAPES) -> dict[str, Tensor]:
     return found
 
 
+def norms() -> dict[str, Quantised]:
+    """What "norms" adds to the weights of norms, in eight bits and in five."""
+    sizes = [torch.tensor([size], dtype=torch.bfloat16) for size in (2**-10, 3 * 2**-9)]
+    return {
+        "norm.weight": Quantised(torch.tensor([-127, -1, 0, 1, 127], dtype=torch.int8), sizes[0], 8),
+        "norm.bias": Quantised(torch.tensor([15, -15, 1, 0, -2], dtype=torch.int8), sizes[1], 5),
+    }
+
+
 def make(folder: Path) -> None:
     for name, packed in PACKED.items():
         theta = base(DTYPES[name], shapes(name))
+        rest = {"norm.running_mean": torch.arange(5.0)}
+        more: dict[str, Any] = {"head": {"weight": torch.eye(2, 3).half()}}
+        if name == "norms":
+            rest |= {"norm.weight": torch.ones(5), "norm.bias": torch.zeros(5)}
+            head = {part: torch.tensor(values) for part, values in HEAD.items()}
+            more = {"norms": norms(), "head": head, "head_dtype": "int4"}
         save_mask(
             folder / f"format1-{name}.safetensors",
             theta=theta,
             masks=masks(shapes(name)),
-            rest={"norm.running_mean": torch.arange(5.0)},
+            rest=rest,
             statistics={"norm.running_mean": torch.arange(5.0) / 2},
             trained={"fc.bias": torch.tensor([1.0, -2.0])},
-            head={"weight": torch.eye(2, 3).half()},
+            **more,
             metadata={
                 "selfmask": "0.1.0",
                 "base": "linear congruential",
