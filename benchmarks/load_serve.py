@@ -121,7 +121,7 @@ def serve(
         found = answers.get(timeout=given.seconds + 120)
         late = memory()
         client.join()
-        counts = live[0].service.worker.counts
+        counts = live[0].service.counts
         live[0].stop()
         thread.join()
     times = np.array(found["times"])

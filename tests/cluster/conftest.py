@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,11 +47,22 @@ def photos(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Photos:
         pixels = random.integers(0, 255, (32 + number % 5, 36, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(found.folder / f"{number:02}.png")
     (found.folder / "30-bad.png").write_bytes(b"no image")
+    write_mask(found.mask, weights, 1)
+    return found
+
+
+def write_mask(path: Path, weights: Path, seed: int) -> None:
+    """A mask of views of 32 px, with a few per cent of the weights off."""
     backbone = build(SPEC, weights=weights)
     masks = MaskSet(backbone.module, norm_stats="frozen")
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     masks.set_scores({n: torch.rand(s.shape, generator=generator) - 0.03 for n, s in masks.scores.items()})
     recipe = backbone.preprocessing.at(32)
-    masks.save(found.mask, backbone=backbone.describe(), preprocessing=recipe.describe())
+    masks.save(path, backbone=backbone.describe(), preprocessing=recipe.describe())
     masks.remove()
-    return found
+
+
+@pytest.fixture(name="write_mask", scope="session")
+def _write_mask() -> Callable[[Path, Path, int], None]:
+    """See `write_mask`."""
+    return write_mask

@@ -15,6 +15,7 @@ import selfmask
 from selfmask.cli import main
 from selfmask.cluster import embedding
 from selfmask.cluster.embedding import Workers
+from selfmask.cluster.processes import Processes
 from selfmask.embeddings.embedder import Embedder
 from selfmask.embeddings.parts import Parts
 from selfmask.errors import RunError, SettingsError
@@ -79,7 +80,9 @@ def test_a_killed_worker_costs_nothing_but_time(ray, photos, tmp_path: Path, alo
         return Mortal(found.backbone, found.made_by, found.mask)
 
     out = tmp_path / "many.parquet"
-    made = by_hand(photos, out, Workers.fitting(ray, opening, 2, 1, "auto"), Console(stderr=True))
+    made = by_hand(
+        photos, out, Workers(ray, Processes.fitting(ray, 2, None, "auto"), opening), Console(stderr=True)
+    )
     assert fallen.exists()
     assert (made.parts, out.read_bytes()) == (5, alone)
     assert "a worker died" in capsys.readouterr().err
@@ -94,10 +97,12 @@ def test_workers_that_die_again_and_again_end_it(ray, photos, tmp_path: Path, mo
         raise AssertionError
 
     with pytest.raises(RunError, match="1 workers died one after another"):
-        by_hand(photos, tmp_path / "x.parquet", Workers.fitting(ray, dying, 1, 1, "cpu"), Console(quiet=True))
+        by_hand(
+            photos, tmp_path / "x.parquet", Workers(ray, Processes(1, 1, "cpu"), dying), Console(quiet=True)
+        )
     for count, device in ((3, "cpu"), (None, "cuda")):
-        with pytest.raises(SettingsError, match=rf"2 cores and 0 GPUs, too few for {count or 1} workers"):
-            Workers.fitting(ray, dying, count, 1, device)
+        with pytest.raises(SettingsError, match=rf"2 cores and 0 GPUs, too few for {count or 1} processes"):
+            Processes.fitting(ray, count, 1, device)
 
 
 def test_a_worker_with_another_network_or_without_the_folder_is_told(photos, tmp_path: Path) -> None:
@@ -108,9 +113,9 @@ def test_a_worker_with_another_network_or_without_the_folder_is_told(photos, tmp
         return open_embedder(None, backbone="timm:test_resnet", weights=photos.weights)
 
     with pytest.raises(SettingsError, match="a worker finds another network"):
-        embedding._Worker(other, parts, 1, "cpu").ready()
+        embedding._Worker(other, parts, Processes(1, 1, "cpu")).ready()
     with pytest.raises(SettingsError, match=r"does not find .*x\.parquet\.parts"):
-        embedding._Worker(lambda device: embedder, parts, 1, "cpu").ready()
+        embedding._Worker(lambda device: embedder, parts, Processes(1, 1, "cpu")).ready()
 
 
 def test_without_ray_it_is_said_what_to_install(photos, tmp_path: Path, monkeypatch, capsys) -> None:

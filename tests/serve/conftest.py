@@ -104,6 +104,7 @@ class Running:
 
     @property
     def service(self) -> Service:
+        assert isinstance(self.live.service, Service)
         return self.live.service
 
     def metric(self, name: str) -> float:

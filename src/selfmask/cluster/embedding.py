@@ -19,6 +19,7 @@ from rich.console import Console
 
 from selfmask._common.console import tell
 from selfmask._common.escape import one_line
+from selfmask.cluster.processes import Processes
 from selfmask.embeddings.embedder import Embedder
 from selfmask.embeddings.parts import Made, Parts, Wanted
 from selfmask.errors import RunError, SelfmaskError, SettingsError
@@ -33,37 +34,11 @@ _DEATHS = 3
 
 @dataclass(frozen=True)
 class Workers:
-    """What makes parts: `count` processes with `threads` cores each, and a GPU each where `device` is cuda.
-
-    open: makes the network, on the device that it is given; called in each of them.
-    """
+    """What makes parts: processes that each open a network, by `open`, on the device that it is given."""
 
     ray: Any
+    processes: Processes
     open: Callable[[str], Embedder]
-    count: int
-    threads: int
-    device: str
-
-    @classmethod
-    def fitting(
-        cls, ray: Any, open: Callable[[str], Embedder], count: int | None, threads: int, device: str
-    ) -> Workers:
-        """`count` of them (None: as many as the cluster has cores or GPUs for).
-
-        device: auto is cuda where the cluster has GPUs. Raises `SettingsError` where there is no room for so many.
-        """
-        there = ray.cluster_resources()
-        if device == "auto":
-            device = "cuda" if there.get("GPU") else "cpu"
-        room = int(there.get("CPU", 0)) // threads
-        if device == "cuda":
-            room = min(room, int(there.get("GPU", 0)))
-        if room < max(count or 1, 1):
-            raise SettingsError(
-                f"the cluster has {there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs, too few for "
-                f"{count or 1} workers on {device} with --threads {threads}"
-            )
-        return cls(ray, open, count or room, threads, device)
 
     def make(self, console: Console, parts: Parts, wanted: Iterable[Wanted]) -> Iterator[Made]:
         """Make the parts `wanted`, and tell of each when it is there, in the order in which they get ready.
@@ -80,7 +55,7 @@ class Workers:
             busy[actor.ready.remote()] = (actor, None)
 
         try:
-            for _ in range(self.count):
+            for _ in range(self.processes.count):
                 employ()
             while busy:
                 done, _ = ray.wait(list(busy), num_returns=1, timeout=_PATIENCE)
@@ -92,7 +67,7 @@ class Workers:
                     made = _answer(ray, done[0])
                 except ray.exceptions.RayActorError as error:
                     deaths += 1
-                    if deaths > _DEATHS + self.count:
+                    if deaths > _DEATHS + self.processes.count:
                         raise RunError(
                             f"{deaths} workers died one after another, and no part was made in between: "
                             f"{one_line(str(error))[:300]}"
@@ -121,23 +96,21 @@ class Workers:
                 ray.kill(actor)
 
     def _started(self, parts: Parts) -> Any:
-        how = self.ray.remote(_Worker).options(
-            num_cpus=self.threads, num_gpus=int(self.device == "cuda"), max_restarts=0
-        )
-        return how.remote(self.open, parts, self.threads, self.device)
+        how = self.ray.remote(_Worker).options(max_restarts=0, **self.processes.options)
+        return how.remote(self.open, parts, self.processes)
 
 
 class _Worker:
     """One process: a network, and parts by it."""
 
-    def __init__(self, open: Callable[[str], Embedder], parts: Parts, threads: int, device: str) -> None:
-        self._open, self._parts, self._threads, self._device = open, parts, threads, device
+    def __init__(self, open: Callable[[str], Embedder], parts: Parts, processes: Processes) -> None:
+        self._open, self._parts, self._processes = open, parts, processes
         self._embedder: Embedder | None = None
 
     def ready(self) -> None:
         """Open the network, and see that it is the one and the folder is there."""
-        use_threads(self._threads)
-        found = self._open(self._device)
+        use_threads(self._processes.threads)
+        found = self._open(self._processes.device)
         if found.made_by.digest != self._parts.digest:
             raise SettingsError(
                 f"a worker finds another network than the command ({found.made_by}): mask and weights have to be the "

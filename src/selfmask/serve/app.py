@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from selfmask._common.escape import printable
 from selfmask.serve.access import Access
+from selfmask.serve.front import Front
 from selfmask.serve.intake import Bodies, Refused, Upload, uploads
 from selfmask.serve.page import CSP, page
-from selfmask.serve.service import Service
 from selfmask.serve.settings import BASE
 from selfmask.serve.taking import take_mask
 
@@ -24,7 +24,7 @@ _KINDS = frozenset({"embed", "predict", "search", "masks", "health", "ready", "m
 _MOST_TOP = 1000
 
 
-def make_app(service: Service, token: str | None) -> ASGIApp:
+def make_app(service: Front, token: str | None) -> ASGIApp:
     """The service as an ASGI application. token: see `token_of`."""
     app = FastAPI(title="selfmask", docs_url=None, redoc_url=None)  # their pages come from elsewhere
     bodies = Bodies(service.settings.body_bytes, service.settings.timeout)
@@ -110,9 +110,8 @@ def make_app(service: Service, token: str | None) -> ASGIApp:
 
     @app.get("/ready")
     async def ready() -> Response:
-        """Whether it answers: the worker is there, and the queue has room."""
-        room = len(service.queue) < service.queue.length
-        fine = service.worker.alive and room
+        """Whether it answers: who works is there, and the queue has room."""
+        fine = service.waiting < service.most_waiting and await service.alive()
         return _answer({"ready": fine, "masks": len(service.masks)}, 200 if fine else 503)
 
     @app.get("/metrics")
@@ -146,7 +145,7 @@ def make_app(service: Service, token: str | None) -> ASGIApp:
 class _Gate:
     """Before the application: who may ask. After it: what is counted, and headers that every answer has."""
 
-    def __init__(self, app: ASGIApp, access: Access, service: Service) -> None:
+    def __init__(self, app: ASGIApp, access: Access, service: Front) -> None:
         self._app, self._access, self._metrics = app, access, service.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

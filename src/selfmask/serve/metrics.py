@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from selfmask.serve.queue import Job, MaskQueue
-from selfmask.serve.worker import Worker
+from selfmask.serve.queue import Job
+from selfmask.serve.worker import Counts
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
+class Counted(Protocol):
+    """What counts by itself: what was done, and the images that wait."""
+
+    @property
+    def counts(self) -> Counts: ...
+    @property
+    def waiting(self) -> int: ...
+
+
 class _Live(Collector):
     """What others count, when it is asked for."""
 
-    def __init__(self, queue: MaskQueue, worker: Worker) -> None:
-        self._queue, self._worker = queue, worker
+    def __init__(self, counted: Counted) -> None:
+        self._counted = counted
 
     def collect(self) -> Iterator[Metric]:
-        counts = self._worker.counts
+        counts = self._counted.counts
         yield CounterMetricFamily("selfmask_images", "Images that went through the network", counts.images)
         yield CounterMetricFamily("selfmask_switches", "Times that another mask was put on", counts.switches)
-        yield GaugeMetricFamily("selfmask_queue_images", "Images that wait", len(self._queue))
+        yield GaugeMetricFamily("selfmask_queue_images", "Images that wait", self._counted.waiting)
 
 
 class Metrics:
@@ -44,9 +53,9 @@ class Metrics:
         self._waiting = Histogram("selfmask_queue_seconds", "In the queue", buckets=_SECONDS, **at)
         self._batch = Histogram("selfmask_batch_images", "Images of a batch", buckets=_SIZES, **at)
 
-    def follow(self, queue: MaskQueue, worker: Worker) -> None:
-        """Tell of these too, from now on."""
-        self._registry.register(_Live(queue, worker))
+    def follow(self, counted: Counted) -> None:
+        """Tell of this too, from now on."""
+        self._registry.register(_Live(counted))
 
     def batch(self, jobs: Sequence[Job]) -> None:
         """A batch begins."""

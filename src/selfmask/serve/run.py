@@ -9,20 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from selfmask._common.console import SafeConsole, tell
-from selfmask.backbones.backbone import Backbone
-from selfmask.backbones.spec import backbone_of, build
 from selfmask.bank.bank import Bank
-from selfmask.bank.folder import is_folder_of_masks, masks_in
+from selfmask.cluster.connection import connected
 from selfmask.errors import MissingExtraError, SettingsError
-from selfmask.run.process import device_named, use_threads
-from selfmask.serve.settings import BASE, ServeSettings
-from selfmask.tasks.opening import open_mask
+from selfmask.run.process import use_threads
+from selfmask.serve.opening import open_bank
+from selfmask.serve.settings import ServeSettings
 
 try:
     import uvicorn
@@ -30,6 +27,8 @@ try:
     from selfmask.serve.access import token_of
     from selfmask.serve.app import make_app
     from selfmask.serve.connection import PatientConnection
+    from selfmask.serve.front import Front
+    from selfmask.serve.replicas import replicated
     from selfmask.serve.service import Service
 except ImportError as error:
     raise MissingExtraError(
@@ -58,7 +57,7 @@ class Live:
     """A service that listens."""
 
     address: str
-    service: Service
+    service: Front
     server: uvicorn.Server
 
     def stop(self) -> None:
@@ -74,14 +73,18 @@ def run(settings: ServeSettings, console: Console | None = None) -> Served:
     console = console or SafeConsole(stderr=True)
     token = token_of(settings)
     use_threads(settings.threads)
-    with bound(settings.host, settings.port) as listener, _bank(settings) as bank:
+    device = settings.device if settings.ray is None else "cpu"  # with Ray the network is at work in others
+    with bound(settings.host, settings.port) as listener, open_bank(settings, device) as bank:
         for path, why in bank.refused.items():
             tell(console, f"left out: {path}: {why}")
 
         def started(live: Live) -> None:
             tell(console, f"{len(bank)} masks at {live.address} (Ctrl-C ends)")
 
-        return serve_bank(bank, settings, token, listener, started)
+        if settings.ray is None:
+            return serve_bank(bank, settings, token, listener, started)
+        with connected(settings.ray, settings.cores) as ray, replicated(ray, bank, settings) as service:
+            return serve_bank(bank, settings, token, listener, started, service)
 
 
 def serve_bank(
@@ -90,9 +93,14 @@ def serve_bank(
     token: str | None,
     listener: socket.socket,
     started: Callable[[Live], None],
+    service: Front | None = None,
 ) -> Served:
-    """Serve an open bank on a bound socket until a signal or `Live.stop`; `started` is told when it listens."""
-    begin, service = time.monotonic(), Service(bank, settings)
+    """Serve an open bank on a bound socket until a signal or `Live.stop`; `started` is told when it listens.
+
+    service: what does the work; None: this process.
+    """
+    begin = time.monotonic()
+    service = Service(bank, settings) if service is None else service
     config = uvicorn.Config(
         make_app(service, token),
         http=PatientConnection.within(settings.timeout), ws="none", lifespan="off", log_config=None,
@@ -108,7 +116,7 @@ def serve_bank(
         server.run(sockets=[listener])
     finally:
         service.finish()
-    counts = service.worker.counts
+    counts = service.counts
     return Served(
         address, len(bank), counts.images, counts.batches, counts.switches, time.monotonic() - begin
     )
@@ -135,33 +143,6 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-@contextmanager
-def _bank(settings: ServeSettings) -> Iterator[Bank]:
-    backbone = _backbone(settings)
-    backbone.module.to(device_named(settings.device))
-    backbone.lay_out()
-    with Bank(backbone, settings.masks, memory=settings.memory, watch=settings.watch) as bank:
-        if BASE in bank:
-            raise SettingsError(
-                f"a mask is called {BASE!r}, which means the untouched backbone here: rename its file"
-            )
-        yield bank
-
-
-def _backbone(settings: ServeSettings) -> Backbone:
-    if settings.backbone is not None:
-        return build(settings.backbone, weights=settings.weights)
-    path: Path = settings.masks
-    if is_folder_of_masks(path):
-        found = masks_in(path)
-        if not found:
-            raise SettingsError(
-                f"{path} holds no mask yet, so the backbone is not known: name it by --backbone"
-            )
-        path = found[0]
-    return backbone_of(open_mask(path), None, settings.weights, download=settings.download)
 
 
 def bound(host: str, port: int) -> socket.socket:

@@ -56,6 +56,10 @@ class ServeSettings:
     """CPU threads. Default: all cores."""
     device: str = "auto"
     """auto (cuda if there is one, else cpu), cpu, cuda, mps."""
+    ray: str | None = None
+    """Serve by several processes or machines: local, or the address of a Ray cluster (see docs/cluster.md)."""
+    replicas: int | None = None
+    """With --ray: processes, of --threads cores each (1 by default). Default: all that there is room for."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -68,6 +72,8 @@ class ServeSettings:
                 raise SettingsError(f"--{name} is a number of seconds above 0, got {getattr(self, name)}")
         if not 0 <= self.patience < math.inf:
             raise SettingsError(f"--patience is a number of seconds, 0 or more, got {self.patience}")
+        if self.replicas is not None and (self.ray is None or self.replicas < 1):
+            raise SettingsError(f"--replicas {self.replicas}: how many processes --ray uses, 1 or more")
         if self.body_bytes < 1:
             raise SettingsError(f"--max-body is a number of bytes above 0, got {self.max_body}")
         bytes_of(self.memory)
@@ -81,6 +87,11 @@ class ServeSettings:
     def body_bytes(self) -> int:
         """--max-body as a number."""
         return bytes_of(self.max_body)
+
+    @property
+    def cores(self) -> int | None:
+        """Cores that --ray takes; None: all that there are."""
+        return None if self.replicas is None else self.replicas * (self.threads or 1)
 
     @property
     def local(self) -> bool:

@@ -17,6 +17,7 @@ from selfmask._common.console import SafeConsole, tell
 from selfmask.cascades.fusion import Mode
 from selfmask.cluster.connection import connected
 from selfmask.cluster.embedding import Workers
+from selfmask.cluster.processes import Processes
 from selfmask.embeddings.embedder import Embedder, in_parts
 from selfmask.embeddings.file import ENDINGS
 from selfmask.embeddings.parts import Dtype, Made, Parts, Wanted, json_beside
@@ -123,13 +124,13 @@ def run(settings: EmbedSettings, console: Console | None = None) -> EmbeddedImag
     if settings.ray is None:
         embedder = _opened(settings, settings.device)
         return write_embeddings(embedder, settings.images, settings.out, dtype, console)
-    threads = settings.threads or 1
-    cores = None if settings.workers is None else settings.workers * threads
+    cores = None if settings.workers is None else settings.workers * (settings.threads or 1)
     with connected(settings.ray, cores) as ray:
         # On other machines, and in another folder of this one, a relative path means something else.
         settings = _from_anywhere(settings)
         assert settings.images is not None
-        workers = Workers.fitting(ray, partial(_opened, settings), settings.workers, threads, settings.device)
+        processes = Processes.fitting(ray, settings.workers, settings.threads, settings.device)
+        workers = Workers(ray, processes, partial(_opened, settings))
         embedder = _opened(settings, "cpu")  # which tells the parts' names; it embeds nothing
         return write_embeddings(
             embedder, settings.images, settings.out, dtype, console, partial(workers.make, console)

@@ -1,0 +1,44 @@
+"""From settings to the bank that is served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.spec import backbone_of, build
+from selfmask.bank.bank import Bank
+from selfmask.bank.folder import is_folder_of_masks, masks_in
+from selfmask.errors import SettingsError
+from selfmask.run.process import device_named
+from selfmask.serve.settings import BASE, ServeSettings
+from selfmask.tasks.opening import open_mask
+
+
+@contextmanager
+def open_bank(settings: ServeSettings, device: str) -> Iterator[Bank]:
+    """The masks that are to be served, over their backbone. Raises what `Bank` does, and `SettingsError`."""
+    backbone = _backbone(settings)
+    backbone.module.to(device_named(device))
+    backbone.lay_out()
+    with Bank(backbone, settings.masks, memory=settings.memory, watch=settings.watch) as bank:
+        if BASE in bank:
+            raise SettingsError(
+                f"a mask is called {BASE!r}, which means the untouched backbone here: rename its file"
+            )
+        yield bank
+
+
+def _backbone(settings: ServeSettings) -> Backbone:
+    if settings.backbone is not None:
+        return build(settings.backbone, weights=settings.weights)
+    path: Path = settings.masks
+    if is_folder_of_masks(path):
+        found = masks_in(path)
+        if not found:
+            raise SettingsError(
+                f"{path} holds no mask yet, so the backbone is not known: name it by --backbone"
+            )
+        path = found[0]
+    return backbone_of(open_mask(path), None, settings.weights, download=settings.download)
