@@ -7,7 +7,7 @@ DATA ?= digits
 # Small tensors, many tests: one thread each is faster on a shared machine.
 THREADS := OMP_NUM_THREADS=1
 
-.PHONY: demo test unit check format bench clean
+.PHONY: demo test unit check docs format bench clean
 
 demo: $(VENV)/.demo ## the main job on a real backbone and real images; DATA=folder takes your own
 	$(RUN)/selfmask demo --data "$(DATA)"
@@ -24,6 +24,9 @@ check: $(VENV)/.dev ## style, types, the order of the rooms, nothing unused
 	$(RUN)/pyright
 	$(RUN)/lint-imports
 	$(RUN)/vulture
+
+docs: $(VENV)/.dev ## the site, in build/site: open index.html there; no server is needed
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict
 
 format: $(VENV)/.dev
 	$(RUN)/ruff check --fix .

@@ -55,8 +55,13 @@ def test_with_lightning(example: Any) -> None:
 def test_with_trainer(example: Any) -> None:
     from transformers import ViTConfig, ViTForImageClassification
 
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = ViTConfig(**shape, image_size=16, patch_size=4)  # pyright: ignore[reportCallIssue]
+    shape: Any = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
+    config = ViTConfig(**shape, image_size=16, patch_size=4)
     config.num_labels = 10
     figures = example("with_trainer").main(ViTForImageClassification(config), size=16, steps=80)
     assert figures["eval_accuracy"] > 0.14  # chance is 0.1

@@ -1,1 +1,1 @@
-"""Cascades (PAPER section 8): a dispatcher, a router, experts, and one embedding out of all of them."""
+"""Cascades (PAPER §8): a dispatcher, a router, experts, and one embedding out of all of them."""

@@ -1,4 +1,4 @@
-"""One expert: the dispatcher's scores, trained on on the images of one cluster (PAPER section 8.3)."""
+"""One expert: the dispatcher's scores, trained on on the images of one cluster (PAPER §8.3)."""
 
 from __future__ import annotations
 

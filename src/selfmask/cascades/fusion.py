@@ -1,4 +1,4 @@
-"""Fusion: the dispatcher's and the experts' features as one embedding of fixed width (PAPER section 8.4 and 8.5)."""
+"""Fusion: the dispatcher's and the experts' features as one embedding of fixed width (PAPER §8.4 and 8.5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The router: which expert an image belongs to, from its dispatcher features (PAPER section 8.2).
+"""The router: which expert an image belongs to, from its dispatcher features (PAPER §8.2).
 
 L2-normalised features, their 20 leading principal components with equal variances, then a Gaussian mixture (or
 k-means). scikit-learn fits it; what is kept are plain tensors, and torch applies them.
@@ -22,7 +22,7 @@ from selfmask.errors import DataError, MaskFileError, SettingsError
 
 Kind = Literal["gmm", "kmeans"]
 
-COMPONENTS = 20  # PAPER section 8.2
+COMPONENTS = 20  # PAPER §8.2
 LEAST_IMAGES = 16  # an expert on fewer is an expert on noise
 LEAST_SHARE = 0.1  # of an equal share of the images, below which a cluster is merged into its neighbour
 # Principal components with less than this share of the leading one's variance are rounding, which whitening

@@ -156,13 +156,13 @@ def _run(name: str, words: Sequence[str]) -> int:
 
     command = COMMANDS[name]
     _look(name, words)
-    parsed = parse(name, _named(command.settings), words)
+    parsed = parse(name, named(command.settings), words)
     if parsed is None:
         return 0
     from selfmask._common.processes import leave_processes
     from selfmask.features.passes import showing
 
-    task = _named(command.task)
+    task = named(command.task)
     console = SafeConsole(stderr=True, quiet=parsed.json)
     speaks = {"console": console} if "console" in inspect.signature(task).parameters else {}
     try:
@@ -176,7 +176,7 @@ def _run(name: str, words: Sequence[str]) -> int:
     if parsed.json:
         print_json(result.document())
     else:
-        _named(command.show)(result)
+        named(command.show)(result)
     return INTERRUPTED if interrupted else 0
 
 
@@ -202,7 +202,7 @@ def _look(name: str, words: Sequence[str]) -> None:
 _FILES = (".safetensors", ".csv", ".tsv", ".jsonl")
 
 
-def _named(place: str) -> Any:
+def named(place: str) -> Any:
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(f"selfmask.{module}"), name)
 

@@ -1,4 +1,4 @@
-"""k nearest neighbours on L2-normalised features (PAPER section 7), the measure that needs no training.
+"""k nearest neighbours on L2-normalised features (PAPER §7), the measure that needs no training.
 
 Why not scikit-learn's: it answers the same (`KNeighborsClassifier` with these votes: every one of 1 500 images) in 1.6
 times the time, and only on the CPU; ours works where the features lie, in 64 MiB at a time. benchmarks/bench_judges.py.

@@ -1,4 +1,4 @@
-"""The linear probe: L2 logistic regression on the un-augmented, un-normalised features (PAPER section 7).
+"""The linear probe: L2 logistic regression on the un-augmented, un-normalised features (PAPER §7).
 
 The probe minimises, over weight W (classes, width) and bias b,
 
