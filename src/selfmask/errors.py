@@ -8,7 +8,15 @@ from __future__ import annotations
 
 
 class SelfmaskError(Exception):
-    """Anything that a user can mend: every error below is one."""
+    """Anything that a user can mend: every error below is one.
+
+    >>> from selfmask import SelfmaskError, TopK
+    >>> try:
+    ...     TopK(50)
+    ... except SelfmaskError as error:
+    ...     print(error)
+    TopK: a density is a share in (0, 1], got 50; 50 % is 0.5
+    """
 
 
 class SettingsError(SelfmaskError, ValueError):

@@ -60,6 +60,18 @@ class MaskSet:
             sharded, quantised, parametrised or otherwise not the plain tensor that the network computes with.
         SettingsError: `rule` is no rule, or a top-k whose density has no room for the weights that are always on.
         WrongBaseError: another mask set or an applied mask holds the model's weights, or held what they are a copy of.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> masks = MaskSet(model, select="0.weight", train="2.*")
+        >>> optimizer = masks.optimizer(torch.optim.Adam, lr=0.5, trained={"lr": 0.01})
+        >>> for _ in range(4):
+        ...     model(torch.randn(16, 8)).square().sum().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> masks.steps, masks.density() < 1
+        (4, True)
+        >>> masks.remove()
     """
 
     def __init__(

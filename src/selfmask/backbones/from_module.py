@@ -23,6 +23,10 @@ def from_module(
     network has one, else to ImageNet's recipe at 224 pixels. Take a classifier off before (timm:
     `model.reset_classifier(0)`), or the features are its logits. Raises `BackboneError` where a trial run fails
     and `SelectionError` for an unknown `family`.
+
+    >>> backbone = from_module(nn.Conv2d(3, 16, 3), preprocessing=Preprocessing(size=32))
+    >>> backbone.width, backbone.module(torch.zeros(2, 3, 32, 32)).shape
+    (16, torch.Size([2, 16]))
     """
     if preprocessing is None:
         known = getattr(module, "pretrained_cfg", None)

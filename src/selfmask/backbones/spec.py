@@ -35,6 +35,10 @@ def build(
     file (.safetensors, .pth) to load instead of the kind's own source; `image_size` the input size in pixels
     (default: the network's own); `pretrained=False` a random start. Raises `BackboneError` for an unknown name
     (with near misses), weights that are absent or do not fit, and a hub that cannot be reached.
+
+    >>> backbone = build("timm:test_resnet", pretrained=False)
+    >>> backbone.family, backbone.width
+    ('resnet', 96)
     """
     if image_size is not None and not 1 <= image_size <= MOST_PIXELS:
         raise BackboneError(

@@ -27,6 +27,12 @@ class ImageSet:
     name: what records call the data, for example "digits".
     flips: False where a mirror image is another thing (digits, text): default views then do not flip.
     skipped: the images that were left out when the set was opened, with reasons.
+
+    >>> images = ImageSet.from_array(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), [0, 1, 1], classes=["cat", "dog"])
+    >>> images
+    ImageSet('array': 3 images, 2 classes, 3 labelled)
+    >>> images.subset([2, 0]).labels
+    tensor([1, 0])
     """
 
     def __init__(

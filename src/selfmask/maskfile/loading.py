@@ -34,6 +34,20 @@ def load(path: str | os.PathLike[str], *, max_weights: int = MAX_WEIGHTS) -> Mas
     Raises:
         MaskFileError: the file is damaged, of a later format, or not a mask file.
         FileNotFoundError: there is none.
+
+    Example:
+        >>> import tempfile
+        >>> from selfmask.maskset import MaskSet
+        >>> model = torch.nn.Linear(8, 4)
+        >>> masks = MaskSet(model, select="weight")
+        >>> file = masks.save(Path(tempfile.mkdtemp()) / "site.mask.safetensors", site="north")
+        >>> masks.remove()
+        >>> mask = load(file)
+        >>> mask.names, mask.density(), mask.metadata["site"]
+        (('weight',), 1.0, 'north')
+        >>> with mask.apply(model) as adapted:
+        ...     adapted(torch.zeros(2, 8)).shape
+        torch.Size([2, 4])
     """
     path = Path(path)
     if path.is_dir():

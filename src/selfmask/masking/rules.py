@@ -49,6 +49,9 @@ class Threshold:
         spread: scores are drawn uniformly from [start - spread, start + spread] instead. With 0 (the paper's) and
             an optimizer that moves all scores alike, such as Adam, all that ever cross do so within a few steps of
             each other, on the gradient of a network that the others' crossing has just changed.
+
+    >>> Threshold(spread=0.5).mask(torch.tensor([0.7, -0.1, 1.2]), "conv.weight", step=0)
+    tensor([ True, False,  True])
     """
 
     mu: float = 0.0
@@ -85,6 +88,10 @@ class Progressive:
     """A density that falls linearly from `start` to `end` over the first `steps` steps (PAPER §4, "progressive").
 
     `end` is one share for every tensor, or a share for each tensor by name (the densities that another mask found).
+
+    >>> schedule = Progressive(end=0.5, steps=100)
+    >>> schedule.at(0), schedule.at(50), schedule.at(200)
+    (1.0, 0.75, 0.5)
     """
 
     end: float | Mapping[str, float]
@@ -120,6 +127,9 @@ class TopK:
             uniformly from [0, 2) as edge-popup draws its own, or "magnitude", |θ| / mean|θ|.
 
     Ties are broken in favour of the earlier weight, so that the mask is the same on every machine.
+
+    >>> TopK(0.5).mask(torch.tensor([0.1, 0.4, 0.2, 0.3]), "conv.weight", step=0)
+    tensor([False,  True, False,  True])
     """
 
     density: float | Mapping[str, float] | Progressive = 0.5

@@ -33,7 +33,11 @@ _ENDS = frozenset(("proj", "text_projection", "logit_scale", "logit_bias"))
 
 @dataclass(frozen=True)
 class RandomShare:
-    """A random `share` (in (0, 1]) of the weights of each chosen tensor may be masked."""
+    """A random `share` (in (0, 1]) of the weights of each chosen tensor may be masked.
+
+    >>> RandomShare(0.25).count(1000)
+    250
+    """
 
     share: float
 
@@ -54,6 +58,9 @@ class LargestShare:
     """The `share` (in (0, 1]) of each chosen tensor's weights with the largest magnitudes may be masked.
 
     Masks learnt under it compress better, since the reader of a mask file knows which weights these are.
+
+    >>> LargestShare(0.5)(torch.tensor([0.1, -3.0, 2.0, 0.0]), torch.Generator())
+    tensor([False,  True,  True, False])
     """
 
     share: float
@@ -82,6 +89,11 @@ class Selection:
         stages: only the first so many stages of the network ("L1", "L1 + L2", … of Supp. F), or None for all.
             What stands before the first stage (a stem) belongs to the first, what stands behind it and has no
             stage number (a last convolution, a last norm) to the last.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3))
+    >>> chosen, why = Selection([nn.Conv2d, "1.bias"]).choose(model)
+    >>> list(chosen)
+    ['0.weight', '0.bias', '1.bias', '2.weight', '2.bias']
     """
 
     select: Select = "auto"

@@ -16,7 +16,14 @@ from torch import Tensor
 
 
 class TensorAdam(torch.optim.Optimizer):
-    """update = lr · m̂ / sqrt(v̂), m̂ as Adam's, v̂ the bias-corrected running mean of mean(g²) over the tensor."""
+    """update = lr · m̂ / sqrt(v̂), m̂ as Adam's, v̂ the bias-corrected running mean of mean(g²) over the tensor.
+
+    >>> scores = torch.ones(3)
+    >>> scores.grad = torch.tensor([0.0, 1.0, -2.0])
+    >>> TensorAdam([scores], lr=0.1).step()
+    >>> scores
+    tensor([1.0000, 0.9225, 1.1549])
+    """
 
     def __init__(
         self,

@@ -30,6 +30,11 @@ class Batch:
 
     views: for each kind of view, float32 (B, 3, size, size), normalised as the backbone expects.
     labels: int64 (B,), -1 where unknown. indices: int64 (B,), places in the training set.
+
+    >>> import torch
+    >>> batch = Batch([torch.zeros(2, 3, 32, 32)], labels=torch.tensor([4, -1]), indices=torch.tensor([0, 7]))
+    >>> batch.views[0].shape
+    torch.Size([2, 3, 32, 32])
     """
 
     views: list[Tensor]

@@ -38,7 +38,7 @@ def register(name: str, kind: type[Objective]) -> None:
     fields all have defaults.
 
         >>> class Mine(Objective):
-        ...     Settings = DistilSettings
+        ...     Settings = Distil.Settings
         ...     # make(job, settings), loss(module, batch, step, steps)
         >>> selfmask.register("mine", Mine)  # doctest: +SKIP
     """
