@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -106,7 +106,7 @@ def measure(path: Path, spec: str | None, weights: Path | None) -> dict[str, Any
 
     def way(name: str, write: Any) -> Way:
         total = {}
-        for head_dtype in get_args(HeadDtype):
+        for head_dtype in DTYPES:
             with tempfile.TemporaryDirectory() as folder:
                 write(head_as(mask.head, head_dtype), Path(folder))
                 total[head_dtype] = counted(Path(folder))

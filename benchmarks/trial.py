@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=0.0)
     parser.add_argument("--warmup", type=float, default=0.1)
     parser.add_argument("--crop", type=float)
+    parser.add_argument("--train-norms", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
     torch.set_num_threads(2)
@@ -61,6 +62,7 @@ def main() -> None:
             a.data, backbone=a.backbone, weights=a.weights, images=a.images, size=a.size, steps=a.steps,
             seed=a.seed, objective="supervised", objective_settings=own,
             optimizer="sgd" if full else a.optimizer, lr=a.lr, spread=a.spread, warmup=a.warmup,
+            train_norms=a.train_norms,
         )
     )  # fmt: skip
     objective = build_objective(plan)
@@ -82,6 +84,8 @@ def main() -> None:
             RunFolder(Path(folder)),
             channels_last=plan.channels_last,
         )
+    if masks is not None:
+        masks.round_norms()
     found = {
         **{k: str(v) if isinstance(v, Path) else v for k, v in vars(a).items() if v is not None},
         "before": round(before, 4),

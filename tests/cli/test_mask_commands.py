@@ -59,7 +59,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def test_inspect_says_what_is_in_the_file(files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(files[0]), "--json"]) == 0
     found = printed(capsys)
-    assert set(found["bytes"]) == {"masks", "statistics", "head", "metadata", "file"}
+    assert set(found["bytes"]) == {"masks", "statistics", "norms", "head", "metadata", "file"}
     assert (
         found["bytes"]["file"]
         == files[0].stat().st_size

@@ -134,7 +134,7 @@ def test_inspect_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     path = masks.save(tmp_path / "a.safetensors")
     assert main(["inspect", str(path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert set(document["bytes"]) == {"masks", "statistics", "head", "metadata", "file"}
+    assert set(document["bytes"]) == {"masks", "statistics", "norms", "head", "metadata", "file"}
     assert document["bytes"]["file"] == path.stat().st_size
 
 

@@ -24,7 +24,7 @@ class Labelled:
 
 def measured(monkeypatch: Any, x: Tensor, labels: Tensor, exact: Any, stored: Any) -> Any:
     monkeypatch.setattr("selfmask.features.measure.features", lambda *_, **__: x)
-    return head_cost(None, Labelled(labels), exact, stored)  # type: ignore[arg-type]
+    return head_cost(None, Labelled(labels), exact, stored, "float16")  # type: ignore[arg-type]
 
 
 def test_against_a_count_by_hand(monkeypatch: Any) -> None:

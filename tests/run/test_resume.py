@@ -37,12 +37,15 @@ def wait_for_step(run: Any, log: Path, step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("objective", "rate"), [("supervised", 0.1), ("swav", 0.05), ("distil", 0.03)])
+@pytest.mark.parametrize(
+    ("objective", "rate", "more"),
+    [("supervised", 0.1, []), ("swav", 0.05, ["--train-norms"]), ("distil", 0.03, [])],
+)
 def test_killed_three_times_ends_with_the_same_masks(
-    tmp_path: Path, weights: Path, start: Callable[..., Any], objective: str, rate: float
+    tmp_path: Path, weights: Path, start: Callable[..., Any], objective: str, rate: float, more: list[str]
 ) -> None:
     said = tmp_path / "said.txt"
-    learn = ["--objective", objective, "--lr", str(rate)]
+    learn = ["--objective", objective, "--lr", str(rate), *more]
     status, printed = start(command(weights, tmp_path / "whole", *learn), said).end()
     assert status == 0, printed
 
@@ -68,6 +71,9 @@ def test_killed_three_times_ends_with_the_same_masks(
     assert a.statistics.keys() == b.statistics.keys() != set()
     assert all(torch.equal(t, b.statistics[n]) for n, t in a.statistics.items())
     assert all(torch.equal(t, b.head[n]) for n, t in a.head.items())
+    assert a.norms.keys() == b.norms.keys()
+    assert bool(a.norms) == bool(more)
+    assert all(change.equals(b.norms[n]) for n, change in a.norms.items())
     steps = [e["step"] for e in Log.read(out / "log.jsonl").steps]
     assert steps == [e["step"] for e in Log.read(tmp_path / "whole/log.jsonl").steps]
 

@@ -64,7 +64,7 @@ def test_what_the_card_says(model: nn.Module, tmp_path: Path) -> None:
         "0.500 (", "0.750 (", "4 test images",
     ):  # fmt: skip
         assert part in card, part
-    for part in ("masks", "statistics", "head", "metadata"):
+    for part in ("masks", "statistics", "norms", "head", "metadata"):
         assert f"| {part} | {mask.bytes()[part]:,} |" in card
     assert str(tmp_path) not in card
 

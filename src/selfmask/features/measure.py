@@ -122,11 +122,12 @@ def head_cost(
     test: ImageSet,
     exact: Mapping[str, Tensor],
     stored: Mapping[str, Tensor],
+    dtype: str,
     *,
     size: int | None = None,
     channels_last: bool = False,
 ) -> HeadCost | None:
-    """The cost on the labelled images of `test`, with the network as it is now.
+    """The cost on the labelled images of `test`, with the network as it is now. `dtype`: as what the head is stored.
 
     None where there is nothing to measure: no labels, or no linear head ("weight" and "bias").
     """
@@ -141,5 +142,4 @@ def head_cost(
     right = [guess == test.labels for guess in (before, after)]
     _, low, high = paired_interval(right[1], right[0])
     accuracy = [float(r.double().mean()) for r in right]
-    dtype = str(stored["weight"].dtype).removeprefix("torch.")
     return HeadCost(dtype, accuracy[0], accuracy[1], (low, high), int((before != after).sum()), len(test))

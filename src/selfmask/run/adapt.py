@@ -148,7 +148,8 @@ def _adapt(
     tell(
         console,
         f"masked: {sum(t.numel() for t in masks.theta.values()):,} weights in {len(masks.names)} tensors, "
-        f"{masks.why.partition(': ')[0]} (docs/rules.md)",
+        f"{masks.why.partition(': ')[0]} (docs/rules.md)"
+        + (f"; {masks.status().norms:,} norm weights trained beside them" if plan.train_norms else ""),
     )
     fitted = fit(
         plan.backbone, masks, objective, plan.train, plan.fit, folder,
@@ -158,6 +159,7 @@ def _adapt(
         masks.remove()
         return Run(folder.path, interrupted=True, steps=fitted.steps)
 
+    masks.round_norms()  # what is checked and measured is what is stored
     exact = objective.head()
     rounded = settings.head_dtype != "float32" and bool(exact)
     head = head_as(exact, settings.head_dtype) if rounded else exact
@@ -175,6 +177,7 @@ def _adapt(
         masks.save(
             path,
             head=head,
+            head_dtype=settings.head_dtype if rounded else None,
             backbone=plan.backbone.describe(),
             preprocessing=plan.backbone.preprocessing.describe(),
             training=training,
@@ -280,7 +283,13 @@ def _head_cost(
     """What it costs to store the head rounded, measured and said."""
     assert plan.splits.test is not None  # the plan can be measured
     cost = head_cost(
-        plan.backbone, plan.splits.test, exact, head, size=plan.size, channels_last=plan.channels_last
+        plan.backbone,
+        plan.splits.test,
+        exact,
+        head,
+        plan.settings.head_dtype,
+        size=plan.size,
+        channels_last=plan.channels_last,
     )
     said = str(cost or "what the rounded head costs was not measured")
     tell(console, said)

@@ -22,4 +22,5 @@ def build_masks(plan: Plan) -> MaskSet:
         rule=plan.rule,
         norm_stats=plan.norm_stats,
         seed=plan.settings.seed,
+        train_norms=plan.train_norms,
     )

@@ -88,6 +88,7 @@ def fit(
             objective.load_state_dict(state["objective"])
     optimizer = _score_optimizer(module, masks, settings)
     head = _head_optimizer(objective)
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]  # norm weights have a rate of their own
     trained = [p for group in optimizer.param_groups for p in group["params"]] + list(objective.parameters())
     start, spent = 0, 0.0
     if state is not None:
@@ -131,7 +132,7 @@ def fit(
                 for view in raw.views
             ]
             batch = Batch(views, raw.labels.to(device), raw.indices)
-            _set_rates(optimizer, head, objective, rate_at(step, settings) / settings.rate, settings)
+            _set_rates(optimizer, peaks, head, objective, rate_at(step, settings) / settings.rate)
 
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 loss, figures = objective.loss(module, batch, step, settings.steps)
@@ -217,14 +218,14 @@ def _head_optimizer(objective: Objective) -> torch.optim.SGD | None:
 
 def _set_rates(
     optimizer: torch.optim.Optimizer,
+    peaks: list[float],
     head: torch.optim.Optimizer | None,
     objective: Objective,
     share: float,
-    settings: FitSettings,
 ) -> None:
-    """Both follow the one schedule; `share` is where it stands, in [0, 1] of the peak."""
-    for group in optimizer.param_groups:
-        group["lr"] = settings.rate * share
+    """All follow the one schedule; `share` is where it stands, in [0, 1] of the peak."""
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        group["lr"] = peak * share
     if head is not None:
         for group in head.param_groups:
             group["lr"] = objective.head_rate * share

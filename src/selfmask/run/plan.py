@@ -14,6 +14,7 @@ from selfmask.images.splits import Splits
 from selfmask.maskfile.loading import load
 from selfmask.masking.densities import check_densities
 from selfmask.masking.norm import NormStats
+from selfmask.masking.norm_weights import norm_weights, without_norms
 from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
 from selfmask.objectives.base import PaperConstants, ScoreRecipe
@@ -32,7 +33,7 @@ class Plan:
     splits: see `split.RunImages`. train: those that are trained on. labelled: those of them that a probe may use.
     held_out: those that the mask is checked on, if it is. crops: what evaluation views may show of an image, the shares
     of its short side; the first unless another is found to be better.
-    fit: the loop's settings. rule, selection, norm_stats: of the mask set. size: pixels of the views.
+    fit: the loop's settings. rule, selection, norm_stats, train_norms: of the mask set. size: pixels of the views.
     native: pixels that the backbone was pretrained at. channels_last: the memory format that suits the network.
     """
 
@@ -49,6 +50,7 @@ class Plan:
     rule: Rule
     selection: Selection
     norm_stats: NormStats
+    train_norms: bool
     size: int
     native: int
     channels_last: bool
@@ -64,6 +66,7 @@ class Plan:
             "classes": list(self.train.classes) if labels != "none" else [],
             "size": self.size,
             "norm_stats": self.norm_stats,
+            **({"train_norms": True} if self.train_norms else {}),
             **self.fit.recorded(),
         }
 
@@ -79,7 +82,8 @@ class Plan:
             f"data: {data.name}, {len(data)} training images, {test}, {len(data.classes)} classes",
             f"backbone: {self.backbone.spec}, family {self.backbone.family}, {self.backbone.width} features, "
             f"views of {self.size} px",
-            f"objective: {self.objective}; batch norms {self.norm_stats}",
+            f"objective: {self.objective}; batch norms {self.norm_stats}"
+            + (", norm weights trained" if self.train_norms else ""),
             f"training: {fit.steps} steps of {fit.batch} images ({fit.steps * fit.batch / len(data):.1f} epochs), "
             f"{fit.method} on the scores, peak rate {fit.rate:.3g}, rising over {fit.warmup:.0%} of the steps"
             + (f"; scores start between {1 - spread:g} and {1 + spread:g}" if spread else ""),
@@ -117,7 +121,10 @@ def make_plan(settings: AdaptSettings) -> Plan:
     fit = _fit_settings(settings, recipe, paper, len(train))
     rule = _rule(settings, fit, 0.0 if paper else recipe.spread)
     # At the cost of names and sizes, what a mask set would refuse only after the base has been measured.
-    check_densities(rule, selection.choose(backbone.module)[0], selection.share)
+    chosen = selection.choose(backbone.module)[0]
+    if settings.train_norms:
+        chosen = without_norms(chosen, norm_weights(backbone.module))
+    check_densities(rule, chosen, selection.share)
     return Plan(
         settings=settings,
         objective=objective,
@@ -134,6 +141,7 @@ def make_plan(settings: AdaptSettings) -> Plan:
         rule=rule,
         selection=selection,
         norm_stats=settings.norm_stats or ("adapt" if paper else "frozen"),
+        train_norms=settings.train_norms,
         size=size,
         native=native,
         channels_last=backbone.prefers_channels_last,

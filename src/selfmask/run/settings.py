@@ -12,6 +12,7 @@ import msgspec
 
 from selfmask.backbones.catalogue import DEFAULT
 from selfmask.errors import SettingsError
+from selfmask.maskfile.saving import HeadDtype
 from selfmask.masking.norm import NormStats
 from selfmask.objectives.base import Method
 from selfmask.objectives.registry import AUTO, objective_settings
@@ -91,9 +92,12 @@ class AdaptSettings:
     """Where the scores of topk and progressive start: at random, or in proportion to |weight|."""
     norm_stats: NormStats | None = None
     """Batch norms: frozen (nothing to store) or adapt (their running statistics move and are stored)."""
+    train_norms: bool = False
+    """Also train the weights of the norm layers, at a rate of their own; the mask file has them in a byte each."""
 
-    head_dtype: Literal["float32", "float16"] = "float32"
-    """How the mask file stores the classifier. float16 takes half the bytes; what it costs is measured and said."""
+    head_dtype: HeadDtype = "float32"
+    """How the mask file stores the classifier. float16 takes half the bytes, int8 a quarter, int4 an eighth; what it
+    costs is measured and said."""
 
     evaluate: bool = True
     """Measure k-NN, linear probe and head on the test images, before and after."""
@@ -207,6 +211,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     ),
     "Which weights, and how many": (
         "select", "weights_share", "stages", "rule", "density", "density_from", "scores", "norm_stats",
+        "train_norms",
     ),
     "What is measured and stored": ("evaluate", "statistics", "finetune_lr", "head_dtype", "track"),
     "Machine": ("threads", "device"),
