@@ -48,6 +48,10 @@ def on_post_template(output_content: str, template_name: str, config: MkDocsConf
 
 
 def _local_shim(page: str, top: str) -> str:
+    page = page.replace(
+        'data-md-component="search" role="dialog"',
+        'data-md-component="search" role="dialog" aria-label="Search"',
+    )
     return page.replace("https://unpkg.com/iframe-worker/shim", f"{top}assets/iframe-worker.js")
 
 
@@ -73,7 +77,7 @@ def command_line() -> str:
 
 
 def _table(kind: Any, dashes: str) -> list[str]:
-    words, rows = words_of(kind), ["| | | default |", "|---|---|---|"]
+    words, rows = words_of(kind), ["| flag | what it says | default |", "|---|---|---|"]
     for field in fields(kind):
         if field.name == OWN:
             continue

@@ -26,7 +26,7 @@ PAPER = Ink("paper", "#fefefe", "#1b1f25")
 
 BLUE = Ink("blue", "#0b6aa8", "#63b3ed")
 ORANGE = Ink("orange", "#c8500a", "#ff9d5c")
-GREEN = Ink("green", "#0a8062", "#4fcfa4")
+GREEN = Ink("green", "#08745a", "#4fcfa4")
 PURPLE = Ink("purple", "#8e4d90", "#dba0de")
 SKY = Ink("sky", "#4da3d9", "#a4d8f8")
 OCHRE = Ink("ochre", "#997404", "#e6c14d")
