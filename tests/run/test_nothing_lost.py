@@ -54,7 +54,8 @@ def test_a_failure_is_a_warning(
     assert f"warning: {what} failed" in text
     assert result.rows is not None
     names = [row.name for row in result.rows.rows]
-    assert names == ["pretrained", "masked"] if part == "draw_curves" else ["pretrained"]
+    base = ["pretrained", "pretrained, whitened"]
+    assert names == [*base, "masked"] if part == "draw_curves" else base
     assert (result.verdict.kind == "not measured") == (part == "measure_plan")
 
 
@@ -90,7 +91,7 @@ def test_finetuning_that_goes_wrong_costs_its_row_only(weights: Path, tmp_path: 
     assert run.result is not None
     assert run.result.warnings[-1].startswith("full fine-tuning failed: the loss is not a finite number")
     assert run.rows is not None
-    assert [row.name for row in run.rows.rows] == ["pretrained", "masked"]
+    assert [row.name for row in run.rows.rows] == ["pretrained", "pretrained, whitened", "masked"]
 
 
 def test_a_mask_that_changes_nothing_is_said_to(weights: Path, tmp_path: Path) -> None:

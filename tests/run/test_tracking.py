@@ -40,7 +40,7 @@ def expected(out: Path) -> tuple[dict[tuple[str, int], float], dict[str, float]]
     rows = folder.result().rows
     assert rows is not None
     ends = {
-        f"{row.name}/{name}": estimate.value
+        f"{row.name.replace(', ', '_')}/{name}": estimate.value
         for row in rows.rows
         for name in ("knn", "probe", "head")
         if (estimate := getattr(row, name)) is not None

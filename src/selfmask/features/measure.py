@@ -18,7 +18,8 @@ from selfmask.features.features import features
 from selfmask.features.intervals import paired_interval
 from selfmask.features.knn import knn
 from selfmask.features.probe import fit_probe
-from selfmask.features.rows import Outcome
+from selfmask.features.rows import WHITENED, Outcome
+from selfmask.features.whitening import Whitening
 
 if TYPE_CHECKING:
     from selfmask.backbones.backbone import Backbone
@@ -45,25 +46,49 @@ def measure(
     `head` is a trained linear layer (weight (classes, width), bias (classes,)), if there is one. The class indices
     of the two sets must mean the same. Other arguments as for `features`.
     """
+    train, train_x, test, test_x = _both(
+        name,
+        backbone,
+        train,
+        test,
+        size=size,
+        module=module,
+        batch_size=batch_size,
+        channels_last=channels_last,
+    )
+    return measure_features(name, train_x, train.labels, test_x, test.labels, head=head, seed=seed)
+
+
+def measure_untouched(
+    name: str,
+    backbone: Backbone,
+    train: ImageSet,
+    test: ImageSet,
+    *,
+    size: int | None = None,
+    seed: int = 0,
+    channels_last: bool = False,
+) -> list[Outcome]:
+    """As `measure`, and a second outcome from the same features whitened: what can be had without learning anything."""
+    train, train_x, test, test_x = _both(name, backbone, train, test, size=size, channels_last=channels_last)
+    return [
+        measure_features(name, train_x, train.labels, test_x, test.labels, seed=seed),
+        measure_whitened(f"{name}, {WHITENED}", train_x, train.labels, test_x, test.labels),
+    ]
+
+
+def _both(
+    name: str, backbone: Backbone, train: ImageSet, test: ImageSet, **how: Any
+) -> tuple[ImageSet, Tensor, ImageSet, Tensor]:
+    """The labelled images of both sets, each with its features."""
     if train.classes != test.classes:
         raise DataError(
             f"the training set's classes ({', '.join(train.classes[:5])} …) and the test set's "
             f"({', '.join(test.classes[:5])} …) differ: both must come from one class list"
         )
     train, test = _labelled(train), _labelled(test)
-    train_x, test_x = (
-        features(
-            backbone,
-            part,
-            size=size,
-            batch_size=batch_size,
-            module=module,
-            channels_last=channels_last,
-            what=name,
-        )
-        for part in (train, test)
-    )
-    return measure_features(name, train_x, train.labels, test_x, test.labels, head=head, seed=seed)
+    train_x, test_x = (features(backbone, part, what=name, **how) for part in (train, test))
+    return train, train_x, test, test_x
 
 
 def _labelled(images: ImageSet) -> ImageSet:
@@ -89,6 +114,13 @@ def measure_features(
         probe=fit_probe(train_x, train_y, seed=seed).predict(test_x) == test_y,
         head=None if head is None else F.linear(test_x, head[0].cpu(), head[1].cpu()).argmax(dim=1) == test_y,
     )
+
+
+@torch.no_grad()
+def measure_whitened(name: str, train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor) -> Outcome:
+    """k-NN alone, on features as for `measure_features` but whitened; a probe stretches them as it likes anyway."""
+    whitening = Whitening.of(train_x)
+    return Outcome(name, knn=knn(whitening.apply(train_x), train_y, whitening.apply(test_x)) == test_y)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The table that every adaptation is judged by, as numbers, JSON and a table to print, and what it comes to.
 
-Rows: pretrained, statistics only, masked, full fine-tuning (if asked). Each accuracy carries its 95 % interval,
-each row after the first its paired difference to the first.
+Rows: pretrained, the same whitened and at a larger size, statistics only, masked, full fine-tuning (if asked). Each
+accuracy carries its 95 % interval, each row after the first its paired difference to the first.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from selfmask.errors import DataError
 from selfmask.features.intervals import accuracy_interval, paired_interval
 
 PRETRAINED = "pretrained"
+WHITENED = "whitened"
 STATISTICS_ONLY = "statistics only"
 MASKED = "masked"
 FULL_FINE_TUNING = "full fine-tuning"

@@ -22,7 +22,7 @@ from selfmask.errors import SettingsError
 from selfmask.images.image_set import ImageSet
 from selfmask.images.views import Augment
 from selfmask.objectives.base import FROM_TARGETS, Batch, Figures, Job, Objective
-from selfmask.objectives.distil import clean_features
+from selfmask.objectives.distil import clean_features, target_size
 from selfmask.objectives.watch import RunWatch, spread_of
 
 
@@ -34,6 +34,8 @@ class ContrastSettings:
     """Of the similarities: the smaller, the more the nearest other images count."""
     pull: float = 3.0
     """Weight of staying near the untouched network's features; 0 for none, as suits images unlike its own."""
+    target_size: int | None = None
+    """Side of the whole images that those features are taken from, in pixels. Default: as distil's."""
     crop: float = 0.3
     """Least share of an image's area in a view, in (0, 1]."""
     colours: float = 1.0
@@ -46,6 +48,8 @@ class ContrastSettings:
             raise SettingsError(f"temperature must be positive, got {self.temperature}")
         if not self.pull >= 0:
             raise SettingsError(f"pull is a weight, 0 or more, got {self.pull}")
+        if self.target_size is not None and self.target_size < 1:
+            raise SettingsError(f"target_size is a number of pixels, got {self.target_size}")
         if not 0 < self.crop <= 1:
             raise SettingsError(f"crop is a share of the area in (0, 1], got {self.crop}")
         if not 0 <= self.colours <= 2:
@@ -71,10 +75,12 @@ class Contrast(Objective):
         size: int,
         settings: ContrastSettings | None = None,
         *,
+        native: int = 224,
         flips: bool = True,
         interpolation: str = "bicubic",
     ) -> None:
         super().__init__()
+        self.native = native
         self.settings = s = ContrastSettings() if settings is None else settings
         view = Augment(
             size, scale=(s.crop, 1.0), flip=0.5 if flips else 0.0, jitter=0.8 if s.colours else 0.0,
@@ -89,8 +95,12 @@ class Contrast(Objective):
 
     @classmethod
     def make(cls, job: Job, settings: ContrastSettings) -> Self:
+        if (
+            settings.pull
+        ):  # here, and not only when they are taken: by then a folder is open and the base is measured
+            target_size(settings.target_size, job.size, job.native, job.backbone)
         return cls(
-            job.backbone.width, len(job.images), job.size, settings, flips=job.images.flips,
+            job.backbone.width, len(job.images), job.size, settings, native=job.native, flips=job.images.flips,
             interpolation=job.backbone.preprocessing.interpolation,
         )  # fmt: skip
 
@@ -99,9 +109,13 @@ class Contrast(Objective):
             return ["pull: none, the features may go where the views lead them"]
         if len(images) != len(self.targets):
             raise SettingsError(f"the objective was made for {len(self.targets)} images, not {len(images)}")
-        size, mirrored = self.views[0].size, self.views[0].flip > 0
-        self.targets.copy_(F.normalize(clean_features(backbone, images, size, mirrored=mirrored), dim=1))
-        return [f"pull: {self.settings.pull:g} × (1 − cosine) to the untouched features at {size} px"]
+        view = self.views[0]
+        at = target_size(self.settings.target_size, view.size, self.native, backbone)
+        found = clean_features(backbone, images, at.value, mirrored=view.flip > 0)
+        self.targets.copy_(F.normalize(found, dim=1))
+        return [
+            f"pull: {self.settings.pull:g} × (1 − cosine) to the untouched features at {at.value} px ({at.why})"
+        ]
 
     def loss(self, module: nn.Module, batch: Batch, step: int, steps: int) -> tuple[Tensor, Figures]:
         s = self.settings

@@ -6,6 +6,7 @@ import time
 
 from selfmask.features.features import features
 from selfmask.objectives.base import Objective
+from selfmask.run.measuring import MOST_FOR_SIZE, larger_sizes
 from selfmask.run.plan import Plan
 
 _TIMED = 32
@@ -28,6 +29,12 @@ def expected_seconds(plan: Plan, objective: Objective, rows: int) -> float:
         an_image = (time.perf_counter() - began) / len(some)
     test = 0 if plan.splits.test is None else len(plan.splits.test)
     measured = rows * (len(plan.labelled) + test)
+    if rows and (
+        larger := larger_sizes(plan)
+    ):  # a few images at some sizes, all at one that is not known yet
+        areas = [(size / plan.size) ** 2 for size in larger]
+        measured += sum(areas) * min(MOST_FOR_SIZE, len(plan.labelled))
+        measured += areas[len(areas) // 2] * (len(plan.labelled) + test)
     held_out = 0 if plan.held_out is None else len(plan.train) + 2 * len(plan.held_out)
     views = sum((view.size / plan.size) ** 2 for view in objective.views)
     training = (

@@ -16,9 +16,10 @@ from selfmask._common.escape import one_line
 from selfmask._common.processes import place, same_on_all
 from selfmask.features.features import features
 from selfmask.features.knn import knn
-from selfmask.features.measure import measure
+from selfmask.features.measure import measure, measure_untouched
 from selfmask.features.rows import PRETRAINED, STATISTICS_ONLY, Outcome
 from selfmask.features.statistics import moved_statistics
+from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import stratified
 from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
 from selfmask.run.folder import RunFolder
@@ -57,12 +58,14 @@ def measure_plan(name: str, plan: Plan, head: tuple[Tensor, Tensor] | None = Non
 
 
 def measure_base(plan: Plan, folder: RunFolder | None, console: Console) -> list[Outcome]:
-    """The rows "pretrained" and, if wanted, "statistics only"; the backbone is left as it was.
+    """The rows that can be had without a mask: "pretrained", whitened, at the best larger size, "statistics only".
 
-    What `folder` has of them from before its run was stopped is taken from there.
+    The last two if wanted. The backbone is left as it was. What `folder` has of them from before its run was stopped
+    is taken from there.
     """
     known = _read_outcomes(folder) if folder is not None and plan.settings.resume else {}
-    outcomes = [known.get(PRETRAINED) or measure_plan(PRETRAINED, plan)]
+    untouched = [outcome for name, outcome in known.items() if name.startswith(PRETRAINED)]
+    outcomes = untouched or _measure_untouched(plan, console)
     if plan.settings.statistics:
         if STATISTICS_ONLY in known:
             outcomes.append(known[STATISTICS_ONLY])
@@ -71,6 +74,73 @@ def measure_base(plan: Plan, folder: RunFolder | None, console: Console) -> list
     if folder is not None and any(outcome.name not in known for outcome in outcomes):
         _write_outcomes(folder, known | {outcome.name: outcome for outcome in outcomes})
     return outcomes
+
+
+def _measure_untouched(plan: Plan, console: Console) -> list[Outcome]:
+    assert plan.splits.test is not None
+    sizes = [(PRETRAINED, plan.size)]
+    if (best := best_size(plan, console)) > plan.size:
+        sizes.append((f"{PRETRAINED}, {best} px", best))
+    return [
+        outcome
+        for name, size in sizes
+        for outcome in measure_untouched(
+            name, plan.backbone, plan.labelled, plan.splits.test,
+            size=size, seed=plan.settings.seed, channels_last=plan.channels_last,
+        )
+    ]  # fmt: skip
+
+
+_LARGER = (96, 128, 160, 224)
+MOST_FOR_SIZE = 500
+
+
+def larger_sizes(plan: Plan) -> list[int]:
+    """The sides in pixels at which the untouched network may do better: those of a ladder, up to its pretraining's.
+
+    None for a transformer, whose position embeddings are those of one size.
+    """
+    if not plan.settings.larger or plan.backbone.is_transformer:
+        return []
+    return [size for size in _LARGER if plan.size < size <= plan.native]
+
+
+def best_size(plan: Plan, console: Console) -> int:
+    """The side in pixels at which the untouched network is at its best: the views', or one of `larger_sizes`.
+
+    As long as the next is better, by k-NN on up to 500 labelled training images, each half by the other: no test image
+    plays a part. The views' size where there are too few images to tell.
+    """
+    larger, images = larger_sizes(plan), _to_choose_by(plan, MOST_FOR_SIZE)
+    if images is None or not larger:
+        return plan.size
+    found = {plan.size: _knn_by_halves(plan, images, f"{plan.size} px")}
+    for size in larger:
+        found[size] = _knn_by_halves(plan, images, f"{size} px", size)
+        if found[size] < max(found.values()):
+            break
+    best = max(found, key=lambda size: found[size])
+    said = ", ".join(f"{value:.3f} at {size} px" for size, value in found.items())
+    tell(console, f"untouched, best size: {best} px (k-NN of {len(images)} training images: {said})")
+    return best
+
+
+def _to_choose_by(plan: Plan, most: int) -> ImageSet | None:
+    """Labelled training images, at most so many; None where they are too few to choose anything by."""
+    images, seed = plan.labelled, plan.settings.seed
+    if len(images) < _FEWEST_TO_CHOOSE_BY or len(images.labels.unique()) < 2:
+        return None
+    if len(images) > most:
+        images = images.subset(stratified(images.labels, most / len(images), seed)[1])
+    return images
+
+
+def _knn_by_halves(plan: Plan, images: ImageSet, what: str, size: int | None = None) -> float:
+    """Top-1 of k-NN in [0, 1] of the network as it is now, each half of the images by the other."""
+    halves = stratified(images.labels, 0.5, plan.settings.seed)
+    x = features(plan.backbone, images, size=size or plan.size, channels_last=plan.channels_last, what=what)
+    guesses = (knn(x[a], images.labels[a], x[b]) == images.labels[b] for a, b in (halves, halves[::-1]))
+    return float(torch.cat(list(guesses)).float().mean())
 
 
 def measure_held_out(plan: Plan, folder: RunFolder) -> Outcome | None:
@@ -114,21 +184,13 @@ def choose_crop(plan: Plan, folder: RunFolder, console: Console) -> None:
     if folder.measured.is_file() and (known := read_checkpoint(folder.measured).get(_CROP)) is not None:
         plan.backbone.preprocessing = replace(plan.backbone.preprocessing, crop=known)
         return
-    labels, wanted = plan.labelled.labels, plan.settings.evaluate and can_be_measured(plan)
-    if not wanted or len(plan.crops) < 2 or len(labels) < _FEWEST_FOR_CROP or len(labels.unique()) < 2:
+    images = _to_choose_by(plan, _MOST_FOR_CROP)
+    if not (plan.settings.evaluate and can_be_measured(plan)) or len(plan.crops) < 2 or images is None:
         return
-    seed, images = plan.settings.seed, plan.labelled
-    if len(images) > _MOST_FOR_CROP:
-        images = images.subset(stratified(labels, _MOST_FOR_CROP / len(images), seed)[1])
-    halves = stratified(images.labels, 0.5, seed)
     found: list[float] = []
     for crop in plan.crops:
         plan.backbone.preprocessing = replace(plan.backbone.preprocessing, crop=crop)
-        x = features(
-            plan.backbone, images, size=plan.size, channels_last=plan.channels_last, what=f"crop {crop:g}"
-        )
-        guesses = (knn(x[a], images.labels[a], x[b]) == images.labels[b] for a, b in (halves, halves[::-1]))
-        found.append(float(torch.cat(list(guesses)).float().mean()))
+        found.append(_knn_by_halves(plan, images, f"crop {crop:g}"))
     best = torch.tensor(max(range(len(found)), key=lambda at: found[at]))
     best = best.to(next(plan.backbone.module.parameters()).device)
     same_on_all([best])
@@ -141,7 +203,7 @@ def choose_crop(plan: Plan, folder: RunFolder, console: Console) -> None:
 
 
 _CROP = "crop"
-_FEWEST_FOR_CROP, _MOST_FOR_CROP = 40, 1000
+_FEWEST_TO_CHOOSE_BY, _MOST_FOR_CROP = 40, 1000
 
 
 def _measure_statistics(plan: Plan, pretrained: Outcome, console: Console) -> Outcome:

@@ -103,6 +103,8 @@ class AdaptSettings:
     """Measure k-NN, linear probe and head on the test images, before and after."""
     statistics: bool = True
     """Also measure "statistics only": running statistics moved to the images, no mask."""
+    larger: bool = True
+    """Also measure the untouched network on larger views, at the size at which it is at its best."""
     finetune: bool = False
     """Also train all weights the ordinary way with the same budget, as a row to compare with."""
     finetune_lr: float | None = None

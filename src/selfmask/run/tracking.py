@@ -5,6 +5,7 @@ A tracker may be far away. What fails in it ends the tracking and not the run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,12 +83,15 @@ def figures_of(result: Result) -> dict[str, float]:
     """The end of a run in figures: accuracies in [0, 1] by row and measure, the file's bytes, the seconds."""
     rows = () if result.rows is None else result.rows.rows
     found = {
-        f"{row.name.replace(' ', '_')}/{measure}": estimate.value
+        f"{_NO_WORD.sub('_', row.name)}/{measure}": estimate.value
         for row in rows
         for measure in _MEASURES
         if (estimate := getattr(row, measure)) is not None
     }
     return found | {"file_bytes": float(result.bytes["file"]), "training_seconds": result.seconds.training}
+
+
+_NO_WORD = re.compile(r"\W+")  # mlflow takes no comma in a name
 
 
 def _plain(setting: tuple[str, Any]) -> tuple[str, Any]:

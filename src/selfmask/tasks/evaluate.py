@@ -13,7 +13,7 @@ from selfmask._common.calls import call
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import backbone_of
 from selfmask.errors import DataError, SettingsError
-from selfmask.features.measure import measure
+from selfmask.features.measure import measure, measure_untouched
 from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome, Rows
 from selfmask.features.statistics import moved_statistics
 from selfmask.maskfile.mask import Mask
@@ -121,14 +121,20 @@ def _rows(mask: Mask, backbone: Backbone, opened: RunImages, settings: EvaluateS
     train, test, seed = opened.labelled, opened.splits.test, opened.seed
     assert test is not None
 
+    def at(name: str, size: int) -> str:
+        return name if len(sizes) == 1 else f"{name}, {size} px"
+
     def row(name: str, size: int, head: tuple[Tensor, Tensor] | None = None) -> Outcome:
-        at = name if len(sizes) == 1 else f"{name}, {size} px"
         return measure(
-            at, backbone, train, test, size=size, seed=seed, channels_last=backbone.prefers_channels_last, head=head
+            at(name, size), backbone, train, test, size=size, seed=seed, head=head,
+            channels_last=backbone.prefers_channels_last,
         )  # fmt: skip
 
     for size in sizes:
-        yield row(PRETRAINED, size)
+        yield from measure_untouched(
+            at(PRETRAINED, size), backbone, train, test, size=size, seed=seed,
+            channels_last=backbone.prefers_channels_last,
+        )  # fmt: skip
         if settings.statistics:
             with moved_statistics(backbone, opened.splits.train, size=size, seed=seed) as moved:
                 if moved:
