@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from selfmask.cli import COMMANDS, _named, main
+from selfmask.cli import COMMANDS, main, named
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -113,7 +113,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     assert main([name, "--help"]) == 0
     said = capsys.readouterr().out
     assert "--json" in said
-    shown = [f.name for f in fields(_named(COMMANDS[name].settings)) if f.name != "objective_settings"]
+    shown = [f.name for f in fields(named(COMMANDS[name].settings)) if f.name != "objective_settings"]
     assert [f for f in shown if f"--{f.replace('_', '-')}" not in said] == []
 
 
