@@ -55,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as folder:
         backbone = network(given)
-        names = write_masks(Path(folder), backbone.module, given.masks)
+        names = write_masks(Path(folder), backbone, given.masks)
         pictures = [picture(seed) for seed in range(IMAGES)]
         with Bank(backbone, folder, memory="8 GB") as bank:
             expected = np.stack([bank.embed(pictures, name).numpy() for name in names])
@@ -75,15 +75,16 @@ def network(given: argparse.Namespace) -> Any:
     return from_module(module, preprocessing=Preprocessing(size=given.size))
 
 
-def write_masks(folder: Path, model: torch.nn.Module, count: int) -> list[str]:
-    tensors = base_tensors(model)
+def write_masks(folder: Path, backbone: Any, count: int) -> list[str]:
+    tensors = base_tensors(backbone.module)
+    metadata = {"preprocessing": backbone.preprocessing.describe()}
     theta = {name: t for name, t in tensors.items() if t.ndim == 4}
     rest = {name: t for name, t in tensors.items() if name not in theta}
     generator = torch.Generator().manual_seed(1)
     names = [f"m{place:05d}" for place in range(count)]
     for name in names:
         masks = {n: torch.rand(t.shape, generator=generator) >= 0.02 for n, t in theta.items()}
-        save_mask(folder / f"{name}.mask.safetensors", theta=theta, masks=masks, rest=rest)
+        save_mask(folder / f"{name}.mask.safetensors", theta=theta, masks=masks, rest=rest, metadata=metadata)
     return names
 
 

@@ -1,0 +1,115 @@
+"""`selfmask serve --ray local` under load while its replicas are killed, every answer checked.
+
+    python benchmarks/load_replicas.py --seconds 60 --masks 20 --clients 8
+
+Masks, images, clients and the check of each answer are those of load_serve.py; the service is a process of its own with
+two replicas of one thread. One replica is killed (SIGKILL) after a third of the time and another after two thirds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import timm
+import torch
+from load_serve import IMAGES, clients, picture, write_masks
+from safetensors.torch import save_file
+
+from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.backbones.spec import build
+from selfmask.bank.bank import Bank
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--masks", type=int, default=20)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--zipf", type=float, default=1.1)
+    parser.add_argument("--backbone", default="mobilenetv3_small_100", help="timm's name; random weights")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        folder, weights = Path(place) / "masks", Path(place) / "weights.safetensors"
+        folder.mkdir()
+        torch.manual_seed(0)
+        state = timm.create_model(given.backbone, num_classes=0).state_dict()
+        save_file({name: t.contiguous() for name, t in state.items()}, weights)
+        backbone = build(f"timm:{given.backbone}", weights=weights)
+        backbone.preprocessing = Preprocessing(size=64)
+        names = write_masks(folder, backbone, given.masks)
+        pictures = [picture(seed) for seed in range(IMAGES)]
+        with Bank(backbone, folder) as bank:
+            expected = np.stack([bank.embed(pictures, name).numpy() for name in names])
+        gap = min(float(np.abs(a - b).max()) for i, a in enumerate(expected) for b in expected[:i])
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        words = ["serve", str(folder), "--backbone", f"timm:{given.backbone}", "--weights", str(weights)]
+        words += ["--port", str(port), "--threads", "1", "--ray", "local", "--replicas", "2"]
+        service = subprocess.Popen([sys.executable, "-m", "selfmask", *words])
+        try:
+            wait_for(port, service)
+            under_load(given, service.pid, port, names, pictures, expected, gap)
+        finally:
+            service.send_signal(signal.SIGTERM)
+            print(f"the service ended with {service.wait(120)}")
+
+
+def wait_for(port: int, service: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        if service.poll() is not None:
+            raise SystemExit("the service did not start")
+        with socket.socket() as s:
+            if s.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise SystemExit("the service did not listen within five minutes")
+
+
+def under_load(
+    given: argparse.Namespace, service: int, port: int, names: list[str], pictures: list[bytes], expected: np.ndarray,
+    gap: float,
+) -> None:  # fmt: skip
+    answers: queue.Queue[Any] = queue.Queue()
+    how = (port, given.clients, given.seconds, given.zipf, names, pictures, expected, answers)
+    thread = threading.Thread(target=clients, args=how)
+    thread.start()
+    answers.get()  # they begin
+    for third in (1, 2):
+        time.sleep(given.seconds / 3)
+        replicas = [
+            child.pid
+            for child in psutil.Process(service).children(recursive=True)
+            if "ServeReplica" in "".join(child.cmdline())
+        ]
+        os.kill(replicas[0], signal.SIGKILL)
+        print(f"after {third * given.seconds / 3:.0f} s: killed {replicas[0]} of {replicas}", flush=True)
+    found = answers.get(timeout=given.seconds + 120)
+    thread.join()
+    times = np.array(found["times"])
+    print(
+        f"{len(times)} answers ({len(times) / given.seconds:.1f} a second), "
+        f"p50 {1000 * np.quantile(times, 0.5):.0f} ms, p99 {1000 * np.quantile(times, 0.99):.0f} ms, largest {times.max():.1f} s; errors {found['errors']}, wrong "
+        f"{found['wrong']} (largest difference {found['difference']:.1e}, between two masks at least {gap:.1e})",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
