@@ -97,11 +97,12 @@ def _same_masks(whole: CascadeRun, folder: Path) -> None:
 def _what_it_says(document: dict[str, Any]) -> None:
     result = document["result"]
     names = [row["name"] for row in result["rows"]["rows"]]
-    assert names == [
+    assert "pretrained, whitened" in names
+    assert [name for name in names if not name.startswith("pretrained, ")] == [
         "pretrained", "statistics only", "self-masked", "self-masked, whitened", "conditional", "unconditional",
     ]  # fmt: skip
     own = result["cascade"]
-    assert [own["passes"][name] for name in names] == [1, 1, 1, 1, 2, 3]
+    assert [own["passes"][name] for name in names] == [1] * (len(names) - 2) + [2, 3]
     assert sum(cluster["images"] for cluster in own["clusters"]) == 150
     assert all(cluster["covered"][-1] == pytest.approx(1) for cluster in own["clusters"])
     assert own["storage"]["masks"] < own["storage"]["separate"]
