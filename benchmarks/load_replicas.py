@@ -103,10 +103,11 @@ def under_load(
     found = answers.get(timeout=given.seconds + 120)
     thread.join()
     times = np.array(found["times"])
+    middle, late = (1000 * np.quantile(times, share) for share in (0.5, 0.99))
     print(
-        f"{len(times)} answers ({len(times) / given.seconds:.1f} a second), "
-        f"p50 {1000 * np.quantile(times, 0.5):.0f} ms, p99 {1000 * np.quantile(times, 0.99):.0f} ms, largest {times.max():.1f} s; errors {found['errors']}, wrong "
-        f"{found['wrong']} (largest difference {found['difference']:.1e}, between two masks at least {gap:.1e})",
+        f"{len(times)} answers ({len(times) / given.seconds:.1f} a second), p50 {middle:.0f} ms, p99 {late:.0f} ms, "
+        f"largest {times.max():.1f} s; errors {found['errors']}, wrong {found['wrong']} (largest difference "
+        f"{found['difference']:.1e}, between two masks at least {gap:.1e})",
         flush=True,
     )
 

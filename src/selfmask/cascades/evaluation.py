@@ -30,9 +30,9 @@ def measure_cascade(
 ) -> tuple[Rows | None, dict[str, int]]:
     """k-NN and linear probe of each network's features, and the forward passes an image that each takes.
 
-    Rows: those without a mask (`measure_base`), self-masked, the same whitened, conditional, unconditional; and the last three
-    again at each width of `narrow`, which costs no further pass: axes are in order of their variance. None where there
-    are no labelled images of two classes to train on, or no labelled test images.
+    Rows: those without a mask (`measure_base`), self-masked, the same whitened, conditional, unconditional; and the
+    last three again at each width of `narrow`, which costs no further pass: axes are in order of their variance. None
+    where there are no labelled images of two classes to train on, or no labelled test images.
     """
     train, test = plan.labelled, plan.splits.test
     if not can_be_measured(plan) or test is None or len(set(train.labels.tolist())) < 2:
