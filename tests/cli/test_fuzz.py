@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import selfmask
-from selfmask.cli import COMMANDS, _named, main
+from selfmask.cli import COMMANDS, main, named
 from selfmask.errors import RunError
 
 CASES = int(os.environ.get("SELFMASK_FUZZ", "1000"))
@@ -423,9 +423,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     """A command that works, with words put in, changed and left out."""
     words = list(draw(st.sampled_from(STEMS)))
     command = COMMANDS[words[0]]
-    names = [
-        f.name for f in fields(_named(command.settings)) if f.name not in ("endpoint", "preview", "root")
-    ]
+    names = [f.name for f in fields(named(command.settings)) if f.name not in ("endpoint", "preview", "root")]
     for _ in range(draw(st.integers(1, 3))):
         name = draw(st.sampled_from(names))
         flag = f"--{name.replace('_', '-')}"

@@ -33,14 +33,16 @@ def test_the_loss_is_nt_xent(temperature: float) -> None:
 def test_the_pull_is_the_cosine_to_the_untouched_features(
     backbone: Backbone, images: ImageSet, batch_for: BatchFor
 ) -> None:
-    objective = Contrast(backbone.width, len(images), 12, ContrastSettings(pull=2.0), flips=False)
+    objective = Contrast(
+        backbone.width, len(images), 12, ContrastSettings(pull=2.0, target_size=20), flips=False
+    )
     objective.prepare(backbone, images)
     batch = batch_for(objective, 0)
     loss, figures = objective.loss(backbone.module, batch, 0, 10)
     with torch.no_grad():
         found = [F.normalize(backbone.module(view), dim=1) for view in batch.views]
         near = F.normalize(
-            backbone.module(backbone.preprocessing.normalise(images.subset(batch.indices).resized(12))), dim=1
+            backbone.module(backbone.preprocessing.normalise(images.subset(batch.indices).resized(20))), dim=1
         )
         cosine = torch.stack([(z * near).sum(dim=1).mean() for z in found]).mean()
         alone = info_nce(found[0], found[1], 0.1)
@@ -82,7 +84,9 @@ def test_masks_learn_from_it_and_a_resumed_run_has_the_targets(
     assert sum(losses[-10:]) < sum(losses[:10])
 
 
-@pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"pull": -1.0}, {"crop": 0.0}, {"colours": 3.0}])
+@pytest.mark.parametrize(
+    "changes", [{"temperature": 0.0}, {"pull": -1.0}, {"target_size": 0}, {"crop": 0.0}, {"colours": 3.0}]
+)
 def test_settings_are_checked(changes: dict[str, float]) -> None:
     with pytest.raises(SettingsError):
         ContrastSettings(**changes)  # pyright: ignore[reportArgumentType]

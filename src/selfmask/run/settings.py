@@ -125,8 +125,8 @@ class AdaptSettings:
     """Go on with the run in `out` where it was stopped."""
 
     FREE: ClassVar[tuple[str, ...]] = (
-        "resume", "threads", "checkpoint_every", "evaluate", "statistics", "finetune", "finetune_lr", "out", "device",
-        "head_dtype", "track",
+        "resume", "threads", "checkpoint_every", "evaluate", "statistics", "larger", "finetune", "finetune_lr", "out",
+        "device", "head_dtype", "track",
     )  # fmt: skip
     """What a resumed run may change."""
 
@@ -215,7 +215,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "select", "weights_share", "stages", "rule", "density", "density_from", "scores", "norm_stats",
         "train_norms",
     ),
-    "What is measured and stored": ("evaluate", "statistics", "finetune_lr", "head_dtype", "track"),
+    "What is measured and stored": ("evaluate", "statistics", "larger", "finetune_lr", "head_dtype", "track"),
     "Machine": ("threads", "device"),
 }  # fmt: skip
 """The flags under their headings; the first are those that a user needs first, in that order."""
