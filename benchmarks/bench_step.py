@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -34,11 +35,11 @@ def stepper(name: str, size: int, batch: int, method: str, masked: bool) -> Call
     x = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
     y = torch.randint(0, 10, (batch,))
     cls = torch.optim.SGD if method == "sgd" else torch.optim.Adam
-    options = {"lr": 1e-3, "momentum": 0.9} if method == "sgd" else {"lr": 1e-3}
+    options: dict[str, Any] = {"lr": 1e-3, "momentum": 0.9} if method == "sgd" else {"lr": 1e-3}
     optimizer = (
         MaskSet(model, train="fc.*").optimizer(cls, trained={"lr": 1e-3}, **options)
         if masked
-        else cls(model.parameters(), **options)  # pyright: ignore[reportArgumentType]
+        else cls(model.parameters(), **options)
     )
 
     def step() -> None:
