@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 import timm
 import torch
-from load_serve import IMAGES, clients, picture, write_masks
+from load_serve import IMAGES, clients, parser_of, picture, write_masks
 from safetensors.torch import save_file
 
 from selfmask.backbones.preprocessing import Preprocessing
@@ -34,14 +34,7 @@ from selfmask.bank.bank import Bank
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--masks", type=int, default=20)
-    parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--zipf", type=float, default=1.1)
-    parser.add_argument("--backbone", default="mobilenetv3_small_100", help="timm's name; random weights")
+    parser = parser_of(__doc__, seconds=60, masks=20, clients=8, backbone="mobilenetv3_small_100")
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:

@@ -41,14 +41,7 @@ IMAGES = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--masks", type=int, default=1000)
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--zipf", type=float, default=1.1)
-    parser.add_argument("--backbone", default="resnet18", help="timm's name; its weights are random")
+    parser = parser_of(__doc__, seconds=300, masks=1000, clients=32, backbone="resnet18")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
@@ -67,6 +60,18 @@ def main() -> None:
         )
         for title, patience, batch in (("grouped", 0.25, 64), ("one by one", 0.0, 1)):
             serve(title, given, Path(folder), backbone, names, pictures, expected, gap, patience, batch)
+
+
+def parser_of(about: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """The arguments of a load, with their defaults."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--masks", type=int)
+    parser.add_argument("--clients", type=int)
+    parser.add_argument("--zipf", type=float, default=1.1)
+    parser.add_argument("--backbone", help="timm's name; its weights are random")
+    parser.set_defaults(**defaults)
+    return parser
 
 
 def network(given: argparse.Namespace) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfmask.errors import DataError
 from selfmask.features.features import features
@@ -35,10 +35,8 @@ def measure(
     test: ImageSet,
     *,
     size: int | None = None,
-    module: nn.Module | None = None,
     head: Head | None = None,
     seed: int = 0,
-    batch_size: int = 256,
     channels_last: bool = False,
 ) -> Outcome:
     """The outcome called `name` of the network as it is now, on the labelled images of both sets.
@@ -46,16 +44,7 @@ def measure(
     `head` is a trained linear layer (weight (classes, width), bias (classes,)), if there is one. The class indices
     of the two sets must mean the same. Other arguments as for `features`.
     """
-    train, train_x, test, test_x = _both(
-        name,
-        backbone,
-        train,
-        test,
-        size=size,
-        module=module,
-        batch_size=batch_size,
-        channels_last=channels_last,
-    )
+    train, train_x, test, test_x = _both(name, backbone, train, test, size, channels_last)
     return measure_features(name, train_x, train.labels, test_x, test.labels, head=head, seed=seed)
 
 
@@ -70,7 +59,7 @@ def measure_untouched(
     channels_last: bool = False,
 ) -> list[Outcome]:
     """As `measure`, and a second outcome from the same features whitened: what can be had without learning anything."""
-    train, train_x, test, test_x = _both(name, backbone, train, test, size=size, channels_last=channels_last)
+    train, train_x, test, test_x = _both(name, backbone, train, test, size, channels_last)
     return [
         measure_features(name, train_x, train.labels, test_x, test.labels, seed=seed),
         measure_whitened(f"{name}, {WHITENED}", train_x, train.labels, test_x, test.labels),
@@ -78,7 +67,7 @@ def measure_untouched(
 
 
 def _both(
-    name: str, backbone: Backbone, train: ImageSet, test: ImageSet, **how: Any
+    name: str, backbone: Backbone, train: ImageSet, test: ImageSet, size: int | None, channels_last: bool
 ) -> tuple[ImageSet, Tensor, ImageSet, Tensor]:
     """The labelled images of both sets, each with its features."""
     if train.classes != test.classes:
@@ -87,7 +76,9 @@ def _both(
             f"({', '.join(test.classes[:5])} …) differ: both must come from one class list"
         )
     train, test = _labelled(train), _labelled(test)
-    train_x, test_x = (features(backbone, part, what=name, **how) for part in (train, test))
+    train_x, test_x = (
+        features(backbone, part, size=size, channels_last=channels_last, what=name) for part in (train, test)
+    )
     return train, train_x, test, test_x
 
 

@@ -22,7 +22,7 @@ from selfmask.maskfile.coding import decode, rows_of
 from selfmask.maskfile.container import TENSORS, Array, count
 from selfmask.maskfile.fingerprint import Signed, combined
 from selfmask.maskfile.index import FREE, Index
-from selfmask.maskfile.quantised import Quantised
+from selfmask.maskfile.quantised import Quantised, plain
 from selfmask.maskfile.streams import Reader
 from selfmask.masking import occupancy
 from selfmask.masking.places import Kept
@@ -80,7 +80,7 @@ class Mask:
     @cached_property
     def head(self) -> dict[str, Tensor]:
         """The tensors of a head that was saved with it; empty where there is none. Not applied."""
-        return {n: t.values() if isinstance(t, Quantised) else t for n, t in self.stored_head.items()}
+        return plain(self.stored_head)
 
     @property
     def head_dtypes(self) -> dict[str, str]:
@@ -171,13 +171,11 @@ class Mask:
 
     def check_parts(self, tensors: Mapping[str, Tensor]) -> None:
         """Raises `MaskFileError` where what the file brings cannot be written to the base's `tensors`."""
-        for kind, members in (("statistics", self.statistics), ("trained", self.trained)):
+        steps = {name: change.steps for name, change in self.norms.items()}
+        for kind, members in (("statistics", self.statistics), ("trained", self.trained), ("norms", steps)):
             for name, value in members.items():
                 if name not in tensors or tensors[name].shape != value.shape:
                     raise MaskFileError(f"{self.path.name}: {kind} {name!r} is not a tensor of the base")
-        for name, change in self.norms.items():
-            if name not in tensors or tensors[name].shape != change.steps.shape:
-                raise MaskFileError(f"{self.path.name}: norms {name!r} is not a tensor of the base")
         for name, on in self.on.items():
             if on == 0 and self.numel(name):
                 raise MaskFileError(

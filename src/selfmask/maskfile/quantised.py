@@ -6,6 +6,7 @@ float32's 24, so it is exact on every machine, and what was quantised once is qu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +96,11 @@ def quantised(values: Tensor, bits: int, what: str) -> Quantised:
     steps = rows / scales.double().clamp_min(_LEAST)[:, None]
     steps = torch.where(scales[:, None] == 0, 0.0, steps.round().clamp(-most, most))
     return Quantised(steps.to(torch.int8).reshape(values.shape), scales, bits)
+
+
+def plain(tensors: Mapping[str, Tensor | Quantised]) -> dict[str, Tensor]:
+    """All of them as tensors by name: of those that are quantised, their values."""
+    return {name: t.values() if isinstance(t, Quantised) else t for name, t in tensors.items()}
 
 
 def most_steps(bits: int) -> int:

@@ -20,7 +20,7 @@ from selfmask.maskfile.coding import Coded, plain_code, rows_of, shortest_code
 from selfmask.maskfile.container import Array, serialise
 from selfmask.maskfile.fingerprint import dtype_name, raw_bytes, signature
 from selfmask.maskfile.index import Base, Companion, Index, Stepped
-from selfmask.maskfile.quantised import Quantised, quantised
+from selfmask.maskfile.quantised import Quantised, plain, quantised
 from selfmask.maskfile.streams import Writer
 from selfmask.masking.weight import alpha
 from selfmask.version import VERSION
@@ -156,10 +156,7 @@ def head_as(head: Mapping[str, Tensor], dtype: HeadDtype) -> dict[str, Tensor]:
 
     Raises `SettingsError` for another dtype, and where a value is beyond the range of `dtype` (65 504 for float16).
     """
-    return {
-        name: t.values().to(head[name].device) if isinstance(t, Quantised) else t
-        for name, t in stored_head(head, dtype).items()
-    }
+    return {name: t.to(head[name].device) for name, t in plain(stored_head(head, dtype)).items()}
 
 
 def stored_head(head: Mapping[str, Tensor], dtype: HeadDtype) -> dict[str, Tensor | Quantised]:

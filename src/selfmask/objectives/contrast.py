@@ -22,7 +22,7 @@ from selfmask.errors import SettingsError
 from selfmask.images.image_set import ImageSet
 from selfmask.images.views import Augment
 from selfmask.objectives.base import FROM_TARGETS, Batch, Figures, Job, Objective
-from selfmask.objectives.distil import clean_features, target_size
+from selfmask.objectives.distil import take_targets, target_size
 from selfmask.objectives.watch import RunWatch, spread_of
 
 
@@ -107,12 +107,9 @@ class Contrast(Objective):
     def prepare(self, backbone: Backbone, images: ImageSet) -> list[str]:
         if not self.settings.pull:
             return ["pull: none, the features may go where the views lead them"]
-        if len(images) != len(self.targets):
-            raise SettingsError(f"the objective was made for {len(self.targets)} images, not {len(images)}")
-        view = self.views[0]
-        at = target_size(self.settings.target_size, view.size, self.native, backbone)
-        found = clean_features(backbone, images, at.value, mirrored=view.flip > 0)
-        self.targets.copy_(F.normalize(found, dim=1))
+        at = take_targets(
+            self.targets, backbone, images, self.views[0], self.settings.target_size, self.native
+        )
         return [
             f"pull: {self.settings.pull:g} × (1 − cosine) to the untouched features at {at.value} px ({at.why})"
         ]

@@ -87,12 +87,9 @@ class Distil(Objective):
         )  # fmt: skip
 
     def prepare(self, backbone: Backbone, images: ImageSet) -> list[str]:
-        if len(images) != len(self.targets):
-            raise SettingsError(f"the objective was made for {len(self.targets)} images, not {len(images)}")
-        size = self.views[0].size
-        at = target_size(self.settings.target_size, size, self.native, backbone)
-        found = clean_features(backbone, images, at.value, mirrored=self.views[0].flip > 0)
-        self.targets.copy_(F.normalize(found, dim=1))
+        at = take_targets(
+            self.targets, backbone, images, self.views[0], self.settings.target_size, self.native
+        )
         return [f"targets: the pretrained features of {len(images)} images at {at.value} px ({at.why})"]
 
     def loss(self, module: torch.nn.Module, batch: Batch, step: int, steps: int) -> tuple[Tensor, Figures]:
@@ -106,6 +103,21 @@ class Distil(Objective):
 
 
 _BATCH = 64
+
+
+def take_targets(
+    targets: Tensor, backbone: Backbone, images: ImageSet, view: Augment, asked: int | None, native: int
+) -> Choice[int]:
+    """Make `targets` (images, width) the L2-normalised features of the whole images, at the size that is returned.
+
+    view: the training view; asked, native: see `target_size`. Raises `SettingsError` where the images are not as many
+    as the targets, and as `target_size` does.
+    """
+    if len(images) != len(targets):
+        raise SettingsError(f"the objective was made for {len(targets)} images, not {len(images)}")
+    at = target_size(asked, view.size, native, backbone)
+    targets.copy_(F.normalize(clean_features(backbone, images, at.value, mirrored=view.flip > 0), dim=1))
+    return at
 
 
 def target_size(asked: int | None, size: int, native: int, backbone: Backbone) -> Choice[int]:

@@ -114,9 +114,9 @@ def best_size(plan: Plan, console: Console) -> int:
     larger, images = larger_sizes(plan), _to_choose_by(plan, MOST_FOR_SIZE)
     if images is None or not larger:
         return plan.size
-    found = {plan.size: _knn_by_halves(plan, images, f"{plan.size} px")}
-    for size in larger:
-        found[size] = _knn_by_halves(plan, images, f"{size} px", size)
+    found: dict[int, float] = {}
+    for size in (plan.size, *larger):
+        found[size] = _knn_by_halves(plan, images, size, f"{size} px")
         if found[size] < max(found.values()):
             break
     best = max(found, key=lambda size: found[size])
@@ -135,10 +135,10 @@ def _to_choose_by(plan: Plan, most: int) -> ImageSet | None:
     return images
 
 
-def _knn_by_halves(plan: Plan, images: ImageSet, what: str, size: int | None = None) -> float:
+def _knn_by_halves(plan: Plan, images: ImageSet, size: int, what: str) -> float:
     """Top-1 of k-NN in [0, 1] of the network as it is now, each half of the images by the other."""
     halves = stratified(images.labels, 0.5, plan.settings.seed)
-    x = features(plan.backbone, images, size=size or plan.size, channels_last=plan.channels_last, what=what)
+    x = features(plan.backbone, images, size=size, channels_last=plan.channels_last, what=what)
     guesses = (knn(x[a], images.labels[a], x[b]) == images.labels[b] for a, b in (halves, halves[::-1]))
     return float(torch.cat(list(guesses)).float().mean())
 
@@ -190,7 +190,7 @@ def choose_crop(plan: Plan, folder: RunFolder, console: Console) -> None:
     found: list[float] = []
     for crop in plan.crops:
         plan.backbone.preprocessing = replace(plan.backbone.preprocessing, crop=crop)
-        found.append(_knn_by_halves(plan, images, f"crop {crop:g}"))
+        found.append(_knn_by_halves(plan, images, plan.size, f"crop {crop:g}"))
     best = torch.tensor(max(range(len(found)), key=lambda at: found[at]))
     best = best.to(next(plan.backbone.module.parameters()).device)
     same_on_all([best])

@@ -20,7 +20,8 @@ from selfmask.images.image_set import ImageSet
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
-from selfmask.maskfile.saving import head_as, stored_head
+from selfmask.maskfile.quantised import plain
+from selfmask.maskfile.saving import stored_head
 from selfmask.run.folder import RunFolder
 from selfmask.tasks.compaction import Compaction, by_magnitude, sensitivity, smallest, to_bits
 from selfmask.tasks.judge import Judge, judge
@@ -147,7 +148,6 @@ def run(settings: CompactSettings, console: Console | None = None) -> Compacted:
     rounded = settings.head_dtype is not None
     if rounded and not mask.head:
         raise SettingsError(f"--head-dtype {settings.head_dtype}: {mask.path.name} carries no head")
-    head = mask.head if settings.head_dtype is None else head_as(mask.head, settings.head_dtype)
     stored = mask.stored_head if settings.head_dtype is None else stored_head(mask.head, settings.head_dtype)
     backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)
     splits = open_images_of(settings.mask, mask, settings.data).splits
@@ -161,7 +161,7 @@ def run(settings: CompactSettings, console: Console | None = None) -> Compacted:
         with console.status("testing"):
             tested = _tested(judged, masks, found, splits.test)
             doubts = _doubts(settings, judged, tested)
-            cost = _head_cost(settings, judged, mask, found.masks, head, splits.test)
+            cost = _head_cost(settings, judged, mask, found.masks, plain(stored), splits.test)
     record: dict[str, Any] = {
         "by": settings.by,
         **({"max_drop": settings.max_drop} if settings.bits is None else {"bits": settings.bits}),
