@@ -105,9 +105,15 @@ def python_names() -> str:
             path = command.settings.replace(":", ".")
             page += [
                 f"## selfmask.{name}",
-                f"`selfmask {name}` as one call. Its arguments:",
+                f"`selfmask {name}` as one call.",
+                _fenced(inspect.getdoc(named(command.task)) or ""),
                 f"::: selfmask.{path}\n    options: {{heading_level: 3}}",
             ]
         else:
             page.append(f"::: {found.__module__}.{found.__qualname__}")
     return "\n\n".join(page) + "\n"
+
+
+def _fenced(text: str) -> str:
+    """A docstring as markdown: its examples are code."""
+    return re.sub(r"(?ms)^>>> .*?(?=\n\n|\Z)", lambda example: f"```pycon\n{example[0]}\n```", text)

@@ -101,3 +101,13 @@ def test_every_section_of_the_paper_that_is_cited_is_there() -> None:
     assert not [number for number in cited if f"§{number}" not in method]
     equations = {"Main Eq. 1", "Main Eq. 2", "Main Eq. 9"}
     assert not [equation for equation in equations if equation not in method]
+
+
+@pytest.mark.slow
+def test_the_examples_stand_in_the_tutorials(site: Path) -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in (site / "tutorials").glob("*.html"))
+    # The highlighter puts its own marks between the words.
+    said = re.sub(r"<[^>]+>", "", pages)
+    for script in (ROOT / "examples").glob("*.py"):
+        assert script.read_text(encoding="utf-8").splitlines()[0].strip('"') in said, script.name
+    assert "--8" not in said

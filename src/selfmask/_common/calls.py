@@ -18,7 +18,7 @@ def call(settings: Callable[P, S], task: Callable[[S], R]) -> Callable[P, R]:
     """A function that makes the dataclass `settings` of its arguments and gives it to `task`.
 
     So a call from Python has the defaults, the checks and the result of the command, by construction. A string is taken
-    where a path is meant.
+    where a path is meant. Its docstring is that of `settings` and then that of `task`, which has the example.
 
     >>> evaluate = call(EvaluateSettings, run)  # doctest: +SKIP
     >>> evaluate("runs/photos", size=(64, 128))  # doctest: +SKIP
@@ -31,9 +31,8 @@ def call(settings: Callable[P, S], task: Callable[[S], R]) -> Callable[P, R]:
         return task(settings(**given))  # pyright: ignore[reportCallIssue]
 
     function.__name__ = function.__qualname__ = task.__name__
-    function.__doc__ = (
-        f"{settings.__doc__}\n\nArguments: the fields of `{settings.__name__}`, which has their words."  # type: ignore[attr-defined]
-    )
+    arguments = f"Arguments: the fields of `{settings.__name__}`, which has their words."  # type: ignore[attr-defined]
+    function.__doc__ = "\n\n".join([inspect.getdoc(settings) or "", arguments, inspect.getdoc(task) or ""])
     function.__signature__ = inspect.signature(settings)  # type: ignore[attr-defined]
     return function
 

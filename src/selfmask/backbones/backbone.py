@@ -36,6 +36,11 @@ class Backbone:
     `spec` is the string that `build` made it from (None for a user's own module), `weights` the file name of the
     weights if they were given as a file, `pretrained` False for a random start, `image_size` the size that was
     asked for (None: the network's own).
+
+    >>> backbone = selfmask.build("package:efficientnet_lite0")
+    >>> pixels = selfmask.open_data("photos/").train.resized(64)  # uint8 (N, 3, 64, 64)
+    >>> backbone.module(backbone.preprocessing.normalise(pixels[:2])).shape
+    torch.Size([2, 1280])
     """
 
     module: nn.Module

@@ -135,6 +135,11 @@ def backbone_of(
     What the metadata names is fetched only where `download` says so; what `spec` names, wherever it is not here.
 
     Raises `BackboneError` where it cannot be built, `WrongBaseError` where what was built is not the mask's base.
+
+    >>> mask = selfmask.load("runs/photos/mask.safetensors")
+    >>> backbone = selfmask.backbone_of(mask)
+    >>> backbone.spec, backbone.preprocessing.size
+    ('package:efficientnet_lite0', 32)
     """
     described = mask.metadata.get("backbone")
     described = described if isinstance(described, dict) else {}

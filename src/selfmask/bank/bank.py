@@ -50,11 +50,13 @@ class Bank:
     The bank has the model for itself until `close` (or the end of the `with` block), which makes it the base again, bit
     for bit. All methods may be called from several threads; the model is in one thread's hands at a time.
 
-    >>> with selfmask.Bank("resnet18", "masks/") as bank:  # doctest: +SKIP
-    ...     x = bank.embed(["a.jpg", "b.jpg"], ["flowers", "birds"])  # float32 (2, 512)
-    ...     [guess.label for guess in bank.predict(["a.jpg"], "flowers")]
-    ...     with bank.use("birds") as model:
-    ...         model(images)
+    >>> with selfmask.Bank("package:efficientnet_lite0", "masks/") as bank:
+    ...     x = bank.embed(["new/a.png", "new/b.png"], ["north", "south"])
+    ...     guesses = bank.predict(["new/a.png"], "north")
+    ...     with bank.use("south") as model:
+    ...         features = model(torch.zeros(1, 3, 32, 32))
+    >>> x.shape, guesses[0].label in ("0", "1"), features.shape
+    (torch.Size([2, 1280]), True, torch.Size([1, 1280]))
 
     Raises `WrongBaseError` where a named mask belongs to another base, or the model is held by a mask set or an applied
     mask.

@@ -41,6 +41,13 @@ class Mask:
         trained: ordinary parameters by name that were trained beside the masks, set by `apply`.
         norms: what `apply` adds to the weights of norm layers, by parameter name.
         stored_head: tensors of a head that was saved with it, as they are stored; not applied.
+
+    Example:
+        >>> mask = selfmask.load("runs/photos/mask.safetensors")
+        >>> mask.learnt_on, mask.classes, mask.head["weight"].shape
+        ('package:efficientnet_lite0', ('0', '1'), torch.Size([2, 1280]))
+        >>> all(int(bits.sum()) == mask.on[name] for name, bits in mask.masks().items())
+        True
     """
 
     path: Path
@@ -229,7 +236,16 @@ class Mask:
 
 
 class Handle:
-    """An applied mask. `remove()`, or leaving the `with` block, makes the model the base again, bit for bit."""
+    """An applied mask. `remove()`, or leaving the `with` block, makes the model the base again, bit for bit.
+
+    >>> mask = selfmask.load("runs/photos/mask.safetensors")
+    >>> handle = mask.apply(selfmask.build("package:efficientnet_lite0").module)
+    >>> handle.applied
+    True
+    >>> handle.remove()
+    >>> handle.applied
+    False
+    """
 
     def __init__(self, mask: Mask, model: nn.Module, kept: Kept, hold: occupancy.Hold) -> None:
         self.mask = mask

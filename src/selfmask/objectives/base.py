@@ -48,6 +48,10 @@ class Job:
 
     backbone: the untouched network. images: those to train on. size: pixels of the views, at which the network will be
     used. native: pixels that it was pretrained at. batch: images a step, over all processes. seed: of what is drawn.
+
+    >>> job = selfmask.Job(selfmask.build("package:efficientnet_lite0"), selfmask.open_data("photos/").train, 32, 224)
+    >>> job.images.classes, job.backbone.width
+    (('0', '1'), 1280)
     """
 
     backbone: Backbone
@@ -128,6 +132,28 @@ class Objective(nn.Module):
         views: what each training image is turned into; `Batch.views[k]` is made by `views[k]`.
         head_rate: learning rate of the objective's own parameters, which SGD with momentum 0.9 trains.
         head_decay: their weight decay.
+
+    Example, of one that makes all features of a batch alike:
+        >>> from dataclasses import dataclass
+        >>> from selfmask.images.views import light
+        >>> @dataclass(frozen=True)
+        ... class Settings:
+        ...     weight: float = 1.0
+        ...     "How much it counts."
+        >>> class Alike(selfmask.Objective):
+        ...     Settings = Settings
+        ...     def __init__(self, job, settings):
+        ...         super().__init__()
+        ...         self.views, self.weight = (light(job.size),), settings.weight
+        ...     @classmethod
+        ...     def make(cls, job, settings):
+        ...         return cls(job, settings)
+        ...     def loss(self, module, batch, step, steps):
+        ...         return self.weight * module(batch.views[0]).var(0).sum(), {}
+        >>> selfmask.register("alike", Alike)
+        >>> run = selfmask.adapt("photos/", out="runs/alike", objective="alike", size=32, steps=2, evaluate=False)
+        >>> run.result.objective
+        'alike'
     """
 
     Settings: ClassVar[type]

@@ -37,10 +37,9 @@ def register(name: str, kind: type[Objective]) -> None:
     Raises `SettingsError`: the name is taken or no name, `kind` is no `Objective` with a `Settings` dataclass whose
     fields all have defaults.
 
-        >>> class Mine(Objective):
-        ...     Settings = Distil.Settings
-        ...     # make(job, settings), loss(module, batch, step, steps)
-        >>> selfmask.register("mine", Mine)  # doctest: +SKIP
+    >>> class Mine(Distil):
+    ...     "Distil, but for what it does differently; from nothing: the example of `Objective`."
+    >>> selfmask.register("mine", Mine)
     """
     if not name.isidentifier() or name == AUTO:
         raise SettingsError(f"register: a name is letters, digits and _, and not {AUTO!r}; got {name!r}")

@@ -99,6 +99,10 @@ def learn_mask(settings: AdaptSettings, console: Console | None = None) -> Run:
 
     Raises a `SelfmaskError` for whatever a user can mend. A first Ctrl-C writes a checkpoint and returns a `Run`
     that says so; with `resume` the run then goes on to the same masks.
+
+    >>> run = selfmask.adapt("photos/", out="runs/new", size=32, steps=2, threads=1, evaluate=False)
+    >>> run.steps, run.mask.name, run.result.objective
+    (2, 'mask.safetensors', 'supervised')
     """
     folder = RunFolder(settings.folder())
     if settings.resume and settings.held_out is None and folder.settings.is_file():

@@ -43,7 +43,12 @@ class Analysis:
 
 
 def run(settings: AnalyzeSettings) -> Analysis:
-    """Measure, draw, write."""
+    """Measure, draw, write.
+
+    >>> found = selfmask.analyze(("runs/photos", "runs/other"), out="study")
+    >>> len(found.study.subjects), [chart.name for chart in found.study.charts]
+    (2, ['densities-by-depth', 'similarity'])
+    """
 
     def base(mask: Mask) -> nn.Module:
         return backbone_of(mask, weights=settings.weights, download=settings.download).module

@@ -55,7 +55,14 @@ class Applied:
 
 
 def run(settings: ApplySettings) -> Applied:
-    """Build the backbone, check it, apply, write."""
+    """Build the backbone, check it, apply, write.
+
+    >>> from safetensors.torch import load_file
+    >>> written = selfmask.apply("runs/photos", "adapted.safetensors")
+    >>> model = selfmask.build("package:efficientnet_lite0").module
+    >>> model.load_state_dict(load_file("adapted.safetensors"))
+    <All keys matched successfully>
+    """
     mask = open_mask(settings.mask)
     check_recorded_weights(settings.out, mask)
     backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)

@@ -47,7 +47,12 @@ class DrawnCascade:
 
 
 def run(settings: CascadeSettings, console: Console | None = None) -> DrawnCascade:
-    """Learn it, and draw it where it is finished and pictures are wanted."""
+    """Learn it, and draw it where it is finished and pictures are wanted.
+
+    >>> drawn = selfmask.cascade("photos/", experts=2, size=32, steps=2, threads=1, evaluate=False, pictures=False)
+    >>> drawn.run.file.as_posix(), drawn.run.experts <= 2
+    ('runs/photos-cascade/cascade.safetensors', True)
+    """
     outcome = learn_cascade(settings, console=console)
     if outcome.result is None or not settings.pictures:
         return DrawnCascade(outcome)

@@ -29,7 +29,12 @@ class CombineSettings:
 
 
 def run(settings: CombineSettings) -> Inspection:
-    """Decode, combine, write; what the new file holds."""
+    """Decode, combine, write; what the new file holds.
+
+    >>> both = selfmask.combine(("runs/photos", "runs/other"), "both.mask.safetensors", "and").mask
+    >>> both.density() <= min(selfmask.load(f"runs/{name}/mask.safetensors").density() for name in ("photos", "other"))
+    True
+    """
     path = combine_masks(settings.out, settings.operation, [open_mask(path) for path in settings.masks])
     return Inspection(load(path))
 

@@ -142,7 +142,12 @@ class Compacted:
 
 
 def run(settings: CompactSettings, console: Console | None = None) -> Compacted:
-    """Build, judge, search, write; report on the test part, which the search has not seen."""
+    """Build, judge, search, write; report on the test part, which the search has not seen.
+
+    >>> small = selfmask.compact("runs/photos", "photos/", bits=0.5, out="half.mask.safetensors")
+    >>> small.after["masks"] < small.before["masks"]
+    True
+    """
     console = console or SafeConsole(stderr=True)
     mask = open_mask(settings.mask)
     rounded = settings.head_dtype is not None

@@ -65,7 +65,12 @@ def overlap(a: Tensor, b: Tensor) -> Overlap:
 
 
 def run(settings: CompareSettings) -> Comparison:
-    """Decode both and count."""
+    """Decode both and count.
+
+    >>> found = selfmask.compare("runs/photos", "runs/photos")
+    >>> found.overall.off_both == found.overall.off_a == found.overall.off_b
+    True
+    """
     found = compare_masks(open_mask(settings.a), open_mask(settings.b))
     return replace(found, each=settings.tensors)
 

@@ -115,6 +115,13 @@ def run(settings: EmbedSettings, console: Console | None = None) -> EmbeddedImag
 
     What was finished when it was killed is not made again, and the file is the same to the bit: on the CPU with the
     same number of threads. Raises `DataError` where no image can be read.
+
+    >>> written = selfmask.embed("runs/photos", "new/", out="embeddings.parquet")
+    >>> written.record.rows, written.record.width
+    (3, 1280)
+    >>> from pyarrow.parquet import read_table
+    >>> read_table("embeddings.parquet").column_names
+    ['path', 'embedding']
     """
     assert settings.images is not None
     console = console or SafeConsole(stderr=True)

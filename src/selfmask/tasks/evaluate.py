@@ -93,7 +93,12 @@ class Evaluation:
 
 
 def run(settings: EvaluateSettings) -> Evaluation:
-    """Measure the untouched network, with moved statistics if wanted, and masked, at each size."""
+    """Measure the untouched network, with moved statistics if wanted, and masked, at each size.
+
+    >>> found = selfmask.evaluate("runs/photos", size=(32, 48), statistics=False)
+    >>> [row.name for row in found.rows.rows if "whitened" not in row.name]
+    ['pretrained, 32 px', 'pretrained, 48 px', 'masked, 32 px', 'masked, 48 px']
+    """
     use_threads(settings.threads)
     mask = open_mask(settings.run)
     opened = _opened(settings, mask)

@@ -74,7 +74,12 @@ class Exported:
 
 
 def run(settings: ExportSettings) -> Exported:
-    """Build, check, apply, trace, write."""
+    """Build, check, apply, trace, write.
+
+    >>> written = selfmask.export("runs/photos", "photos.pt2", head=True)
+    >>> written.output, written.classes, written.input.shape
+    ('logits', ('0', '1'), ('batch', 3, 32, 32))
+    """
     mask = open_mask(settings.mask)
     check_recorded_weights(settings.out, mask)
     backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)

@@ -80,6 +80,11 @@ def push_to_hub(
         HubError: no network, no token or no right to write, or the repository is public.
         MaskFileError: not a mask file, or a damaged one; nothing was sent.
         MissingExtraError: `huggingface_hub` is not installed.
+
+    Example:
+        >>> done = selfmask.push_to_hub("runs/photos/mask.safetensors", "me/photos", license="cc-by-4.0")
+        >>> done.private, done.url
+        (True, 'https://huggingface.co/me/photos')
     """
     if re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license) is None:
         raise SettingsError(f"license is one of the hub's identifiers, cc-by-4.0 say, got {license!r}")
@@ -139,6 +144,12 @@ def from_hub(
         HubError: no network (and not in the cache), no such repository, revision or file, or no right to read it.
         MaskFileError: what came is not a mask file, or is damaged; it is removed from the cache.
         MissingExtraError: `huggingface_hub` is not installed.
+
+    Example:
+        >>> mask = selfmask.from_hub("me/photos")
+        >>> model = selfmask.backbone_of(mask).module
+        >>> with mask.apply(model):
+        ...     features = model(images)
     """
     where = {"revision": revision, "token": token, "endpoint": endpoint, "cache_dir": cache_dir}
     return _fetch(repo_id, filename, where, max_weights)[0]

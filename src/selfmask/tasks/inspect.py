@@ -91,7 +91,12 @@ class Inspection:
 
 
 def run(settings: InspectSettings) -> Inspection:
-    """Read and check. The bits themselves are not decoded."""
+    """Read and check. The bits themselves are not decoded.
+
+    >>> found = selfmask.inspect("runs/photos").document()
+    >>> found["learnt_on"], sorted(found["bytes"])
+    ('package:efficientnet_lite0', ['file', 'head', 'masks', 'metadata', 'norms', 'statistics'])
+    """
     return Inspection(open_mask(settings.mask), settings.tensors)
 
 

@@ -106,6 +106,10 @@ def run(settings: PredictSettings, console: Console | None = None) -> Predicted:
     """Embed the images in parts, as `selfmask embed` does, then classify part by part.
 
     What was finished when it was killed is not made again. Raises `DataError` where no image can be read.
+
+    >>> found = selfmask.predict("runs/photos", "new/", out="predictions.csv")
+    >>> found.method, found.classes, sum(found.counts.values())
+    ('head', ('0', '1'), 3)
     """
     assert settings.images is not None
     use_threads(settings.threads)

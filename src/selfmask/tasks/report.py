@@ -61,7 +61,12 @@ class Written:
 
 
 def run(settings: ReportSettings) -> Written:
-    """Gather, build, write."""
+    """Gather, build, write.
+
+    >>> written = selfmask.report("runs/photos", images=0)
+    >>> written.out.as_posix()
+    'runs/photos/report.html'
+    """
     found = read_run(settings.run)
     material = gather(
         found,

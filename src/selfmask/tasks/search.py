@@ -99,6 +99,12 @@ def run(settings: SearchSettings, console: Console | None = None) -> Found:
     """Embed the queries by the network that made the embeddings, and look at every one of these.
 
     Raises `SettingsError` where the network is another, `DataError` where no query can be read or the file is damaged.
+
+    >>> selfmask.embed("runs/photos", "new/", out="embeddings.parquet").out.name
+    'embeddings.parquet'
+    >>> answer = selfmask.search("embeddings.parquet", "new/a.png", k=2).answers[0]
+    >>> [(hit.path, round(hit.similarity, 3)) for hit in answer.found][:1]
+    [('a.png', 1.0)]
     """
     use_threads(settings.threads)
     opened = open_embeddings(settings.embeddings)
