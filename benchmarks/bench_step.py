@@ -26,9 +26,11 @@ from selfmask.run.process import keep_freed_memory
 
 CASES = {"resnet18 at 64 px": ("resnet18", 64, 64), "resnet50 at 96 px": ("resnet50", 96, 64)}
 METHODS = ("sgd", "adam")
+KINDS = ("full", "masked", "with norms")
+"""All weights trained; masks alone; masks and the weights of the norm layers (`train_norms`)."""
 
 
-def stepper(name: str, size: int, batch: int, method: str, masked: bool) -> Callable[[], None]:
+def stepper(name: str, size: int, batch: int, method: str, kind: str) -> Callable[[], None]:
     """A function that makes one training step."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=10).to(memory_format=torch.channels_last).train()
@@ -36,11 +38,11 @@ def stepper(name: str, size: int, batch: int, method: str, masked: bool) -> Call
     y = torch.randint(0, 10, (batch,))
     cls = torch.optim.SGD if method == "sgd" else torch.optim.Adam
     options: dict[str, Any] = {"lr": 1e-3, "momentum": 0.9} if method == "sgd" else {"lr": 1e-3}
-    optimizer = (
-        MaskSet(model, train="fc.*").optimizer(cls, trained={"lr": 1e-3}, **options)
-        if masked
-        else cls(model.parameters(), **options)
-    )
+    if kind == "full":
+        optimizer = cls(model.parameters(), **options)
+    else:
+        masks = MaskSet(model, train="fc.*", train_norms=kind == "with norms")
+        optimizer = masks.optimizer(cls, trained={"lr": 1e-3}, **options)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -50,20 +52,22 @@ def stepper(name: str, size: int, batch: int, method: str, masked: bool) -> Call
     return step
 
 
-def compare(name: str, size: int, batch: int, method: str, rounds: int) -> tuple[float, float, float]:
-    """Median seconds of a full and of a masked step, and the ratio of the sums over interleaved rounds."""
-    full, masked = (stepper(name, size, batch, method, masked) for masked in (False, True))
-    times: dict[str, list[float]] = {"full": [], "masked": []}
+def compare(
+    name: str, size: int, batch: int, method: str, rounds: int
+) -> tuple[dict[str, float], list[float]]:
+    """Median seconds of a step of each kind, and the medians of the ratios to full over interleaved rounds."""
+    steps = {kind: stepper(name, size, batch, method, kind) for kind in KINDS}
+    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for i in range(rounds + 2):
-        # The order changes from round to round, so that what drifts hits both.
-        order = [("full", full), ("masked", masked)]
-        for kind, step in order if i % 2 else reversed(order):
+        # The order changes from round to round, so that what drifts hits all.
+        for kind in KINDS[i % len(KINDS) :] + KINDS[: i % len(KINDS)]:
             start = time.perf_counter()
-            step()
+            steps[kind]()
             if i >= 2:
                 times[kind].append(time.perf_counter() - start)
-    a, b = (statistics.median(times[kind]) for kind in ("full", "masked"))
-    return a, b, statistics.median(y / x for x, y in zip(times["full"], times["masked"], strict=True))
+    full = times["full"]
+    ratios = [statistics.median(y / x for x, y in zip(full, times[kind], strict=True)) for kind in KINDS[1:]]
+    return {kind: statistics.median(values) for kind, values in times.items()}, ratios
 
 
 def peak_memory() -> int:
@@ -83,27 +87,31 @@ def main() -> None:
     keep_freed_memory()
     if arguments.memory:
         case, kind = arguments.memory
-        step = stepper(*CASES[case], "sgd", kind == "masked")
+        step = stepper(*CASES[case], "sgd", kind)
         for _ in range(2):
             step()
         print(peak_memory())
         return
-    print(f"{'case':<20} {'optimizer':<9} {'full':>9} {'masked':>9} {'ratio':>6}")
+    print(
+        f"{'case':<20} {'optimizer':<9} {'full':>9} {'masked':>9} {'ratio':>6} {'with norms':>10} {'ratio':>6}"
+    )
     for case, (name, size, batch) in CASES.items():
         for method in METHODS:
-            full, masked, ratio = compare(name, size, batch, method, arguments.rounds)
+            times, (masked, with_norms) = compare(name, size, batch, method, arguments.rounds)
+            full, one, both = (f"{1e3 * times[kind]:.0f} ms" for kind in KINDS)
             print(
-                f"{case:<20} {method:<9} {1e3 * full:>6.0f} ms {1e3 * masked:>6.0f} ms {ratio:>6.3f}",
+                f"{case:<20} {method:<9} {full:>9} {one:>9} {masked:>6.3f} {both:>10} {with_norms:>6.3f}",
                 flush=True,
             )
     for case in CASES:
-        peaks = [
-            subprocess.run(
+        peaks = {
+            kind: subprocess.run(
                 [sys.executable, __file__, "--memory", case, kind], check=True, capture_output=True, text=True
             ).stdout.strip()
-            for kind in ("full", "masked")
-        ]
-        print(f"{case:<20} peak memory, SGD: full {peaks[0]} MiB, masked {peaks[1]} MiB")
+            for kind in KINDS
+        }
+        said = ", ".join(f"{kind} {peak} MiB" for kind, peak in peaks.items())
+        print(f"{case:<20} peak memory, SGD: {said}")
 
 
 if __name__ == "__main__":
