@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from selfmask.errors import SettingsError
 from selfmask.objectives.swav import PAPER
@@ -95,3 +97,20 @@ def test_recorded_settings_are_read_back() -> None:
     assert AdaptSettings.read(recorded) == settings
     with pytest.raises(SettingsError, match=r"Expected `int`, got `str` - at `\$.seed`"):
         AdaptSettings.read({**recorded, "seed": "one"})
+
+
+@pytest.mark.parametrize("objective", ["supervised", "distil", "contrast", "swav"])
+@pytest.mark.parametrize("mirror", [True, False])
+def test_mirror_images_are_left_out_on_request(tmp_path: Path, objective: str, mirror: bool) -> None:
+    for label in "ab":
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for k in range(20):
+            pixels = np.random.default_rng([ord(label), k]).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{k}.png")
+    settings = AdaptSettings(
+        str(tmp_path / "photos"), objective=objective, size=32, batch=8, steps=2, mirror=mirror, held_out=0.0
+    )
+    views = build_objective(make_plan(settings)).views
+    assert {view.flip for view in views} == {0.5 if mirror else 0.0}
+    digits = build_objective(make_plan(replace(settings, data="digits"))).views
+    assert {view.flip for view in digits} == {0.0}

@@ -60,6 +60,8 @@ class AdaptSettings:
 
     size: int | None = None
     """Side of the training and evaluation views, in pixels. Default: from the images' own size."""
+    mirror: bool = True
+    """Also train on mirror images. Not where a mirror image is another thing, as with traffic signs and text."""
     epochs: float | None = None
     """Passes over the training images."""
     steps: int | None = None
@@ -207,7 +209,7 @@ def _path(kind: type, value: Any) -> Any:
 
 HEADINGS: dict[str, tuple[str, ...]] = {
     "": ("data", "out", "backbone", "weights", "objective", "labels", "size", "epochs", "finetune", "resume"),
-    "Images": ("budget", "split_file", "test_share", "held_out", "images"),
+    "Images": ("mirror", "budget", "split_file", "test_share", "held_out", "images"),
     "Training": (
         "steps", "batch", "optimizer", "lr", "warmup", "spread", "precision", "seed", "preset", "checkpoint_every",
     ),

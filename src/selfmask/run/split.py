@@ -63,6 +63,7 @@ def open_images(settings: AdaptSettings) -> RunImages:
         test_share=settings.test_share,
     )
     images = splits.train
+    images.flips = images.flips and settings.mirror
     if settings.images is not None:
         images = _some(images, settings.images, settings.seed)
     if settings.budget is not None:
