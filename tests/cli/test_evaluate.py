@@ -43,7 +43,7 @@ def test_it_measures_what_the_run_measured_and_says_where_a_mask_has_seen_the_im
     assert found["seen_in_training"] == 0
     assert [row["name"] for row in found["rows"]] == [
         "pretrained, 24 px", "pretrained, 24 px, whitened", "pretrained, 32 px", "pretrained, 32 px, whitened",
-        "masked, 24 px", "masked, 32 px",
+        "masked, 24 px", "masked, 24 px, whitened", "masked, 32 px", "masked, 32 px, whitened",
     ]  # fmt: skip
     expected = selfmask.evaluate(run.mask, "digits", (24, 32), weights=weights, statistics=False)
     assert expected.document()["rows"] == found["rows"]

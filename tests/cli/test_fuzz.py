@@ -7,6 +7,7 @@ obey. A thousand cases; ten thousand by hand: `SELFMASK_FUZZ=10000 pytest tests/
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -127,7 +128,7 @@ def damaged_json(draw: st.DrawFn, document: Any) -> str:
     raw = ""
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(places(document)))
-        value = draw(odd)
+        value = copy.deepcopy(draw(odd))  # another place in it may be changed next
         if draw(st.integers(0, 5)) == 0:
             raw, value = draw(st.sampled_from(RAW)), MARK
         if not path:

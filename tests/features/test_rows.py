@@ -98,3 +98,57 @@ def test_the_verdict_is_on_the_head_else_on_k_nn() -> None:
     assert rows.verdict("statistics only", "It").sentence.startswith("It is worse: −")
     assert "k-NN top-1 against the pretrained features" in rows.verdict("statistics only").sentence
     assert rows.verdict("pretrained").kind == rows.verdict("nothing").kind == "not measured"
+
+
+def exactly(share: float, seed: int) -> torch.Tensor:
+    return torch.randperm(500, generator=torch.Generator().manual_seed(seed)) < round(500 * share)
+
+
+def test_the_untouched_network_at_its_best_is_named_beside_the_masked_one() -> None:
+    """By k-NN each side has its best row, whitened or larger; the difference is paired between those two."""
+    at = [exactly(share, k) for k, share in enumerate((0.5, 0.6, 0.8, 0.65, 0.62))]
+    names = [
+        "pretrained",
+        "pretrained, whitened",
+        "pretrained, 128 px, whitened",
+        "masked, whitened",
+        "masked",
+    ]
+    rows = Rows.of([Outcome(name, knn=x) for name, x in zip(names, at, strict=True)])
+    assert rows.rival is not None
+    assert (rows.rival.row, rows.rival.ours, rows.rival.measure) == (names[2], names[3], "knn")
+    assert rows.rival.accuracy == Estimate(*accuracy_interval(at[2]))
+    assert rows.rival.gain == Estimate(*paired_interval(at[3], at[2]))
+    verdict = rows.verdict()
+    assert verdict.kind == "better"  # than the untouched network at the same size
+    assert (
+        "pretrained, 128 px, whitened (k-NN 0.800), masked, whitened is worse: −15.0 points"
+        in verdict.sentence
+    )
+    assert verdict.sentence.endswith("keep the untouched network.")
+
+
+def test_a_head_is_held_against_the_best_probe() -> None:
+    at = [exactly(share, k) for k, share in enumerate((0.5, 0.6, 0.9))]
+    rows = Rows.of(
+        [
+            Outcome("pretrained", knn=at[2], probe=at[0]),
+            Outcome("pretrained, 96 px", knn=at[0], probe=at[1]),
+            Outcome("masked", knn=at[0], probe=at[0], head=at[2]),
+            Outcome("masked, whitened", knn=at[2]),
+        ]
+    )
+    assert rows.rival is not None
+    assert (rows.rival.row, rows.rival.ours, rows.rival.measure) == ("pretrained, 96 px", "masked", "probe")
+    assert rows.rival.gain == Estimate(*paired_interval(at[2], at[1]))
+    sentence = rows.verdict().sentence
+    assert "(linear probe 0.600), masked is better: +30.0 points" in sentence
+    assert "keep" not in sentence
+
+
+def test_no_rival_where_there_is_nothing_to_hold_against() -> None:
+    assert Rows.of([Outcome("pretrained", knn=right(0.5))]).rival is None
+    assert Rows.of([Outcome("masked", knn=right(0.5))]).rival is None
+    alone = Rows.of([Outcome("pretrained", knn=right(0.5)), Outcome("masked", knn=right(0.6))])
+    assert alone.rival is not None
+    assert "at its best" not in alone.verdict().sentence  # it would say the same twice

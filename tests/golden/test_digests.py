@@ -64,9 +64,9 @@ CASES: dict[str, list[list[str]]] = {
     ],
     "unlabelled": [
         [*ADAPT, "--objective", "distil", "--out", "distil"],
-        [*ADAPT, "--objective", "swav", "--out", "swav"],
-        ["cascade", IMAGES, *COMMON, "--out", "cascade", "--experts", "2", "--steps", "12", "--no-pictures",
-         "--no-evaluate"],
+        [*ADAPT, "--objective", "swav", "--optimizer", "tensor-adam", "--out", "swav"],
+        ["cascade", IMAGES, *COMMON, "--objective", "distil", "--out", "cascade", "--experts", "2", "--steps", "12",
+         "--no-pictures", "--no-evaluate"],
     ],
 }  # fmt: skip
 

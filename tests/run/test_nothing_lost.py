@@ -39,7 +39,7 @@ def fail(*_: Any, **__: Any) -> None:
 
 @pytest.mark.parametrize(
     ("part", "what"),
-    [("draw_curves", "drawing the curves"), ("measure_plan", "measuring the masked network")],
+    [("draw_curves", "drawing the curves"), ("measure_masked", "measuring the masked network")],
 )
 def test_a_failure_is_a_warning(
     part: str, what: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -55,8 +55,8 @@ def test_a_failure_is_a_warning(
     assert result.rows is not None
     names = [row.name for row in result.rows.rows]
     base = ["pretrained", "pretrained, whitened"]
-    assert names == [*base, "masked"] if part == "draw_curves" else base
-    assert (result.verdict.kind == "not measured") == (part == "measure_plan")
+    assert names == [*base, "masked", "masked, whitened"] if part == "draw_curves" else base
+    assert (result.verdict.kind == "not measured") == (part == "measure_masked")
 
 
 def test_a_run_that_dies_while_it_is_measured_has_its_result(
@@ -65,7 +65,7 @@ def test_a_run_that_dies_while_it_is_measured_has_its_result(
     def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("selfmask.run.adapt.measure_plan", die)
+    monkeypatch.setattr("selfmask.run.adapt.measure_masked", die)
     with pytest.raises(KeyboardInterrupt):
         said(short(weights, tmp_path / "run"))
     folder = RunFolder(tmp_path / "run")
@@ -91,7 +91,12 @@ def test_finetuning_that_goes_wrong_costs_its_row_only(weights: Path, tmp_path: 
     assert run.result is not None
     assert run.result.warnings[-1].startswith("full fine-tuning failed: the loss is not a finite number")
     assert run.rows is not None
-    assert [row.name for row in run.rows.rows] == ["pretrained", "pretrained, whitened", "masked"]
+    assert [row.name for row in run.rows.rows] == [
+        "pretrained",
+        "pretrained, whitened",
+        "masked",
+        "masked, whitened",
+    ]
 
 
 def test_a_mask_that_changes_nothing_is_said_to(weights: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every kind of image file through HTTP: embedded as the decoder sees it, or its own error beside the others' answers."""
+"""Every kind of image file through HTTP: embedded as the decoder sees it, or an error of its own."""
 
 from __future__ import annotations
 

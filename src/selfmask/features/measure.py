@@ -48,20 +48,21 @@ def measure(
     return measure_features(name, train_x, train.labels, test_x, test.labels, head=head, seed=seed)
 
 
-def measure_untouched(
+def measure_both(
     name: str,
     backbone: Backbone,
     train: ImageSet,
     test: ImageSet,
     *,
     size: int | None = None,
+    head: Head | None = None,
     seed: int = 0,
     channels_last: bool = False,
 ) -> list[Outcome]:
-    """As `measure`, and a second outcome from the same features whitened: what can be had without learning anything."""
+    """As `measure`, and a second outcome from the same features whitened, which costs nothing but them."""
     train, train_x, test, test_x = _both(name, backbone, train, test, size, channels_last)
     return [
-        measure_features(name, train_x, train.labels, test_x, test.labels, seed=seed),
+        measure_features(name, train_x, train.labels, test_x, test.labels, head=head, seed=seed),
         measure_whitened(f"{name}, {WHITENED}", train_x, train.labels, test_x, test.labels),
     ]
 

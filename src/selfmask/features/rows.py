@@ -1,7 +1,8 @@
 """The table that every adaptation is judged by, as numbers, JSON and a table to print, and what it comes to.
 
-Rows: pretrained, the same whitened and at a larger size, statistics only, masked, full fine-tuning (if asked). Each
-accuracy carries its 95 % interval, each row after the first its paired difference to the first.
+Rows: pretrained, the same whitened and at a larger size, statistics only, masked, the same whitened, full fine-tuning
+(if asked). Each accuracy carries its 95 % interval, each row after the first its paired difference to the first; the
+masked network also that to the untouched network at its best.
 """
 
 from __future__ import annotations
@@ -65,6 +66,21 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """The untouched network at its best: the row of the highest accuracy that can be had without a mask.
+
+    row: its name. accuracy: its own. ours: the row of the masked network that is compared with it. gain: that row's
+    paired difference to it. measure: what both are compared by.
+    """
+
+    row: str
+    accuracy: Estimate
+    ours: str
+    gain: Estimate
+    measure: Literal["knn", "probe"]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a comparison comes to, as every command says it. `sentence` is one sentence or two, for a reader."""
 
@@ -89,6 +105,14 @@ class Verdict:
             f"{subject} is {kind}{within}: {value} points of {measure} (95 % interval {low} to {high}).",
         )
 
+    def beside(self, rival: Rival) -> Verdict:
+        """The same, with a sentence on the rival: a gain counts only beside the best that could be had for less."""
+        name = {"knn": "k-NN", "probe": "linear probe"}[rival.measure]
+        best = f"the untouched network at its best, {rival.row} ({name} {rival.accuracy.value:.3f})"
+        found = Verdict.on(rival.gain, f"Beside {best}, {rival.ours}", "top-1")
+        advice = "" if found.kind == "better" else " Where that can be had, keep the untouched network."
+        return Verdict(self.kind, f"{self.sentence} {found.sentence}{advice}")
+
 
 NOT_MEASURED = Verdict(
     "not measured",
@@ -102,6 +126,7 @@ class Rows:
 
     rows: tuple[Row, ...]
     images: int
+    rival: Rival | None = None
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome]) -> Rows:
@@ -118,7 +143,7 @@ class Rows:
         first = _measured(outcomes[0])
         reference = ({"head": first["probe"]} if "probe" in first else {}) | first
         rows = [_row(outcome, reference if index else {}) for index, outcome in enumerate(outcomes)]
-        return cls(tuple(rows), counts.pop())
+        return cls(tuple(rows), counts.pop(), _rival(outcomes))
 
     def __getitem__(self, name: str) -> Row:
         """The row of that name; `KeyError` names those that exist."""
@@ -134,13 +159,17 @@ class Rows:
             return Verdict("not measured", f"{subject} was not measured.")
         if row.head_gain is not None:
             measure = f"top-1 against the linear probe on the {self.rows[0].name} features"
-            return Verdict.on(row.head_gain, subject, measure)
-        assert row.knn_gain is not None
-        return Verdict.on(row.knn_gain, subject, f"k-NN top-1 against the {self.rows[0].name} features")
+            found = Verdict.on(row.head_gain, subject, measure)
+        else:
+            assert row.knn_gain is not None
+            found = Verdict.on(row.knn_gain, subject, f"k-NN top-1 against the {self.rows[0].name} features")
+        said = self.rival is None or name != MASKED or self.rival.row == self.rows[0].name
+        return found if said else found.beside(self.rival)
 
     def to_json(self) -> dict[str, Any]:
-        """`{"images": M, "rows": [{"name", "knn": {"value", "low", "high"}, …}]}`; what was not measured is None."""
-        return {"images": self.images, "rows": [asdict(row) for row in self.rows]}
+        """`{"images": M, "rows": [{"name", "knn": {"value", "low", "high"}, …}], "rival"}`; None: not measured."""
+        rival = None if self.rival is None else asdict(self.rival)
+        return {"images": self.images, "rows": [asdict(row) for row in self.rows], "rival": rival}
 
     def table(self) -> Table:
         """A table for a terminal of 80 columns; measures that no row has are left out.
@@ -168,6 +197,27 @@ class Rows:
 def _measured(outcome: Outcome) -> dict[str, Tensor]:
     found = {key: getattr(outcome, key) for key in _MEASURES}
     return {key: right for key, right in found.items() if right is not None}
+
+
+def _rival(outcomes: Sequence[Outcome]) -> Rival | None:
+    """The best of the untouched rows by the measure that the masked network is judged by; None without such rows.
+
+    The masked network's own head against their probes, else k-NN by k-NN, each side with the best of its rows.
+    """
+    heads = _right(outcomes, MASKED, "head")
+    measure: Literal["knn", "probe"] = "probe" if heads else "knn"
+    ours, theirs = heads or _right(outcomes, MASKED, measure), _right(outcomes, PRETRAINED, measure)
+    if not ours or not theirs:
+        return None
+    own, best = (max(rows, key=lambda name: float(rows[name].float().mean())) for rows in (ours, theirs))
+    accuracy, gain = accuracy_interval(theirs[best]), paired_interval(ours[own], theirs[best])
+    return Rival(best, Estimate(*accuracy), own, Estimate(*gain), measure)
+
+
+def _right(outcomes: Sequence[Outcome], kind: str, measure: str) -> dict[str, Tensor]:
+    """What the rows of `kind`, whatever a comma and more follows it, got right by `measure`, by name."""
+    rows = (outcome for outcome in outcomes if outcome.name.partition(", ")[0] == kind)
+    return {row.name: right for row in rows if (right := getattr(row, measure)) is not None}
 
 
 def _row(outcome: Outcome, reference: dict[str, Tensor]) -> Row:

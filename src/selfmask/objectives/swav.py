@@ -17,7 +17,7 @@ from selfmask.errors import SettingsError
 from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
 from selfmask.images.views import Augment, multi_crop
-from selfmask.objectives.base import PROPORTIONAL, Batch, Figures, Job, Objective, PaperConstants
+from selfmask.objectives.base import FROM_TARGETS, Batch, Figures, Job, Objective, PaperConstants
 from selfmask.objectives.prototypes import Projection, PrototypeHead
 from selfmask.objectives.queue import EmbeddingQueue
 from selfmask.objectives.sinkhorn import sinkhorn
@@ -117,7 +117,7 @@ class Swav(Objective):
     """
 
     Settings: ClassVar[type] = SwavSettings
-    recipe = PROPORTIONAL
+    recipe = FROM_TARGETS
 
     def __init__(
         self,

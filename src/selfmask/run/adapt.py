@@ -18,7 +18,7 @@ from selfmask._common.processes import by_the_first
 from selfmask.errors import RunError
 from selfmask.features.measure import HeadCost, head_cost
 from selfmask.features.passes import showing
-from selfmask.features.rows import MASKED, NOT_MEASURED, Rows, Verdict
+from selfmask.features.rows import NOT_MEASURED, Rows, Verdict
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import head_as
 from selfmask.masking.status import Status
@@ -36,7 +36,7 @@ from selfmask.run.measuring import (
     linear,
     measure_base,
     measure_held_out,
-    measure_plan,
+    measure_masked,
     sparing,
     warn,
 )
@@ -215,7 +215,7 @@ def _adapt(
     if measurable:
         with sparing("measuring the masked network", warnings, console):
             # The row is that of the head as it is stored: what a reader of the file will find.
-            outcomes.append(measure_plan(MASKED, plan, head=linear(head)))
+            outcomes += measure_masked(plan, linear(head))
         if rounded:
             with sparing("measuring the rounded head", warnings, console):
                 cost = _head_cost(plan, exact, head, console)

@@ -16,8 +16,8 @@ from selfmask._common.escape import one_line
 from selfmask._common.processes import place, same_on_all
 from selfmask.features.features import features
 from selfmask.features.knn import knn
-from selfmask.features.measure import measure, measure_untouched
-from selfmask.features.rows import PRETRAINED, STATISTICS_ONLY, Outcome
+from selfmask.features.measure import measure, measure_both
+from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome
 from selfmask.features.statistics import moved_statistics
 from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import stratified
@@ -57,6 +57,21 @@ def measure_plan(name: str, plan: Plan, head: tuple[Tensor, Tensor] | None = Non
     )  # fmt: skip
 
 
+def measure_masked(plan: Plan, head: tuple[Tensor, Tensor] | None) -> list[Outcome]:
+    """The rows of the masked network, as it is now: "masked", and the same whitened. The plan `can_be_measured`."""
+    return _measure_both(MASKED, plan, plan.size, head)
+
+
+def _measure_both(
+    name: str, plan: Plan, size: int, head: tuple[Tensor, Tensor] | None = None
+) -> list[Outcome]:
+    assert plan.splits.test is not None
+    return measure_both(
+        name, plan.backbone, plan.labelled, plan.splits.test,
+        size=size, head=head, seed=plan.settings.seed, channels_last=plan.channels_last,
+    )  # fmt: skip
+
+
 def measure_base(plan: Plan, folder: RunFolder | None, console: Console) -> list[Outcome]:
     """The rows that can be had without a mask: "pretrained", whitened, at the best larger size, "statistics only".
 
@@ -77,18 +92,10 @@ def measure_base(plan: Plan, folder: RunFolder | None, console: Console) -> list
 
 
 def _measure_untouched(plan: Plan, console: Console) -> list[Outcome]:
-    assert plan.splits.test is not None
     sizes = [(PRETRAINED, plan.size)]
     if (best := best_size(plan, console)) > plan.size:
         sizes.append((f"{PRETRAINED}, {best} px", best))
-    return [
-        outcome
-        for name, size in sizes
-        for outcome in measure_untouched(
-            name, plan.backbone, plan.labelled, plan.splits.test,
-            size=size, seed=plan.settings.seed, channels_last=plan.channels_last,
-        )
-    ]  # fmt: skip
+    return [outcome for name, size in sizes for outcome in _measure_both(name, plan, size)]
 
 
 _LARGER = (96, 128, 160, 224)

@@ -13,7 +13,7 @@ from selfmask._common.calls import call
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import backbone_of
 from selfmask.errors import DataError, SettingsError
-from selfmask.features.measure import measure, measure_untouched
+from selfmask.features.measure import measure, measure_both
 from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome, Rows
 from selfmask.features.statistics import moved_statistics
 from selfmask.maskfile.mask import Mask
@@ -129,25 +129,25 @@ def _rows(mask: Mask, backbone: Backbone, opened: RunImages, settings: EvaluateS
     def at(name: str, size: int) -> str:
         return name if len(sizes) == 1 else f"{name}, {size} px"
 
-    def row(name: str, size: int, head: tuple[Tensor, Tensor] | None = None) -> Outcome:
-        return measure(
+    def both(name: str, size: int, head: tuple[Tensor, Tensor] | None = None) -> list[Outcome]:
+        return measure_both(
             at(name, size), backbone, train, test, size=size, seed=seed, head=head,
             channels_last=backbone.prefers_channels_last,
         )  # fmt: skip
 
     for size in sizes:
-        yield from measure_untouched(
-            at(PRETRAINED, size), backbone, train, test, size=size, seed=seed,
-            channels_last=backbone.prefers_channels_last,
-        )  # fmt: skip
+        yield from both(PRETRAINED, size)
         if settings.statistics:
             with moved_statistics(backbone, opened.splits.train, size=size, seed=seed) as moved:
                 if moved:
-                    yield row(STATISTICS_ONLY, size)
+                    yield measure(
+                        at(STATISTICS_ONLY, size), backbone, train, test, size=size, seed=seed,
+                        channels_last=backbone.prefers_channels_last,
+                    )  # fmt: skip
     with mask.apply(backbone.module):
         head = _head(mask, train.classes)
         for size in sizes:
-            yield row(MASKED, size, head)
+            yield from both(MASKED, size, head)
 
 
 def _opened(settings: EvaluateSettings, mask: Mask) -> RunImages:
