@@ -169,6 +169,15 @@ def test_push_data_and_demo_take_the_same_settings(
     assert demo_task.DemoSettings().data == "digits"  # its run is adapt's, above; `make demo` shows it
 
 
+def test_what_is_no_path_is_said_to_be_none(masks: list[Path], tmp_path: Path) -> None:
+    mask, out = selfmask.load(masks[0]), tmp_path / "out.safetensors"
+    with pytest.raises(SettingsError, match=r"^mask is the path of a file .* got Mask: .*mask\.apply\(model\)"):
+        selfmask.apply(mask, out)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SettingsError, match=r"^masks is the path"):
+        selfmask.combine([masks[0], 3], out)  # pyright: ignore[reportArgumentType]
+    assert not out.exists()
+
+
 def test_a_call_has_the_fields_of_its_settings() -> None:
     made = call(AdaptSettings, lambda settings: settings)
     assert made("photos", size=64, out="runs/x") == AdaptSettings("photos", size=64, out=Path("runs/x"))  # type: ignore[arg-type]

@@ -6,8 +6,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
+from os import PathLike
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_type_hints
+
+from selfmask.errors import SettingsError
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -27,7 +30,7 @@ def call(settings: Callable[P, S], task: Callable[[S], R]) -> Callable[P, R]:
     def function(*args: P.args, **kwargs: P.kwargs) -> R:
         bound = inspect.signature(settings).bind(*args, **kwargs)
         paths = _paths(settings)
-        given: Any = {name: _as_path(v) if name in paths else v for name, v in bound.arguments.items()}
+        given: Any = {name: _as_path(name, v) if name in paths else v for name, v in bound.arguments.items()}
         return task(settings(**given))  # pyright: ignore[reportCallIssue]
 
     function.__name__ = function.__qualname__ = task.__name__
@@ -43,7 +46,14 @@ def _paths(settings: Any) -> frozenset[str]:
     return frozenset(f.name for f in fields(settings) if "Path" in repr(hints[f.name]))
 
 
-def _as_path(value: Any) -> Any:
-    if isinstance(value, str):
+def _as_path(name: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_as_path(name, one) for one in value)
+    if value is None:
+        return value
+    if isinstance(value, str | PathLike):
         return Path(value)
-    return tuple(map(_as_path, value)) if isinstance(value, list | tuple) else value
+    raise SettingsError(
+        f"{name} is the path of a file or a folder, got {type(value).__name__}: the calls that have a command's name "
+        "read and write files (a mask in memory adapts a model by mask.apply(model))"
+    )
