@@ -18,8 +18,10 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import psutil
@@ -68,11 +70,10 @@ def wait_for(port: int, service: subprocess.Popen[bytes]) -> None:
     for _ in range(600):
         if service.poll() is not None:
             raise SystemExit("the service did not start")
-        with socket.socket() as s:
-            if s.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
+            return  # it listens before its replicas are there
         time.sleep(0.5)
-    raise SystemExit("the service did not listen within five minutes")
+    raise SystemExit("the service was not ready within five minutes")
 
 
 def under_load(

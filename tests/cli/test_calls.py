@@ -171,7 +171,9 @@ def test_push_data_and_demo_take_the_same_settings(
 
 def test_what_is_no_path_is_said_to_be_none(masks: list[Path], tmp_path: Path) -> None:
     mask, out = selfmask.load(masks[0]), tmp_path / "out.safetensors"
-    with pytest.raises(SettingsError, match=r"^mask is the path of a file .* got Mask: .*mask\.apply\(model\)"):
+    with pytest.raises(
+        SettingsError, match=r"^mask is the path of a file .* got Mask: .*mask\.apply\(model\)"
+    ):
         selfmask.apply(mask, out)  # pyright: ignore[reportArgumentType]
     with pytest.raises(SettingsError, match=r"^masks is the path"):
         selfmask.combine([masks[0], 3], out)  # pyright: ignore[reportArgumentType]

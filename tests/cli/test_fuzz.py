@@ -366,6 +366,7 @@ PARTS = 3  # so that two workers share the time
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(max(300, CASES))  # seconds; ten thousand take longer
 @pytest.mark.parametrize("part", range(PARTS))
 def test_whatever_the_files_hold(ground: Ground, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
     @drawn_from(part)
