@@ -29,8 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import selfmask
+from selfmask._common.modes import eval_mode
 from selfmask.backbones.backbone import Backbone
-from selfmask.features.features import eval_mode, features
+from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
 from selfmask.maskfile.fingerprint import base_tensors
 from selfmask.maskfile.saving import save_mask

@@ -34,11 +34,11 @@ from selfmask.images.image_set import ImageSet
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
+from selfmask.masking.importance import Masks, at_bits, by_magnitude, per_bit, sensitivity
 from selfmask.masking.weight import masked_weight
 from selfmask.run.folder import RunFolder
 from selfmask.run.plan import Plan, make_plan
 from selfmask.run.settings import AdaptSettings
-from selfmask.tasks.compaction import Masks, at_bits, by_magnitude, per_bit, sensitivity
 
 ORDERS = ("magnitude", "sensitivity")
 

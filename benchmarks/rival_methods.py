@@ -22,10 +22,10 @@ from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.quantised import Quantised, quantised, row_count
 from selfmask.maskfile.saving import HeadDtype, stored_head
+from selfmask.masking.importance import at_bits, per_bit, sensitivity
 from selfmask.masking.norm import running_statistics
 from selfmask.masking.norm_weights import norm_weights
 from selfmask.objectives.base import Method as Optimizer
-from selfmask.tasks.compaction import at_bits, per_bit, sensitivity
 
 HEADS: tuple[HeadDtype, ...] = ("float32", "float16", "int8")
 

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from selfmask._common.near import did_you_mean
+from selfmask._common.files import write_atomically
+from selfmask._common.units import byte_count
 from selfmask.errors import SelectionError, SettingsError
 from selfmask.maskfile.architecture import architecture
+from selfmask.maskfile.budget import Worn, in_bytes, writer
 from selfmask.maskfile.explain import model_name
 from selfmask.maskfile.fingerprint import base_tensors, signature
 from selfmask.maskfile.quantised import Quantised, quantised
-from selfmask.maskfile.saving import HeadDtype, save_mask
+from selfmask.maskfile.saving import HeadDtype, base_of, save_mask, stored_head
+from selfmask.maskfile.trade import Learnt
 from selfmask.masking import norm, occupancy
+from selfmask.masking.beside import Train, trained_beside
 from selfmask.masking.densities import check_densities
 from selfmask.masking.maskable import check_maskable
 from selfmask.masking.masked import MaskedTensor, MaskedTensors
@@ -31,10 +35,8 @@ from selfmask.masking.norm_weights import norm_weights, without_norms
 from selfmask.masking.optimizer import MaskOptimizer
 from selfmask.masking.places import places
 from selfmask.masking.rules import Rule, Threshold
-from selfmask.masking.selection import Select, Selection, matches
+from selfmask.masking.selection import Select, Selection
 from selfmask.masking.status import Status, TensorStatus
-
-Train = str | Sequence[str] | Callable[[str, nn.Parameter], bool]
 
 
 class MaskSet:
@@ -105,7 +107,7 @@ class MaskSet:
         if train_norms:
             chosen = without_norms(chosen, norms)
             self.why += "; norm weights are trained beside them"
-        trained = {} if train is None else _trained(model, train, chosen)
+        trained = {} if train is None else trained_beside(model, train, chosen)
         norms = {name: weight for name, weight in norms.items() if name not in trained}
         with occupancy.taking(model, "a MaskSet") as self._hold:
             self._begin(chosen, trained, norms, seed)
@@ -304,6 +306,8 @@ class MaskSet:
         *,
         head: Mapping[str, Tensor] | None = None,
         head_dtype: HeadDtype | None = None,
+        max_bytes: int | str | None = None,
+        images: Sequence[Tensor] = (),
         **metadata: Any,
     ) -> Path:
         """Write the mask file: masks, moved statistics, trained parameters, and the base's fingerprints.
@@ -314,8 +318,14 @@ class MaskSet:
         `preprocessing=`, `training=` …) is kept as given; without `backbone=` the name that the model gives itself
         (timm's with its pretrained tag, transformers') is kept as `base`, which says nothing of where its weights are
         from. The file appears whole or not at all. Returns its path.
+
+        With `max_bytes` (10240, "10k") the file takes no more, all included. What is given up is chosen by how far it
+        moves the outputs on `images`, batches as the model takes them: metadata, bits of the norm weights and of the
+        head, then weights that matter least are on again. The metadata's `budget` says what. The model and the scores
+        are then those of the file. Raises `SettingsError` where the least possible takes more, or the rule is a top-k.
         """
         self.masked.check("save")
+        most = None if max_bytes is None else byte_count(max_bytes, "max_bytes")
         if (changed := self._changed()) is not None:
             raise SettingsError(
                 f"save: {changed[0]} {changed[1]} since the MaskSet was made, so the file would fit no base; change a "
@@ -323,9 +333,23 @@ class MaskSet:
             )
         self.round_norms()
         norms = {name: self._rounded[name] for name in self.masked.norms}
+        norms = {name: change for name, change in norms.items() if change.steps.any()}
         # A top-k mask starts with weights off, so the masks alone cannot tell what the training moved.
         flipped = [t.flipped for t in self.status().tensors]
         named = model_name(self.model)
+        told = {
+            "rule": self.rule.describe(),
+            "selection": self.selection.describe(),
+            "flipped": {"steps": self.steps, "bits": flipped},
+            **({"base": named} if named is not None and "backbone" not in metadata else {}),
+            **metadata,
+        }
+        if most is not None:
+            stored = dict(head or {}) if head_dtype is None else stored_head(head or {}, head_dtype)
+            masks = {name: mask.cpu() for name, mask in self.masks().items()}
+            content = self._within(most, images, Learnt(masks, norms, stored, told))
+            write_atomically(Path(path), content)
+            return Path(path)
         return save_mask(
             path,
             theta=self.theta,
@@ -334,17 +358,30 @@ class MaskSet:
             architecture=self._architecture,
             statistics=self.statistics(),
             trained=self.trained(),
-            norms={name: change for name, change in norms.items() if change.steps.any()},
+            norms=norms,
             head=head,
             head_dtype=head_dtype,
-            metadata={
-                "rule": self.rule.describe(),
-                "selection": self.selection.describe(),
-                "flipped": {"steps": self.steps, "bits": flipped},
-                **({"base": named} if named is not None and "backbone" not in metadata else {}),
-                **metadata,
-            },
+            metadata=told,
         )
+
+    def _within(self, max_bytes: int, images: Sequence[Tensor], learnt: Learnt) -> bytes:
+        """The file of at most `max_bytes`; the model and the scores become what it holds."""
+        if not isinstance(self.rule, Threshold):
+            raise SettingsError(
+                "max_bytes turns weights on again, and a top-k has a density of its own: save the whole file, and make "
+                "a smaller one of it by selfmask compact --max-bytes"
+            )
+        trained, statistics = self.trained(), self.statistics()
+        base = base_of(self.theta, self.rest(), trained, self._architecture)
+        bases = {name: self.masked.base[name].to(p.device) for name, p in self.masked.norms.items()}
+        worn = Worn(self.model, self.theta, bases, learnt, images)
+        found = in_bytes(max_bytes, learnt, worn, writer(base, statistics, trained))
+        for name, t in self.masked.tensors.items():
+            on_again = found.learnt.masks[name] & ~learnt.masks[name]
+            t.scores[on_again.to(t.scores.device)] = self.rule.start
+        self.rewrite()
+        self._rounded = dict(found.learnt.norms)
+        return found.content
 
     def remove(self) -> None:
         """Make the model the base again, bit for bit: weights, buffers, what requires a gradient, norm modes.
@@ -380,30 +417,3 @@ class MaskSet:
     def __repr__(self) -> str:
         total, tensors = sum(t.theta.numel() for t in self.masked.tensors.values()), len(self.masked.tensors)
         return f"MaskSet({tensors} tensors, {total:,} weights, {100 * self.density():.2f} % on; {self.why})"
-
-
-def _trained(model: nn.Module, train: Train, chosen: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """The parameters that `train` names; an error if there are none, or if one is masked as well."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    first = {id(p): name for name, p in model.named_parameters()}  # of a tied parameter's names
-    if callable(train):
-        names = [n for n, p in parameters.items() if train(n, p)]
-    else:
-        patterns = [train] if isinstance(train, str) else list(train)
-        hits = {pattern: matches(pattern, parameters) for pattern in patterns}
-        for pattern, found in hits.items():
-            if not found:
-                raise SelectionError(
-                    f"train: {pattern!r} names none of the model's {len(parameters)} parameters"
-                    f"{did_you_mean(pattern, parameters)}"
-                )
-        names = [n for found in hits.values() for n in found]
-    if not names:
-        raise SelectionError(f"train: {train!r} names none of the model's {len(parameters)} parameters")
-    names = [first[id(parameters[name])] for name in names]
-    for name in names:
-        if name in chosen:
-            raise SelectionError(
-                f"train: {name!r} is masked as well; a parameter is either masked or trained"
-            )
-    return {n: parameters[n] for n in dict.fromkeys(names)}

@@ -22,7 +22,7 @@ from selfmask.maskfile.loading import load
 from selfmask.maskset import MaskSet
 from selfmask.tasks.apply import ApplySettings
 from selfmask.tasks.apply import run as apply
-from selfmask.tasks.compact import CompactSettings
+from selfmask.tasks.compact import Compacted, CompactSettings
 from selfmask.tasks.compact import run as compact
 from selfmask.tasks.export import ExportSettings
 
@@ -183,6 +183,7 @@ def test_compact_makes_a_smaller_file_within_the_tolerance(files: list[Path], tm
     assert 0.45 * before.bytes()["masks"] < found["bytes"]["after"]["masks"] < 0.52 * before.bytes()["masks"]
     assert load(tmp_path / "half").metadata["compaction"]["bits"] == 0.5
     few = compact(replace(settings, images=9, max_drop=1, out=tmp_path / "few"))
+    assert isinstance(few, Compacted)
     assert "held-out images is" in few.notes[0]
 
 
@@ -215,6 +216,75 @@ def test_compact_rounds_the_head_and_says_what_it_costs(
     # The head of two classes of `files` is none of the digits': its cost cannot be told.
     show_compacted(compact(CompactSettings(files[0], out=tmp_path / "two", **common)))
     assert "was not measured" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_compact_to_so_many_bytes(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = build(SPEC)
+    masks = MaskSet(backbone.module, norm_stats="frozen", train_norms=True)
+    scores = {
+        n: torch.rand(s.shape, generator=torch.Generator().manual_seed(0)) - 0.02
+        for n, s in masks.scores.items()
+    }
+    masks.set_scores(scores)
+    with torch.no_grad():
+        for weight in masks.masked.norms.values():
+            weight += 0.02 * torch.randn_like(weight)
+    head = {"weight": torch.randn(10, backbone.width), "bias": torch.zeros(10)}
+    path = masks.save(
+        tmp_path / "ten", head=head, backbone=backbone.describe(),
+        training={"size": SIZE, "classes": list(open_data("digits").train.classes), "rate": 0.1},
+    )  # fmt: skip
+    masks.remove()
+    whole, out = path.stat().st_size, tmp_path / "small"
+    words = ["compact", str(path), "digits", "--out", str(out), "--images", "12"]
+    assert main([*words, "--max-bytes", f"{whole // 3 / 1024:.2f}k", "--json"]) == 0
+    found = printed(capsys)
+    assert out.stat().st_size == found["bytes"]["after"]["file"] <= whole // 3
+    assert found["budget"] == load(out).metadata["budget"]
+    assert found["budget"]["whole"] <= whole
+    assert found["test"]["images"] > 0
+    assert found["moved"] > 0
+    assert not found["unseen"]
+    out.unlink()
+    assert main([*words, "--max-bytes", str(whole)]) == 0
+    assert "nothing was given up" in capsys.readouterr().out
+    assert load(out).masks().keys() == load(path).masks().keys()
+    out.unlink()
+    assert main([*words, "--max-bytes", "900"]) != 0
+    assert "smallest possible file takes" in capsys.readouterr().err
+    assert not out.exists()
+    # The head of two classes of `files` is none of the digits'.
+    show_compacted(
+        compact(CompactSettings(files[0], "digits", out, max_bytes=files[0].stat().st_size - 200, images=12))
+    )
+    said = capsys.readouterr().out
+    assert "given up: max_bytes" in said
+    assert "no head to measure by" in said
+    assert main(["inspect", str(out)]) == 0
+    assert "budget" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "budget", ["odd", 3, [1, {}], {"max_bytes": {"x": []}, "left_out": None}, "\x1b[31m"]
+)
+def test_inspect_bears_any_budget(
+    files: list[Path], tmp_path: Path, budget: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = load(files[0])
+    path = save_derived(tmp_path / "odd", mask, mask.masks(), note={"budget": budget})
+    assert main(["inspect", str(path)]) == 0
+    assert "\x1b[31m" not in capsys.readouterr().out
+
+
+def test_amounts_that_cannot_be(files: list[Path], tmp_path: Path) -> None:
+    for bad in ("10q", 0, "-3"):
+        with pytest.raises(SettingsError, match="--max-bytes"):
+            CompactSettings(files[0], "digits", tmp_path / "x", max_bytes=bad)
+    with pytest.raises(SettingsError, match="not both"):
+        CompactSettings(files[0], "digits", tmp_path / "x", max_bytes=10, bits=0.5)
 
 
 def test_compact_without_a_head_to_round(files: list[Path], tmp_path: Path) -> None:

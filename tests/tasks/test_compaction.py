@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from selfmask.errors import SettingsError
+from selfmask.masking import importance as importance_of
+from selfmask.masking.importance import Masks
 from selfmask.masking.weight import masked_weight
 from selfmask.tasks import compaction
-from selfmask.tasks.compaction import Masks
 
 
 def case(seed: int = 0, off: float = 0.2) -> tuple[Masks, dict[str, Tensor]]:
@@ -74,11 +75,11 @@ def test_a_tolerance_without_end_turns_everything_on_and_none_nothing() -> None:
 
 def test_the_cut_is_a_quantile_of_magnitude_in_each_tensor() -> None:
     theta = {"a": torch.tensor([[0.5, -4.0, 3.0, -1.0]]), "b": torch.tensor([10.0, -20.0])}
-    ranks = compaction.by_magnitude(theta)
+    ranks = importance_of.by_magnitude(theta)
     assert ranks["a"].tolist() == [[0, 0.75, 0.5, 0.25]]
     assert ranks["b"].tolist() == [0, 0.5]
     masks = {n: torch.zeros_like(t, dtype=torch.bool) for n, t in theta.items()}
-    on = compaction.restored(masks, ranks, 0.5)
+    on = importance_of.restored(masks, ranks, 0.5)
     assert on["a"].tolist() == [[True, False, False, True]]
     assert on["b"].tolist() == [True, False]
 
@@ -91,20 +92,20 @@ def test_sensitivity_is_the_features_first_order_change(model: nn.Module) -> Non
     weight = linear.get_parameter("1.weight").detach().clone()
     exact = (weight * images.flatten(1)[:, None, :]).square().mean(0).sqrt()
     drawn = [
-        compaction.sensitivity(linear, {"1.weight": weight}, [images], seed=s)["1.weight"].square()
+        importance_of.sensitivity(linear, {"1.weight": weight}, [images], seed=s)["1.weight"].square()
         for s in range(400)
     ]
     assert torch.allclose(torch.stack(drawn).mean(0).sqrt(), exact, rtol=0.15, atol=1e-3)
 
     before = {n: p.clone() for n, p in model.named_parameters()}
     model.train()
-    found = compaction.sensitivity(model, theta, [images, images[:1]])["conv3.weight"]
+    found = importance_of.sensitivity(model, theta, [images, images[:1]])["conv3.weight"]
     assert found.shape == theta["conv3.weight"].shape
     assert bool((found >= 0).all())
     assert model.training
     assert all(torch.equal(before[n], p) and p.grad is None for n, p in model.named_parameters())
     with pytest.raises(SettingsError, match="no images"):
-        compaction.sensitivity(model, theta, [])
+        importance_of.sensitivity(model, theta, [])
 
 
 def test_alpha_follows_the_new_count() -> None:
@@ -128,19 +129,19 @@ def test_a_share_of_the_bits_is_met_from_below(seed: int, share: float) -> None:
             found -= mask.numel() * sum(q * math.log2(q) for q in (p, 1 - p) if q > 0)
         return found
 
-    found = compaction.at_bits(masks, importance, share)
+    found = importance_of.at_bits(masks, importance, share)
     assert bits(found) <= share * bits(masks) * (1 + 1e-6)
     assert bits(found) > (share - 0.02) * bits(masks)
     assert all(bool((found[name] | ~mask).all()) for name, mask in masks.items())
     with pytest.raises(SettingsError, match="share"):
-        compaction.at_bits(masks, importance, 0)
+        importance_of.at_bits(masks, importance, 0)
 
 
 def test_what_counts_is_the_importance_for_each_bit_saved() -> None:
     few, many = torch.ones(1000, dtype=torch.bool), torch.ones(1000, dtype=torch.bool)
     few[:10], many[:400] = False, False
     masks = {"few": few, "many": many}
-    found = compaction.per_bit(masks, {name: torch.ones(1000) for name in masks})
+    found = importance_of.per_bit(masks, {name: torch.ones(1000) for name in masks})
     # H(0.01) · 1000 / 10 = 8.08 bits and H(0.4) · 1000 / 400 = 2.43 bits for each weight that is off.
     assert float(found["few"][0]) == pytest.approx(1 / 8.0793, rel=1e-3)
     assert float(found["many"][0]) == pytest.approx(1 / 2.4274, rel=1e-3)

@@ -15,6 +15,7 @@ from selfmask.tasks.apply import Applied
 from selfmask.tasks.compact import Compacted
 from selfmask.tasks.compare import Comparison
 from selfmask.tasks.export import Exported
+from selfmask.tasks.in_bytes import InBytes
 from selfmask.tasks.inspect import Inspection
 from selfmask.tasks.words import in_words, made_by
 
@@ -48,6 +49,8 @@ def show_inspection(inspection: Inspection, console: Console | None = None) -> N
         row(f"  {part}", f"{sizes[part]:,} bytes{note}")
     if found["weights"] and sizes["file"]:
         row("  of fp32", f"1/{4 * found['weights'] / sizes['file']:.0f} of the masked weights as fp32")
+    if found["budget"]:
+        row("budget", in_words(found["budget"]))
     if made := made_by(mask.metadata):
         row("made by", str(printable(made)))
     for key in ("rule", "selection", "training"):
@@ -104,8 +107,11 @@ def show_combined(made: Inspection) -> None:
         )
 
 
-def show_compacted(compacted: Compacted) -> None:
+def show_compacted(compacted: Compacted | InBytes) -> None:
     """What was turned on again, what that cost, and the bytes before and after."""
+    if isinstance(compacted, InBytes):
+        _show_in_bytes(compacted)
+        return
     search, new, old = compacted.search, compacted.after, compacted.before
     if compacted.saturated:
         say(
@@ -119,9 +125,7 @@ def show_compacted(compacted: Compacted) -> None:
         f"{search.before.score:.1f} before, {search.chosen.score:.1f} after"
     )
     if compacted.tested is not None:
-        low, high = (100 * end for end in compacted.tested.interval)
-        before, after = 100 * compacted.tested.before, 100 * compacted.tested.after
-        say(f"test: {before:.1f} before, {after:.1f} after ({low:+.1f} to {high:+.1f})")
+        say(f"test: {compacted.tested}")
     if compacted.head_rounded:
         unknown = (
             "what the rounded head costs was not measured: that needs test images labelled with its classes"
@@ -132,6 +136,25 @@ def show_compacted(compacted: Compacted) -> None:
     say(
         f"{compacted.out}: {new['file']:,} bytes (masks {new['masks']:,}, head {new['head']:,}); "
         f"before {old['file']:,} (masks {old['masks']:,}, head {old['head']:,})"
+    )
+
+
+def _show_in_bytes(found: InBytes) -> None:
+    if found.record is None:
+        say("the whole file fits: nothing was given up")
+    else:
+        say(f"given up: {in_words(found.record)}")
+        seen = "" if found.unseen else ", which the mask was learnt on"
+        for what, cost in ((f"held out{seen}", found.held_out), ("test", found.tested)):
+            if cost is not None:
+                say(f"{what}: {cost}, by the mask’s own head on {cost.images} images")
+        if found.held_out is None:
+            say(
+                f"the outputs moved by {found.moved:.2g} of their mean square; there is no head to measure by"
+            )
+    parts = ", ".join(f"{part} {found.after[part]:,}" for part in ("masks", "norms", "head", "metadata"))
+    say(
+        f"{found.out}: {found.after['file']:,} bytes of {found.max_bytes:,} ({parts}); before {found.before['file']:,}"
     )
 
 

@@ -32,8 +32,10 @@ def show_run(run: Run) -> None:
     sizes = run.result.bytes
     say(
         f"{run.mask}  {sizes['file']:,} bytes (masks {sizes['masks']:,}, statistics {sizes['statistics']:,}, "
-        f"head {sizes['head']:,})"
+        f"norms {sizes.get('norms', 0):,}, head {sizes['head']:,}, metadata {sizes.get('metadata', 0):,})"
     )
+    if run.result.spent is not None:
+        say(run.result.spent)
     say(run.result.verdict.sentence)
     say(f"The curves are in {run.folder / 'curves.png'}, the log in {run.folder / 'log.jsonl'}.")
     if run.result.kept:  # else that is what comes next

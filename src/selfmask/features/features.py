@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from selfmask._common.modes import eval_mode
 from selfmask.errors import DataError, SettingsError
 from selfmask.features.passes import passing
 
@@ -19,21 +19,6 @@ if TYPE_CHECKING:
 # An evaluation view up to this size is asked for whole, so that the image set may cache it for the next call
 # (the four rows look at the same pictures four times). Larger ones are made piece by piece.
 WHOLE_VIEW_BYTES = 512 * 2**20
-
-
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[nn.Module]:
-    """`module` in evaluation mode inside the block; every sub-module's own mode restored after it."""
-    modes = [(part, part.training) for part in module.modules()]
-    # A module takes a microsecond to be told what it knows; a network has hundreds, and may be asked for one image.
-    if any(training for _, training in modes):
-        module.eval()
-    try:
-        yield module
-    finally:
-        for part, training in modes:
-            if part.training != training:
-                part.training = training
 
 
 def features(

@@ -17,6 +17,7 @@ from selfmask.errors import MaskFileError, SettingsError
 from selfmask.maskfile.container import count
 
 BITS = range(2, 9)
+_CLIPS = tuple(i / 20 for i in range(19, 4, -1))  # shares of a row's largest
 _LEAST, _MOST = 2.0**-100, 2.0**100  # of a scale that is not 0: no product leaves the range of a float32
 
 
@@ -96,6 +97,30 @@ def quantised(values: Tensor, bits: int, what: str) -> Quantised:
     steps = rows / scales.double().clamp_min(_LEAST)[:, None]
     steps = torch.where(scales[:, None] == 0, 0.0, steps.round().clamp(-most, most))
     return Quantised(steps.to(torch.int8).reshape(values.shape), scales, bits)
+
+
+def clipped(values: Tensor, bits: int, what: str, worth: Tensor | None = None) -> Quantised:
+    """As `quantised`, but a row's largest are cut off where the row as a whole is then nearer to what it was.
+
+    Near is the sum of the squares, each times its `worth` (of the shape of `values`; 1). With 2 to 4 bits one large
+    element would else leave the others a step or none.
+    """
+    best = quantised(values, bits, what)
+    exact = _in_rows(values.detach().double().cpu())
+    weight = torch.ones_like(exact) if worth is None else _in_rows(worth.double())
+    steps, scales = _in_rows(best.steps), best.scales
+    error = (weight * (steps.double() * scales.double()[:, None] - exact).square()).sum(1)
+    for share in _CLIPS:
+        tried = (best.scales.float() * share).to(torch.bfloat16)
+        tried[tried < _LEAST] = 0
+        size = tried.double()[:, None]
+        rounded = (exact / size.clamp_min(_LEAST)).round().clamp(-most_steps(bits), most_steps(bits))
+        rounded = torch.where(size == 0, 0.0, rounded)
+        left = (weight * (rounded * size - exact).square()).sum(1)
+        nearer = left < error
+        steps = torch.where(nearer[:, None], rounded.to(torch.int8), steps)
+        scales, error = torch.where(nearer, tried, scales), torch.where(nearer, left, error)
+    return Quantised(steps.reshape(values.shape), scales, bits)
 
 
 def plain(tensors: Mapping[str, Tensor | Quantised]) -> dict[str, Tensor]:

@@ -78,19 +78,29 @@ def save_mask(
                 "(parameters that were trained inside it are stored exactly)"
             )
         stored = stored_head(head, head_dtype)
-    signatures = {name: signature(t) for name, t in theta.items()}
-    for name, tensor in (rest or {}).items():
-        if name.rpartition(".")[2] != "num_batches_tracked":
-            signatures.setdefault(name, signature(tensor))
-    for name, tensor in trained.items():
-        signatures.setdefault(name, signature(tensor))
-    base = Base.of(signatures, free=frozenset(trained), architecture=architecture)
+    base = base_of(theta, rest or {}, trained, architecture)
     content = mask_bytes(
         base, masks, statistics or {}, trained, stored, metadata or {}, norms=norms or {}, packed=packed
     )
     path = Path(path)
     write_atomically(path, content)
     return path
+
+
+def base_of(
+    theta: Mapping[str, Tensor],
+    rest: Mapping[str, Tensor],
+    trained: Mapping[str, Tensor],
+    architecture: str | None,
+) -> Base:
+    """What a file says of its base; arguments as for `save_mask`."""
+    signatures = {name: signature(t) for name, t in theta.items()}
+    for name, tensor in rest.items():
+        if name.rpartition(".")[2] != "num_batches_tracked":
+            signatures.setdefault(name, signature(tensor))
+    for name, tensor in trained.items():
+        signatures.setdefault(name, signature(tensor))
+    return Base.of(signatures, free=frozenset(trained), architecture=architecture)
 
 
 def mask_bytes(

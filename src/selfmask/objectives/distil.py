@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfmask._common.modes import eval_mode
 from selfmask.backbones.backbone import Backbone, measured_width
 from selfmask.errors import BackboneError, SettingsError
-from selfmask.features.features import eval_mode, module_device, view_batches
+from selfmask.features.features import module_device, view_batches
 from selfmask.images.image_set import ImageSet
 from selfmask.images.views import Augment, light
 from selfmask.objectives.base import FROM_TARGETS, Batch, Choice, Figures, Job, Objective

@@ -15,6 +15,7 @@ from torch import Tensor
 from selfmask._common.calls import call
 from selfmask._common.console import tell
 from selfmask._common.processes import by_the_first
+from selfmask._common.units import byte_count
 from selfmask.errors import RunError
 from selfmask.features.measure import HeadCost, head_cost
 from selfmask.features.passes import showing
@@ -43,8 +44,9 @@ from selfmask.run.measuring import (
 from selfmask.run.plan import Plan, make_plan
 from selfmask.run.process import accelerator_for, console_for
 from selfmask.run.provenance import command_of, machine, versions
-from selfmask.run.result import Check, MaskSummary, Result, Seconds
+from selfmask.run.result import Check, MaskSummary, Result, Seconds, Spent
 from selfmask.run.settings import HELD_OUT, AdaptSettings
+from selfmask.run.spending import save_within
 from selfmask.run.split import put_on_record, rule_of
 from selfmask.run.tracking import figures_of, track, tracked, trackers_for
 
@@ -167,6 +169,18 @@ def _adapt(
     exact = objective.head()
     rounded = settings.head_dtype != "float32" and bool(exact)
     head = head_as(exact, settings.head_dtype) if rounded else exact
+    kept: dict[str, Any] = {
+        "head_dtype": settings.head_dtype if rounded else None,
+        "backbone": plan.backbone.describe(),
+        "preprocessing": plan.backbone.preprocessing.describe(),
+        "training": training,
+    }
+    spent: Spent | None = None
+    if first and settings.max_bytes is not None:
+        # Before it is checked, and under the name that says that it is not.
+        most = byte_count(settings.max_bytes, "--max-bytes")
+        spent, head = save_within(masks, plan, folder.rejected_file, most, exact, **kept)
+        tell(console, f"in bytes: {spent}")
     status = masks.status()
     warnings, result, check = list(plan.splits.notes), None, None
     if untouched is not None:
@@ -177,15 +191,11 @@ def _adapt(
         if check is not None and not check.kept:
             path, other = other, path
             warn(_rejected(check, plan, path), warnings, console)
+        if spent is not None:
+            folder.rejected_file.replace(path)
         other.unlink(missing_ok=True)  # of a run that was resumed after its end
-        masks.save(
-            path,
-            head=head,
-            head_dtype=settings.head_dtype if rounded else None,
-            backbone=plan.backbone.describe(),
-            preprocessing=plan.backbone.preprocessing.describe(),
-            training=training,
-        )
+        if spent is None:
+            masks.save(path, head=head, **kept)
         if status.off == 0:
             warn(_NOTHING_OFF, warnings, console)
         result = Result(
@@ -204,6 +214,7 @@ def _adapt(
             verdict=_unmeasured(measurable, settings),
             progress=folder.log().progress(),
             check=check,
+            spent=spent,
             crop=plan.backbone.preprocessing.crop,
             masks=MaskSummary(**{k: v for k, v in status.as_dict().items() if k != "tensors"}),
             warnings=tuple(warnings),
@@ -216,7 +227,7 @@ def _adapt(
         with sparing("measuring the masked network", warnings, console):
             # The row is that of the head as it is stored: what a reader of the file will find.
             outcomes += measure_masked(plan, linear(head))
-        if rounded:
+        if rounded and spent is None:
             with sparing("measuring the rounded head", warnings, console):
                 cost = _head_cost(plan, exact, head, console)
     masks.remove()

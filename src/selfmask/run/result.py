@@ -57,6 +57,46 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What a file of so many bytes gave up, and what that costs.
+
+    record: what its metadata has under "budget"; None where the whole file fits. file: its bytes.
+    images: labelled images held out that the cost was measured on, 0 where there are none or there is no linear head.
+    change: the paired difference in the head's top-1 to the whole network; None where it was not measured.
+    """
+
+    max_bytes: int
+    file: int
+    record: dict[str, Any] | None
+    images: int = 0
+    change: Estimate | None = None
+
+    def __str__(self) -> str:
+        said = f"{self.file:,} of {self.max_bytes:,} bytes"
+        if self.record is None:
+            return f"{said}: nothing was given up"
+        said += f", whole {self.record['whole']:,}: " + _given_up(self.record)
+        if self.change is None:
+            return f"{said}; what that costs was not measured"
+        value, low, high = (100 * end for end in (self.change.value, self.change.low, self.change.high))
+        return (
+            f"{said}; top-1 on {self.images} images held out {value:+.1f} points ({low:+.1f} to {high:+.1f})"
+        )
+
+
+def _given_up(record: dict[str, Any]) -> str:
+    """What a budget's record says, in words."""
+    left = ", ".join(record["left_out"]) or "nothing"
+    norms = (
+        f"norm weights in {' and '.join(map(str, record['norms']))}"
+        if record["norms"]
+        else "no norm weights,"
+    )
+    head = f"head in {record['head']} and " if record["head"] else ""
+    return f"{head}{norms} bits, {record['off']:,} weights off, not told: {left}"
+
+
+@dataclass(frozen=True)
 class Seconds:
     """training: of all stretches of a run that was stopped and resumed. total: of the last one, all included."""
 
@@ -100,7 +140,8 @@ class Result:
     verdict: what that comes to. progress: how far the objective itself came, whether or not there were labels.
     check: how the mask stood the check on images held out, if there was one. crop: what evaluation views show of an
         image, the share of its short side, in all rows alike; it was chosen on the untouched network.
-    masks: None for a cascade. bytes: of the file that the run is about, by part. command: the words that make this run.
+    spent: what was given up for `--max-bytes`. masks: None for a cascade.
+    bytes: of the file that the run is about, by part. command: the words that make this run.
     warnings: what a user should see: how the data was split, what could not be measured or drawn.
     """
 
@@ -119,6 +160,7 @@ class Result:
     verdict: Verdict = NOT_MEASURED
     progress: Progress | None = None
     check: Check | None = None
+    spent: Spent | None = None
     crop: float | None = None
     masks: MaskSummary | None = None
     head_cost: HeadCost | None = None

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
+from selfmask._common.units import byte_count
 from selfmask.backbones.catalogue import DEFAULT
 from selfmask.errors import SettingsError
 from selfmask.maskfile.saving import HeadDtype
@@ -100,6 +101,9 @@ class AdaptSettings:
     head_dtype: HeadDtype = "float32"
     """How the mask file stores the classifier. float16 takes half the bytes, int8 a quarter, int4 an eighth; what it
     costs is measured and said."""
+    max_bytes: int | str | None = None
+    """The mask file takes no more, head and metadata included: 10240, 10k (× 1024), 10kB (× 1000). What is given up is
+    chosen and measured on images held out, and said."""
 
     evaluate: bool = True
     """Measure k-NN, linear probe and head on the test images, before and after."""
@@ -128,7 +132,7 @@ class AdaptSettings:
 
     FREE: ClassVar[tuple[str, ...]] = (
         "resume", "threads", "checkpoint_every", "evaluate", "statistics", "larger", "finetune", "finetune_lr", "out",
-        "device", "head_dtype", "track",
+        "device", "head_dtype", "max_bytes", "track",
     )  # fmt: skip
     """What a resumed run may change."""
 
@@ -141,6 +145,13 @@ class AdaptSettings:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise SettingsError(f"--{name.replace('_', '-')} must be positive, got {value}")
+        if self.max_bytes is not None:
+            byte_count(self.max_bytes, "--max-bytes")
+            if self.rule != "threshold":
+                raise SettingsError(
+                    f"--max-bytes turns weights on again, and --rule {self.rule} has a density of its own: leave one "
+                    "out, or make a smaller file afterwards by selfmask compact --max-bytes"
+                )
         if self.batch < 2:
             raise SettingsError(f"--batch must be at least 2, got {self.batch}")
         for name in ("test_share", "held_out"):
@@ -217,7 +228,9 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "select", "weights_share", "stages", "rule", "density", "density_from", "scores", "norm_stats",
         "train_norms",
     ),
-    "What is measured and stored": ("evaluate", "statistics", "larger", "finetune_lr", "head_dtype", "track"),
+    "What is measured and stored": (
+        "evaluate", "statistics", "larger", "finetune_lr", "head_dtype", "max_bytes", "track",
+    ),
     "Machine": ("threads", "device"),
 }  # fmt: skip
 """The flags under their headings; the first are those that a user needs first, in that order."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from selfmask._common.calls import call
 from selfmask._common.console import SafeConsole
+from selfmask._common.units import byte_count
 from selfmask.backbones.spec import backbone_of
 from selfmask.errors import SettingsError
-from selfmask.features.intervals import paired_interval
 from selfmask.features.measure import HeadCost, head_cost
 from selfmask.images.image_set import ImageSet
 from selfmask.maskfile.derive import save_derived
@@ -22,9 +21,12 @@ from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.quantised import plain
 from selfmask.maskfile.saving import stored_head
+from selfmask.masking.importance import by_magnitude, sensitivity
 from selfmask.run.folder import RunFolder
-from selfmask.tasks.compaction import Compaction, by_magnitude, sensitivity, smallest, to_bits
-from selfmask.tasks.judge import Judge, judge
+from selfmask.run.spending import MOST
+from selfmask.tasks.compaction import Compaction, smallest, to_bits
+from selfmask.tasks.in_bytes import InBytes, hold
+from selfmask.tasks.judge import Judge, Tested, judge
 from selfmask.tasks.opening import check_out, check_size, learnt_at, open_images_of, open_mask
 
 
@@ -43,6 +45,9 @@ class CompactSettings:
     labels, and where k-NN is always right)."""
     bits: float | None = None
     """In place of a tolerance: leave this share of the masks' bits, in (0, 1), whatever that costs; 0.5 halves them."""
+    max_bytes: int | str | None = None
+    """In place of a tolerance: the new file takes no more, head and metadata included: 10240, 10k (× 1024), 10kB
+    (× 1000). Bits of the head and of the norm weights are given up too; what that costs is measured and said."""
     by: Literal["sensitivity", "magnitude"] = "sensitivity"
     """How the weights that do nothing are found: by what the features say on some images, or by |θ| alone."""
     images: int = 2000
@@ -72,6 +77,10 @@ class CompactSettings:
             raise SettingsError(
                 f"bits is the share of the masks' bits that is left, in (0, 1), got {self.bits}"
             )
+        if self.max_bytes is not None:
+            byte_count(self.max_bytes, "--max-bytes")
+            if self.bits is not None:
+                raise SettingsError("give --bits or --max-bytes, not both")
         if self.images < 6:
             raise SettingsError(f"images is 6 or more, got {self.images}")
         check_size(self.size)
@@ -88,20 +97,6 @@ class CompactSettings:
             return self.out
         mask = RunFolder(self.mask).mask_file if self.mask.is_dir() else self.mask
         return mask.with_suffix(".small" + mask.suffix)
-
-
-@dataclass(frozen=True)
-class Tested:
-    """Top-1 in [0, 1] on the test part before and after, and the 95 % interval of the paired difference."""
-
-    before: float
-    after: float
-    interval: tuple[float, float]
-    images: int
-
-    def document(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {**vars(self), "interval": list(self.interval)}
 
 
 @dataclass(frozen=True)
@@ -141,7 +136,7 @@ class Compacted:
         }
 
 
-def run(settings: CompactSettings, console: Console | None = None) -> Compacted:
+def run(settings: CompactSettings, console: Console | None = None) -> Compacted | InBytes:
     """Build, judge, search, write; report on the test part, which the search has not seen.
 
     >>> small = selfmask.compact("runs/photos", "photos/", bits=0.5, out="half.mask.safetensors")
@@ -155,8 +150,15 @@ def run(settings: CompactSettings, console: Console | None = None) -> Compacted:
         raise SettingsError(f"--head-dtype {settings.head_dtype}: {mask.path.name} carries no head")
     stored = mask.stored_head if settings.head_dtype is None else stored_head(mask.head, settings.head_dtype)
     backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)
-    splits = open_images_of(settings.mask, mask, settings.data).splits
+    opened = open_images_of(settings.mask, mask, settings.data)
+    splits = opened.splits
     size = settings.size or learnt_at(mask) or backbone.preprocessing.size
+    if settings.max_bytes is not None:
+        most = byte_count(settings.max_bytes, "--max-bytes")
+        with console.status("weighing what to give up"):
+            return hold(
+                mask, stored, backbone, opened, most, settings.written, size, min(settings.images, MOST)
+            )
     masks = mask.masks()
     with judge(mask, backbone, splits.train, size, settings.images, settings.seed) as judged:
         with console.status("judging weights"):
@@ -228,14 +230,7 @@ def _importance(settings: CompactSettings, judged: Judge) -> dict[str, Tensor]:
     if settings.by == "magnitude":
         return by_magnitude(judged.theta)
     images = judged.reference or judged.held_out
-    return sensitivity(judged.backbone.module, judged.theta, _batches(judged, images), seed=settings.seed)
-
-
-def _batches(judged: Judge, images: ImageSet, batch: int = 64) -> Iterator[Tensor]:
-    recipe = judged.backbone.preprocessing
-    for start in range(0, len(images), batch):
-        part = images.subset(list(range(start, min(start + batch, len(images)))))
-        yield recipe.normalise(part.resized(judged.size, recipe.crop, recipe.interpolation))
+    return sensitivity(judged.backbone.module, judged.theta, judged.batches(images), seed=settings.seed)
 
 
 def _tested(
@@ -248,8 +243,7 @@ def _tested(
     old = judged.correct(test)
     judged.wear(found.masks)
     new = judged.correct(test)
-    _, low, high = paired_interval(new, old)
-    return Tested(float(old.float().mean()), float(new.float().mean()), (low, high), len(test))
+    return Tested.of(old, new)
 
 
 def _head_cost(

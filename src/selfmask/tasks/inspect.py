@@ -62,7 +62,7 @@ class Inspection:
             "learnt_on": mask.learnt_on,
             **{
                 key: mask.metadata.get(key)
-                for key in ("rule", "selection", "backbone", "preprocessing", "training")
+                for key in ("rule", "selection", "backbone", "preprocessing", "training", "budget")
             },
             "selfmask": mask.metadata.get("selfmask"),
             "metadata": mask.metadata,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +14,40 @@ from torch import Tensor
 from selfmask.backbones.backbone import Backbone
 from selfmask.errors import DataError
 from selfmask.features.features import features
+from selfmask.features.intervals import paired_interval
 from selfmask.features.knn import knn
 from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import stratified
 from selfmask.maskfile.mask import Mask
+from selfmask.masking.importance import Masks
 from selfmask.masking.weight import masked_weight
-
-Masks = dict[str, Tensor]
 
 SATURATED = 0.995
 """From here on k-NN top-1 no longer tells one mask from a worse one."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Top-1 in [0, 1] on the same images before and after, and the 95 % interval of the paired difference."""
+
+    before: float
+    after: float
+    interval: tuple[float, float]
+    images: int
+
+    @classmethod
+    def of(cls, before: Tensor, after: Tensor) -> Tested:
+        """From which of the images were right, bool (N,)."""
+        _, low, high = paired_interval(after, before)
+        return cls(float(before.float().mean()), float(after.float().mean()), (low, high), len(before))
+
+    def document(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**vars(self), "interval": list(self.interval)}
+
+    def __str__(self) -> str:
+        low, high = (100 * end for end in self.interval)
+        return f"{100 * self.before:.1f} before, {100 * self.after:.1f} after ({low:+.1f} to {high:+.1f})"
 
 
 @dataclass(frozen=True)
@@ -58,6 +83,13 @@ class Judge:
     def features(self, images: ImageSet) -> Tensor:
         """Features of the network as it is now, float32 (N, width)."""
         return features(self.backbone, images, size=self.size)
+
+    def batches(self, images: ImageSet, batch: int = 64) -> Iterator[Tensor]:
+        """The normalised evaluation views of `images`, as the network takes them."""
+        recipe = self.backbone.preprocessing
+        for start in range(0, len(images), batch):
+            part = images.subset(list(range(start, min(start + batch, len(images)))))
+            yield recipe.normalise(part.resized(self.size, recipe.crop, recipe.interpolation))
 
     @torch.no_grad()
     def wear(self, masks: Masks) -> None:

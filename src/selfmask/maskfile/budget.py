@@ -1,0 +1,250 @@
+"""The best mask file of at most so many bytes: what is given up of a specialist, and how that is chosen.
+
+A file holds masks, norm weights, a head, and the rest: what the base is told by, and metadata. Words that nobody needs
+to use the mask go first. The rest of the room is shared out between the flips and the bits of each norm's weights, by
+how much each moves the network's features for the bits that it takes (`trade`), beside a head of 8, 4, 3 or 2 bits.
+Each such file is judged by how far it moves the outputs on some images, and the nearest is taken. No label is needed,
+and no test image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfmask._common.modes import eval_mode
+from selfmask.errors import SettingsError
+from selfmask.maskfile.index import Base
+from selfmask.maskfile.quantised import Quantised, clipped, plain
+from selfmask.maskfile.saving import Head, mask_bytes
+from selfmask.maskfile.trade import Learnt, Trade
+from selfmask.masking.importance import sensitivity
+from selfmask.masking.weight import masked_weight
+
+HEAD_BITS = (8, 4, 3, 2)
+_USEFUL = frozenset(("objective", "data", "classes", "size", "seed", "split"))
+_SPARED = ("rule", "selection", "flipped", "compaction")
+"""What a file within a budget does not say: of `training` all but `_USEFUL`, and these."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was chosen.
+
+    content: the file's bytes, at most as many as were asked for. moved: how far the outputs moved, see `Worn.moved`.
+    """
+
+    learnt: Learnt
+    content: bytes
+    moved: float
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What the file's metadata has under "budget"; None where nothing had to be given up."""
+        return self.learnt.metadata.get("budget")
+
+
+class Worn:
+    """A network that wears what was learnt, and then what might be stored of it.
+
+    Args:
+        model: as it is now: with its masks, norm weights and all.
+        theta: the base of the masked tensors by name; `bases`: that of the norm weights.
+        learnt: what it wears now.
+        images: batches that the model takes, of images that stand for those to come.
+        head: of a linear head ("weight", "bias"), or empty: the outputs are then the model's.
+
+    Raises `SettingsError` where the model's outputs are no tensor, or there are no images.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        theta: Mapping[str, Tensor],
+        bases: Mapping[str, Tensor],
+        learnt: Learnt,
+        images: Sequence[Tensor],
+    ) -> None:
+        if not images or not all(isinstance(batch, Tensor) and len(batch) for batch in images):
+            raise SettingsError(
+                "max_bytes needs images=: batches as the model takes them, by which to judge what is given up"
+            )
+        self._model, self._theta, self._bases, self._images = model, theta, bases, images
+        self._parameters = dict(model.named_parameters(remove_duplicate=False))
+        self._first = self.outputs(learnt.head)
+        if not bool(self._first.isfinite().all()):
+            raise SettingsError(
+                "max_bytes: the network's outputs on the images are not finite, so nothing can be judged"
+            )
+
+    @torch.no_grad()
+    def outputs(self, head: Head) -> Tensor:
+        """Of all images, float32 (N, …): what the head says where there is a linear one, else the model's."""
+        parts = []
+        with eval_mode(self._model):
+            for batch in self._images:
+                found = self._model(batch)
+                if not isinstance(found, Tensor):
+                    raise SettingsError(
+                        f"max_bytes: the model gives {type(found).__name__}, expected one tensor"
+                    )
+                parts.append(found.float())
+        x, layer = torch.cat(parts), plain(head)
+        if {"weight", "bias"} <= layer.keys() and layer["weight"].shape[1:] == x.shape[1:]:
+            return F.linear(x, layer["weight"].to(x), layer["bias"].to(x))
+        return x
+
+    @torch.no_grad()
+    def wear(self, learnt: Learnt) -> None:
+        """Make the network what a file of `learnt` holds, bit for bit."""
+        for name, mask in learnt.masks.items():
+            theta = self._theta[name]
+            self._parameters[name].copy_(masked_weight(theta, mask.to(theta.device)))
+        for name, base in self._bases.items():
+            change = learnt.norms.get(name)
+            self._parameters[name].copy_(base if change is None else change.added_to(base))
+
+    def moved(self, learnt: Learnt) -> float:
+        """How far the outputs are from the first, ≥ 0, with `learnt` worn.
+
+        With a linear head the mean Kullback-Leibler divergence of what it says, in nats; without one the mean squared
+        difference over the mean square.
+        """
+        self.wear(learnt)
+        now, first = self.outputs(learnt.head), self._first
+        if learnt.head and now.ndim == 2:
+            return float(
+                F.kl_div(now.log_softmax(1), first.log_softmax(1), reduction="batchmean", log_target=True)
+            )
+        return float((now - first).square().mean() / first.square().mean().clamp_min(1e-30))
+
+    def trade(self, learnt: Learnt) -> Trade:
+        """What each part of `learnt`, which is worn now, is worth."""
+        ones = {name: torch.ones_like(self._bases[name]) for name in learnt.norms}
+        found = sensitivity(self._model, {**self._theta, **ones}, self._images)
+        return Trade(learnt, found)
+
+
+def writer(
+    base: Base, statistics: Mapping[str, Tensor], trained: Mapping[str, Tensor]
+) -> Callable[[Learnt], bytes]:
+    """What makes a file's bytes of a `Learnt`, beside what is stored as it is."""
+    return lambda one: mask_bytes(
+        base, one.masks, statistics, trained, one.head, one.metadata, norms=one.norms
+    )
+
+
+def in_bytes(max_bytes: int, learnt: Learnt, worn: Worn, write: Callable[[Learnt], bytes]) -> Fitted:
+    """The file of at most `max_bytes` whose network is nearest to what was `learnt`; the network then wears it.
+
+    Raises `SettingsError` where even the least does not fit: it says how many bytes that takes, and of what.
+    """
+    whole = write(learnt)
+    if len(whole) <= max_bytes:
+        return Fitted(learnt, whole, 0.0)
+    shorter = replace(learnt, metadata=spared(learnt.metadata, max_bytes, len(whole)))
+    try:
+        best = _nearest(max_bytes, shorter, worn, write)
+    except BaseException:
+        worn.wear(learnt)
+        raise
+    worn.wear(best.learnt)
+    return best
+
+
+def _nearest(max_bytes: int, shorter: Learnt, worn: Worn, write: Callable[[Learnt], bytes]) -> Fitted:
+    heads, trade = _heads(shorter.head), worn.trade(shorter)
+    found = (_filled(replace(shorter, head=head), trade, max_bytes, write) for head in heads)
+    several = [Fitted(one, content, worn.moved(one)) for one, content in filter(None, found)]
+    if not several:
+        raise SettingsError(_too_little(max_bytes, replace(shorter, norms={}, head=heads[-1]), write))
+    return min(several, key=lambda one: one.moved)
+
+
+def spared(metadata: Mapping[str, Any], max_bytes: int, whole: int) -> dict[str, Any]:
+    """The metadata without what is not needed to use the mask, and with a word on what was left out."""
+    kept = {key: value for key, value in metadata.items() if key not in _SPARED}
+    left = [key for key in metadata if key in _SPARED]
+    training = metadata.get("training")
+    if isinstance(training, Mapping) and not training.keys() <= _USEFUL:
+        kept["training"] = {key: value for key, value in training.items() if key in _USEFUL}
+        left.append("training")
+    return {**kept, "budget": {"max_bytes": max_bytes, "whole": whole, "left_out": left}}
+
+
+def _heads(head: Head) -> list[Head]:
+    """The head as it is, and its matrices in ever fewer bits; vectors (a bias) in 8."""
+    some = HEAD_BITS if head else ()
+    return [dict(head), *({name: _head_tensor(t, bits, name) for name, t in head.items()} for bits in some)]
+
+
+def _head_tensor(tensor: Tensor | Quantised, bits: int, name: str) -> Tensor | Quantised:
+    values = tensor.values() if isinstance(tensor, Quantised) else tensor
+    bits = bits if values.ndim > 1 else 8
+    if not values.is_floating_point() or (isinstance(tensor, Quantised) and tensor.bits <= bits):
+        return tensor
+    return clipped(values, bits, f"the head's {name!r}")
+
+
+def _filled(
+    learnt: Learnt, trade: Trade, max_bytes: int, write: Callable[[Learnt], bytes]
+) -> tuple[Learnt, bytes] | None:
+    """`learnt` with as much of its flips and norm weights as fits; None where it does not fit without any."""
+    best = _told(replace(learnt, masks={n: torch.ones_like(m) for n, m in learnt.masks.items()}, norms={}))
+    content = write(best)
+    if len(content) > max_bytes:
+        return None
+    # What a price comes to in the file is known only from the file: aim, and correct the aim.
+    room = float(max_bytes - len(content))
+    for _ in range(_AIMS):
+        if room <= 0:
+            break
+        masks, norms = trade.at(trade.priced(room))
+        one = _told(replace(learnt, masks=masks, norms=norms))
+        written = write(one)
+        left = max_bytes - len(written)
+        if left >= 0 and len(written) > len(content):
+            best, content = one, written
+        if 0 <= left <= _NEAR * max_bytes or (left >= 0 and one.off == learnt.off and norms == learnt.norms):
+            break
+        room += left - (_NEAR * max_bytes / 2 if left < 0 else 0)
+    return best, content
+
+
+_AIMS, _NEAR = 6, 0.005
+
+
+def _told(learnt: Learnt) -> Learnt:
+    """With a word on what was given up: the bits of an element of head and norm weights, and the weights off."""
+    head = {t.bits if isinstance(t, Quantised) else 8 * t.element_size() for t in learnt.head.values()}
+    budget = {
+        **learnt.metadata["budget"],
+        "head": min(head, default=0),
+        "norms": sorted({q.bits for q in learnt.norms.values()}),
+        "off": learnt.off,
+    }
+    return replace(learnt, metadata={**learnt.metadata, "budget": budget})
+
+
+def _too_little(max_bytes: int, least: Learnt, write: Callable[[Learnt], bytes]) -> str:
+    """What to say where nothing fits, and what could be left out."""
+    least = _told(replace(least, masks={name: torch.ones_like(mask) for name, mask in least.masks.items()}))
+    total = len(write(least))
+    head = total - len(write(replace(least, head={})))
+    words = total - head - len(write(replace(least, head={}, metadata={})))
+    parts = {
+        "the head": head,
+        "metadata": words,
+        "what tells the base, and what was trained": total - head - words,
+    }
+    said = ", ".join(f"{what} {size:,}" for what, size in parts.items())
+    hint = "leave out the head" if head > words else "give less metadata"
+    return (
+        f"max_bytes: the smallest possible file takes {total:,} bytes ({said}), more than {max_bytes:,}, without any "
+        f"weight off and without norm weights; allow more, or {hint}"
+    )

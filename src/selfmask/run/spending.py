@@ -1,0 +1,63 @@
+"""`selfmask adapt --max-bytes`: the mask in so many bytes, and what that costs on images held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfmask.features.features import features, module_device
+from selfmask.features.intervals import paired_interval
+from selfmask.features.rows import Estimate
+from selfmask.images.image_set import ImageSet
+from selfmask.maskfile.loading import load
+from selfmask.maskset import MaskSet
+from selfmask.run.measuring import linear
+from selfmask.run.plan import Plan
+from selfmask.run.result import Spent
+
+MOST = 512
+"""So many images at most say what is given up."""
+
+
+def save_within(
+    masks: MaskSet, plan: Plan, path: Path, max_bytes: int, head: dict[str, Tensor], **more: Any
+) -> tuple[Spent, dict[str, Tensor]]:
+    """Save `masks` in at most `max_bytes`; returns what that took, and the head as it is stored.
+
+    `more`: as for `MaskSet.save`. What is given up is judged on the images held out, else on some that were trained on.
+    """
+    held, layer = plan.held_out, linear(head)
+    judged = plan.train if held is None else held
+    if len(judged) > MOST:
+        order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(plan.settings.seed))
+        judged = judged.subset(sorted(order[:MOST].tolist()))
+    before = None if held is None or layer is None else _right(plan, held, layer)
+    masks.save(path, head=head, max_bytes=max_bytes, images=_batches(plan, judged), **more)
+    mask = load(path)
+    record, stored = mask.metadata.get("budget"), linear(mask.head)
+    spent = Spent(max_bytes, mask.bytes()["file"], record)
+    if record is not None and before is not None and held is not None and stored is not None:
+        change = Estimate(*paired_interval(_right(plan, held, stored), before))
+        spent = Spent(max_bytes, spent.file, record, len(held), change)
+    return spent, mask.head
+
+
+def _batches(plan: Plan, images: ImageSet) -> list[Tensor]:
+    recipe, layout = plan.backbone.preprocessing, torch.contiguous_format
+    if plan.channels_last:
+        layout = torch.channels_last
+    views = images.resized(plan.size, recipe.crop, recipe.interpolation)
+    device = module_device(plan.backbone.module)
+    return [
+        recipe.normalise(part.to(device)).contiguous(memory_format=layout)
+        for part in views.split(plan.fit.batch)
+    ]
+
+
+def _right(plan: Plan, images: ImageSet, head: tuple[Tensor, Tensor]) -> Tensor:
+    x = features(plan.backbone, images, size=plan.size, channels_last=plan.channels_last, what="held out")
+    return F.linear(x, head[0].cpu(), head[1].cpu()).argmax(1) == images.labels

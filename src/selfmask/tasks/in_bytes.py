@@ -1,0 +1,129 @@
+"""A mask file in at most so many bytes, from one that takes more: `selfmask compact --max-bytes`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfmask._common.files import write_atomically
+from selfmask.backbones.backbone import Backbone
+from selfmask.errors import DataError
+from selfmask.features.features import features
+from selfmask.images.image_set import ImageSet
+from selfmask.maskfile.budget import Fitted, Worn, in_bytes, writer
+from selfmask.maskfile.loading import parse_mask
+from selfmask.maskfile.mask import Mask
+from selfmask.maskfile.quantised import plain
+from selfmask.maskfile.saving import Head
+from selfmask.maskfile.trade import Learnt
+from selfmask.run.split import RunImages
+from selfmask.tasks.judge import Tested
+
+
+@dataclass(frozen=True)
+class InBytes:
+    """The new file, and what it cost.
+
+    record: what its metadata has under "budget"; None where the whole file fits. before, after: bytes by part.
+    moved: how far the outputs moved on the images that were judged by (`maskfile.budget.Worn.moved`).
+    held_out, tested: the top-1 of the mask's own linear head, where it has one for the classes of the images.
+    unseen: whether the mask was not learnt on the images that were judged by.
+    """
+
+    out: Path
+    max_bytes: int
+    record: dict[str, Any] | None
+    before: dict[str, int]
+    after: dict[str, int]
+    moved: float
+    held_out: Tested | None
+    tested: Tested | None
+    unseen: bool
+
+    def document(self) -> dict[str, Any]:
+        """What --json prints."""
+        return {
+            "out": str(self.out),
+            "max_bytes": self.max_bytes,
+            "bytes": {"before": self.before, "after": self.after},
+            "budget": self.record,
+            "moved": self.moved,
+            "held_out": None if self.held_out is None else self.held_out.document(),
+            "test": None if self.tested is None else self.tested.document(),
+            "unseen": self.unseen,
+        }
+
+
+def hold(
+    mask: Mask,
+    head: Head,
+    backbone: Backbone,
+    opened: RunImages,
+    max_bytes: int,
+    out: Path,
+    size: int,
+    most: int,
+) -> InBytes:
+    """Write the file of at most `max_bytes` whose outputs on images held out are nearest to those of `mask`.
+
+    `head` is the mask's, as it is to be stored at most; at most `most` images of `size` pixels are judged by. Raises as
+    `maskfile.budget.in_bytes` does; nothing is written then. The backbone is the base again afterwards.
+    """
+    unseen = opened.held_out is not None
+    images = opened.held_out or opened.splits.train
+    if len(images) == 0:
+        raise DataError(f"{images.name} has no images to judge by")
+    if len(images) > most:
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(opened.seed))
+        images = images.subset(sorted(order[:most].tolist()))
+    recipe = backbone.preprocessing
+    batches = [
+        recipe.normalise(part) for part in images.resized(size, recipe.crop, recipe.interpolation).split(64)
+    ]
+    learnt = Learnt(mask.masks(), mask.norms, head, mask.metadata)
+    test = opened.splits.test
+
+    with _worn(mask, backbone, learnt, batches) as worn:
+        parts = [part for part in (images, test) if part is not None]
+        before = [_right(mask, mask.stored_head, backbone, part, size) for part in parts]
+        found: Fitted = in_bytes(
+            max_bytes, learnt, worn, writer(mask.index.base, mask.statistics, mask.trained)
+        )
+        after = [_right(mask, found.learnt.head, backbone, part, size) for part in parts]
+    costs = [
+        Tested.of(b, a) if b is not None and a is not None else None
+        for b, a in zip(before, after, strict=True)
+    ]
+    write_atomically(out, found.content)
+    return InBytes(
+        out, max_bytes, found.record, mask.bytes(), parse_mask(found.content, out).bytes(), found.moved,
+        costs[0], costs[1] if test is not None else None, unseen,
+    )  # fmt: skip
+
+
+@contextmanager
+def _worn(mask: Mask, backbone: Backbone, learnt: Learnt, batches: list[Tensor]) -> Iterator[Worn]:
+    """The network with the mask on it; afterwards it is the base again."""
+    module = backbone.module
+    theta, bases = (
+        {name: module.get_parameter(name).detach().clone() for name in names}
+        for names in (mask.names, mask.norms)
+    )
+    with mask.apply(module):
+        yield Worn(module, theta, bases, replace(learnt, head=mask.stored_head), batches)
+
+
+def _right(mask: Mask, head: Head, backbone: Backbone, images: ImageSet, size: int) -> Tensor | None:
+    """Which of the labelled images the head gets right, bool (N,); None where it is not for their classes."""
+    images, layer = images.labelled(), plain(head)
+    if len(images) == 0 or mask.classes != images.classes or not {"weight", "bias"} <= layer.keys():
+        return None
+    x = features(backbone, images, size=size)
+    return F.linear(x, layer["weight"].float(), layer["bias"].float()).argmax(1) == images.labels

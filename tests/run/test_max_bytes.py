@@ -1,0 +1,79 @@
+"""`--max-bytes`: the run's file is no larger, what is measured is what it holds, and its cost is measured on images
+held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch.nn.functional as F
+from rich.console import Console
+
+import selfmask
+from selfmask.errors import SettingsError
+from selfmask.features.features import features
+from selfmask.run.adapt import learn_mask
+from selfmask.run.plan import make_plan
+from selfmask.run.result import Result
+from selfmask.run.settings import AdaptSettings
+
+
+@pytest.mark.slow
+def test_what_is_measured_is_what_the_small_file_holds(tmp_path: Path, weights: Path) -> None:
+    settings = AdaptSettings(
+        "digits", out=tmp_path / "run", backbone="timm:test_resnet", weights=weights, size=32, steps=4, lr=0.3,
+        images=400, held_out=0.3, threads=1, train_norms=True, statistics=False, larger=False, max_bytes="9k",
+    )  # fmt: skip
+    said = Console(file=(tmp_path / "said.txt").open("w"))
+    result = learn_mask(settings, console=said).result
+    said.file.close()
+    assert result is not None
+    assert result.check is not None
+    assert result.spent is not None
+    assert result.spent.record is not None
+    name = "mask.safetensors" if result.check.kept else "rejected.mask.safetensors"
+    path = tmp_path / "run" / name
+    assert [p.name for p in (tmp_path / "run").glob("*mask.safetensors")] == [name]
+    assert path.stat().st_size == result.bytes["file"] == result.spent.file <= 9216
+    mask = selfmask.load(path)
+    assert mask.metadata["budget"] == result.spent.record
+    assert result.spent.images == 120
+    assert result.spent.change is not None
+    assert "of 9,216 bytes, whole" in (tmp_path / "said.txt").read_text()
+    assert Result.read(tmp_path / "run" / "result.json").spent == result.spent
+
+    plan = make_plan(settings)
+    test = plan.splits.test
+    assert test is not None
+    assert result.rows is not None
+    with mask.apply(plan.backbone.module):
+        plan.backbone.preprocessing = plan.backbone.preprocessing.__class__.read(
+            mask.metadata["preprocessing"]
+        )
+        x = features(plan.backbone, test, size=plan.size, channels_last=plan.channels_last)
+    right = F.linear(x, mask.head["weight"], mask.head["bias"]).argmax(dim=1) == test.labels
+    found = result.rows["masked"].head
+    assert found is not None
+    assert float(right.double().mean()) == pytest.approx(found.value, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_without_labels_too(tmp_path: Path, weights: Path) -> None:
+    settings = AdaptSettings(
+        "digits", out=tmp_path / "run", backbone="timm:test_resnet", weights=weights, size=32, steps=3, lr=0.3,
+        images=80, threads=1, objective="contrast", evaluate=False, max_bytes=6000,
+    )  # fmt: skip
+    result = learn_mask(settings, console=Console(quiet=True)).result
+    assert result is not None
+    assert result.spent is not None
+    assert result.spent.change is None
+    assert result.bytes["file"] <= 6000
+
+
+def test_it_is_checked_before_anything_is_done() -> None:
+    for bad in ("10q", 0, "-3"):
+        with pytest.raises(SettingsError, match="--max-bytes"):
+            AdaptSettings("digits", max_bytes=bad)
+    with pytest.raises(SettingsError, match="--rule topk has a density of its own"):
+        AdaptSettings("digits", max_bytes="10k", rule="topk")
+    assert AdaptSettings("digits", max_bytes="10k").recorded() == AdaptSettings("digits").recorded()
