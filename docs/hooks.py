@@ -17,7 +17,7 @@ from selfmask.cli import COMMANDS, named
 from selfmask.cli.parse import OWN, words_of
 from selfmask.objectives.registry import OBJECTIVES
 
-_LEAVES = re.compile(r"\[([^\]]+)\]\(\.\./(?!tutorials/)[^)]*\)")
+_LEAVES = re.compile(r"\[([^\]]+)\]\(\.\./(?!tutorials/|howto/)[^)]*\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -34,7 +34,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """A link to what lies beside docs/ in the repository is its words alone: the site does not hold it."""
-    return markdown if page.file.src_uri.startswith("tutorials/") else _LEAVES.sub(r"\1", markdown)
+    inside = page.file.src_uri.startswith(("tutorials/", "howto/"))
+    return markdown if inside else _LEAVES.sub(r"\1", markdown)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
