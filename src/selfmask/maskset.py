@@ -7,7 +7,6 @@ new weights in place. They are rebuilt from θ every time, so nothing drifts and
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,11 +110,7 @@ class MaskSet:
         norms = {name: weight for name, weight in norms.items() if name not in trained}
         with occupancy.taking(model, "a MaskSet") as self._hold:
             self._begin(chosen, trained, norms, seed)
-            masked, names = weakref.ref(self.masked), self.names
-            self._hold.keep(
-                {name: t.where for name, t in self.masked.tensors.items()},
-                lambda: names if (still := masked()) is None else still.off(),
-            )
+            self.masked.held_by(self._hold)
 
     def _begin(
         self,

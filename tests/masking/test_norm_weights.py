@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
-from selfmask.errors import SelectionError, SettingsError
+from selfmask.errors import SelectionError, SettingsError, WrongBaseError
 from selfmask.maskfile.derive import combine_masks, save_derived
 from selfmask.maskfile.loading import load
 from selfmask.masking.norm_weights import norm_rate, norm_weights
@@ -163,6 +166,61 @@ def test_a_copy_of_model_and_masks_learns_on_by_itself(model: nn.Module) -> None
     copied.remove()
     assert bits(wet) == before
     masks.remove()
+
+
+def pickled(objects: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(objects, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+@pytest.mark.parametrize("applied", [False, True])
+def test_a_copy_that_is_masked_in_its_norms_alone_is_known(
+    applied: bool, copied: Callable[[Any], Any], tmp_path: Path, model: nn.Module
+) -> None:
+    base = copy.deepcopy(model)
+    masks = MaskSet(model, select=MASKED, norm_stats="frozen", train_norms=True)
+    assert not bits(copied(model)).items() - bits(base).items()
+    MaskSet(copied(model), select=MASKED).remove()  # nothing has moved yet
+    with torch.no_grad():
+        model.get_parameter("norm2.bias")[3] += 0.5
+    assert masks.density() == 1
+    first = masks
+    if applied:
+        path = masks.save(tmp_path / "m")
+        masks.remove()
+        first = load(path).apply(model)
+    copies = [copied(model), copied(copied(model))]
+    loaded = copy.deepcopy(base)
+    loaded.load_state_dict(model.state_dict())
+    for other in copies:
+        with pytest.raises(WrongBaseError, match=r"is a copy, made while .* its weights are masked"):
+            MaskSet(other, select=MASKED)
+    with pytest.raises(WrongBaseError, match="is a copy"):
+        MaskSet(loaded, select=MASKED)
+    first.remove()
+    with pytest.raises(WrongBaseError, match="is a copy"):
+        MaskSet(copies[0], select=MASKED)
+    copies[0].load_state_dict(base.state_dict())
+    MaskSet(copies[0], select=MASKED).remove()
+    assert "_selfmask" not in str(vars(copied(model).norm2)), "no trace on the base"
+
+
+def test_a_pickled_mask_set_goes_on_as_the_first(tmp_path: Path, model: nn.Module) -> None:
+    before = bits(model)
+    masks = learnt(model)
+    wet, other = pickled((model, masks))
+    assert bits(wet) == bits(model)
+    for network, own in ((model, masks), (wet, other)):
+        train(network, own.optimizer(torch.optim.Adam, lr=0.3), 2, seed=1)
+    files = [own.save(tmp_path / name).read_bytes() for own, name in ((masks, "a"), (other, "b"))]
+    assert files[0] == files[1]
+    assert bits(wet) == bits(model) != before
+    other.remove()
+    masks.remove()
+    assert bits(wet) == bits(model) == before
 
 
 def test_a_step_that_is_not_finite_spares_them(model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from selfmask.errors import SettingsError, WrongBaseError
 from selfmask.maskfile.derive import combine_masks, save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
+from selfmask.maskfile.quantised import quantised
 from selfmask.maskfile.saving import save_mask
 from selfmask.reports.similarity import OffBits, similarity
 from selfmask.tasks.apply import baked_state, save_baked
@@ -167,12 +168,18 @@ def test_baked_weights_are_those_of_the_applied_model(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("norms", [False, True])
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_exported_programs_compute_the_same(
-    tmp_path: Path, model: nn.Module, three: list[Mask], suffix: str
+    tmp_path: Path, model: nn.Module, three: list[Mask], suffix: str, norms: bool
 ) -> None:
-    images = torch.randn(5, 3, 8, 8)
-    module = baked_module(three[0], model, head=True)
+    images, mask = torch.randn(5, 3, 8, 8), three[0]
+    if norms:
+        changes = {n: quantised(torch.randn(64) / 4, 8, n) for n in ("norm2.weight", "norm2.bias")}
+        plain = baked_module(mask, model, head=True)(images)
+        mask = load(save_derived(tmp_path / "norms", mask, mask.masks(), note={}, norms=changes))
+        assert not torch.allclose(baked_module(mask, model, head=True)(images), plain, atol=1e-2)
+    module = baked_module(mask, model, head=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters warn about their own insides
         path = export_module(module, tmp_path / f"program{suffix}", 8)

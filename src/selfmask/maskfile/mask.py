@@ -209,11 +209,12 @@ class Mask:
             tensors = self._checked(model)
             new = self._adapted(tensors, self.masks())
             kept = Kept(model, [*new, *(n for n, _ in model.named_buffers(remove_duplicate=False))])
-            off = [name for name, on in self.on.items() if on < self.numel(name)]
+            changed = [*(name for name, on in self.on.items() if on < self.numel(name)), *self.norms]
             try:
                 for name, value in new.items():
                     tensors[name].detach().copy_(value)
-                hold.keep({name: kept.where(name) for name in self.index.masks}, lambda: off)
+                where = {name: kept.where(name) for name in (*self.index.masks, *self.norms)}
+                hold.keep(where, lambda: changed, self.norms)
             except BaseException:
                 kept.restore()
                 raise

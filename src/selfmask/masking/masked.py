@@ -6,6 +6,7 @@ The model keeps ordinary parameters w = θ·M/α. They are rebuilt from the exac
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from selfmask.errors import SettingsError
 from selfmask.masking.gradient import same_layout
+from selfmask.masking.occupancy import Hold
 from selfmask.masking.places import Kept, Place, put_back
 from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.masking.weight import masked_weight, scale
@@ -189,9 +191,17 @@ class MaskedTensors:
         for t in self.tensors.values():
             t.rewrite(self.steps)
 
-    def off(self) -> list[str]:
-        """The names of the tensors that have weights off."""
-        return [name for name, t in self.tensors.items() if float(t.on) < t.theta.numel()]
+    def held_by(self, hold: Hold) -> None:
+        """Have `hold` hold the model for these, which it must not keep alive."""
+        where = {n: t.where for n, t in self.tensors.items()} | {n: self._base.where(n) for n in self.norms}
+        me, names = weakref.ref(self), tuple(where)
+        hold.keep(where, lambda: names if (still := me()) is None else still.changed(), self.norms)
+
+    def changed(self) -> list[str]:
+        """The names of the tensors that are not the base's now: those with weights off, and norm weights that moved."""
+        off = [name for name, t in self.tensors.items() if float(t.on) < t.theta.numel()]
+        norms = self.norms.items()
+        return off + [name for name, p in norms if not torch.equal(p.detach().cpu(), self.base[name].cpu())]
 
     def restore(self) -> None:
         """Make weights, what was trained, and buffers the base's again, bit for bit. Ends all work on them."""

@@ -39,15 +39,22 @@ class Hold:
         self._masked: dict[str, WeakPlace] = {}
         self._marked: list[weakref.ref[nn.Module]] = []
         self._off: Callable[[], Collection[str]] = tuple
+        self.beside: frozenset[str] = frozenset()
         self._undecided: int | None = threading.get_ident()
         self._ending = threading.Lock()
 
-    def keep(self, masked: Mapping[str, Sequence[Place]], off: Callable[[], Collection[str]]) -> None:
+    def keep(
+        self,
+        masked: Mapping[str, Sequence[Place]],
+        off: Callable[[], Collection[str]],
+        beside: Collection[str] = (),
+    ) -> None:
         """Hold on after the block of `taking`.
 
-        `masked` says where the masked tensors stand, `off()` which of them have weights off. It is called when the
-        model is copied, and must not keep the model alive.
+        `masked` says where the masked tensors stand, and those trained `beside` them; `off()` which of them are not the
+        base's now: have weights off, or moved. It is called when the model is copied, and must not keep it alive.
         """
+        self.beside = frozenset(beside)
         self._off, self._masked = off, {name: _weakly(where[0]) for name, where in masked.items()}
         modules: dict[nn.Module, dict[str, str]] = {}
         for name, where in masked.items():
@@ -73,7 +80,7 @@ class Hold:
         return [tensor for place in self._where if (tensor := _there(place)) is not None]
 
     def first_off(self) -> tuple[str, Tensor] | None:
-        """The first masked tensor that has weights off, and so is not the base's, with its name."""
+        """The first tensor that is not the base's, because it has weights off or was trained, with its name."""
         for name in self._off():
             if name in self._masked and (tensor := _there(self._masked[name])) is not None:
                 return name, tensor
@@ -163,7 +170,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 class _Mark:
-    """What copies and pickles of a masked module carry: as the plain pair (who, {name: where the weights are 0})."""
+    """What copies and pickles of a masked module carry: as the plain pair (who, {name: a digest of it})."""
 
     def __init__(self, hold: Hold, module: nn.Module, names: Mapping[str, str]) -> None:
         self._hold, self._module, self._names = weakref.ref(hold), weakref.ref(module), dict(names)
@@ -173,15 +180,20 @@ class _Mark:
         if hold not in _holds or hold is None or module is None:
             return tuple, (("", {}),)
         off = hold._off()
-        zeros = {own: _zeros(module, own) for own, name in self._names.items() if name in off}
-        return tuple, ((hold.who, zeros),)
+        seen = {
+            own: _print(module, own, name in hold.beside) for own, name in self._names.items() if name in off
+        }
+        return tuple, ((hold.who, seen),)
 
 
 def _copied_from(model: nn.Module) -> str | None:
     """Who held the model that `model` is a copy of, where its weights are still 0 where that one's were."""
     for module in model.modules():
         mark = module.__dict__.get(_MARK)
-        if isinstance(mark, tuple) and any(_zeros(module, own) == zeros for own, zeros in mark[1].items()):
+        if isinstance(mark, tuple) and any(
+            seen is not None and _print(module, own, seen.startswith(_VALUES)) == seen
+            for own, seen in mark[1].items()
+        ):
             return str(mark[0])
     return None
 
@@ -198,10 +210,20 @@ def _loaded_from(everywhere: Mapping[str, Place]) -> str | None:
     return None
 
 
-def _zeros(module: nn.Module, own: str) -> str | None:
-    """A digest of where a parameter is 0: it outlives moves and casts of the copy, and not other weights in it."""
+_VALUES = "="
+
+
+def _print(module: nn.Module, own: str, by_values: bool) -> str | None:
+    """A digest of where a parameter is 0: it outlives moves and casts of the copy, and not other weights in it.
+
+    Of one that is trained beside the masks, of which nothing need be 0, that of its values: it outlives no cast to a
+    narrower type.
+    """
     tensor = module._parameters.get(own)
     if tensor is None:
         return None
+    if by_values:
+        values = tensor.detach().cpu().double().contiguous().numpy().tobytes()
+        return _VALUES + hashlib.blake2b(values, digest_size=16).hexdigest()
     where = (tensor.detach() == 0).cpu().contiguous().numpy()
     return hashlib.blake2b(np.packbits(where).tobytes(), digest_size=16).hexdigest()
