@@ -17,17 +17,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from selfmask.maskfile.budget import Worn, in_bytes, writer
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.quantised import Quantised, quantised, row_count
 from selfmask.maskfile.saving import HeadDtype, stored_head
+from selfmask.maskfile.trade import Learnt
 from selfmask.masking.importance import at_bits, per_bit, sensitivity
 from selfmask.masking.norm import running_statistics
 from selfmask.masking.norm_weights import norm_weights
 from selfmask.objectives.base import Method as Optimizer
 
 HEADS: tuple[HeadDtype, ...] = ("float32", "float16", "int8")
+BUDGETS = (10_240, 20_480, 51_200)
+ANY = "any"
+"""The precision of a head in a file of so many bytes: what was best there."""
 
 
 @dataclass(frozen=True)
@@ -186,16 +191,17 @@ def _in_scales(tensor: Tensor) -> tuple[int, ...]:
 
 
 def stored_masks(
-    module: nn.Module, path: Path, head: Head, views: Sequence[Tensor]
+    module: nn.Module, path: Path, head: Head, views: Sequence[Tensor], held_out: Sequence[Tensor]
 ) -> Iterator[list[tuple[Stored, Head]]]:
     """The masks of the file `path`, whole and with a half and a quarter of their bits, with the head in each precision.
 
     `module` is their base, and wears the masks while they are given. Bits are given up by sensitivity on `views`,
-    normalised batches.
+    normalised batches of training images. After these the best files of so many bytes, chosen on `held_out`.
     """
     mask = load(path)
     whole = mask.masks()
     theta = {name: module.get_parameter(name).detach().clone() for name in whole}
+    bases = {name: module.get_parameter(name).detach().clone() for name in mask.norms}
     with mask.apply(module):
         importance = per_bit(whole, sensitivity(module, theta, views))
     for what, share in (("", 1.0), ("half, ", 0.5), ("quarter, ", 0.25)):
@@ -206,6 +212,15 @@ def stored_masks(
             files.append(load(save_derived(own, mask, masks, note={}, head=stored_head(head, dtype))))
         with files[0].apply(module):
             yield [(_sizes(f"{what}{HEADS[i]}", file), file.head) for i, file in enumerate(files)]
+    write = writer(mask.index.base, mask.statistics, mask.trained)
+    learnt = Learnt(whole, mask.norms, dict(head), mask.metadata)
+    for budget in BUDGETS:
+        with mask.apply(module):
+            found = in_bytes(budget, learnt, Worn(module, theta, bases, learnt, held_out), write)
+            own = path.with_name(f"{budget}.mask.safetensors")
+            own.write_bytes(found.content)
+            file = load(own)
+            yield [(_sizes(f"in {budget // 1024} kB, {ANY}", file), file.head)]
 
 
 def _sizes(way: str, mask: Mask) -> Stored:

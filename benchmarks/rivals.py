@@ -111,6 +111,12 @@ class Setting:
         """Of the network as it is, float32 (N, width)."""
         return features(backbone, images, size=self.plan.size, channels_last=self.plan.channels_last)
 
+    def views(self, images: ImageSet) -> list[Tensor]:
+        """Normalised batches of the images as they are evaluated."""
+        recipe = self.plan.backbone.preprocessing
+        views = images.resized(self.plan.size, recipe.crop, recipe.interpolation)
+        return list(recipe.normalise(views).split(64))
+
     def plan_of(self, name: str, rate: float | None) -> Plan:
         """The plan of one method: a copy of the network, its optimizer and rate, and for masks how they start."""
         method, plan = METHODS[name], self.plan
@@ -186,13 +192,12 @@ class Trained:
         assert self._masks is not None
         path = self._masks.save(folder / "whole.mask.safetensors", head=self._head)
         self._masks.remove()
-        plan, some = self._plan, self._plan.train
-        recipe = plan.backbone.preprocessing
+        some = self._plan.train
         if len(some) > IMAGES:
             order = torch.randperm(len(some), generator=torch.Generator().manual_seed(0))
             some = some.subset(order[:IMAGES])
-        views = recipe.normalise(some.resized(plan.size, recipe.crop, recipe.interpolation))
-        yield from stored_masks(plan.backbone.module, path, self._head, views.split(64))
+        views, held_out = (self._setting.views(images) for images in (some, self._setting.held_out))
+        yield from stored_masks(self._plan.backbone.module, path, self._head, views, held_out)
 
 
 WARMUP = 0.1

@@ -151,14 +151,17 @@ def table(made: Sequence[Point], names: Sequence[str]) -> str:
 
 
 def _line(ways: Mapping[str, Point], probe: Point | None) -> str:
-    exact, small = ways["float32"], ways["int8"]
+    exact = ways.get("float32") or next(iter(ways.values()))
+    small = ways.get("int8", exact)
     marks = ("*" if exact.edge else "") + ("…" if exact.partly else "")
     gain = ""
     if probe is not None and exact is not probe and exact.right.keys() & probe.right.keys():
         value, low, high = exact.gain(probe)
         gain = f"{signed(value)} ({signed(low)} to {signed(high)})"
     rate = "" if exact.rate is None else f"{exact.rate:g}{marks}"
-    seeds, files = ", ".join(map(str, sorted(exact.right))), [size(p.file) for p in ways.values()]
+    seeds = ", ".join(map(str, sorted(exact.right)))
+    # A file of so many bytes has one precision, the best: it stands where the smallest do.
+    files = [size(ways[p].file) if p in ways else "" for p in ("float32", "float16")] + [size(small.file)]
     cells = [
         exact.name, rate, seeds, f"{exact.seconds:.0f} s", f"{exact.top1:.3f}", gain, *files, f"{small.top1:.3f}",
     ]  # fmt: skip
@@ -202,7 +205,11 @@ def plot(made: Sequence[Point], names: Sequence[str], folder: Path) -> list[Path
         for axis, cell in zip(axes, cells, strict=False):
             for name in shown:
                 # Int8 alone, and what was given up: precisions differ in bytes and hardly in accuracy.
-                own = [p for p in made if (p.cell, p.method) == (cell, name) and p.precision == "int8"]
+                own = [
+                    p
+                    for p in made
+                    if (p.cell, p.method) == (cell, name) and p.precision not in ("float32", "float16")
+                ]
                 own.sort(key=lambda p: p.file)
                 colour, marker = looks[name]
                 spans = [interval(np.mean(list(p.right.values()), axis=0)) for p in own]
