@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from torch import Tensor
 
+from selfmask._common.style import MARKERS, SERIES
 from selfmask.reports.chart import Chart, DataTable, columns_of_legend, is_narrow, set_height
-from selfmask.reports.style import MARKERS, SERIES
 from selfmask.reports.wording import signed, size
 
 Result = dict[str, Any]

@@ -15,7 +15,7 @@ from .masking.tensor_adam import TensorAdam
 from .maskset import MaskSet
 from .objectives.base import Batch, Job, Objective
 from .objectives.registry import register
-from .run.adapt import adapt
+from .tasks.adapt import adapt
 from .tasks.analyze import analyze
 from .tasks.apply import apply
 from .tasks.cascade import cascade

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from selfmask._common.style import INKS, SERIES
 from selfmask.reports.chart import Chart, DataTable
 from selfmask.reports.clusters import clusters_chart
 from selfmask.reports.density import layers
@@ -20,7 +21,6 @@ from selfmask.reports.filters import filter_chart, filter_shares
 from selfmask.reports.magnitude import magnitude_chart, magnitude_profile
 from selfmask.reports.results import result_chart, size_chart
 from selfmask.reports.similarity import OffBits, similarity, similarity_chart
-from selfmask.reports.style import INKS, SERIES
 from selfmask.reports.training import smoothed, training_chart
 from selfmask.run.log import Log
 from selfmask.run.result import Cluster

@@ -155,13 +155,13 @@ def test_accuracies_have_one_decimal_and_losses_are_told_apart(tiny_run) -> None
     assert printed(table) == [("0.5000", "1", "1234.5"), ("0.2500", "–", "0.1")]
 
 
-def test_the_scale_of_accuracies_ends_at_all_of_them() -> None:
+def test_the_scale_of_accuracies_ends_at_100() -> None:
     def scale(*right: int) -> tuple[float, float]:
         return scale_of(Rows.of([Outcome(str(n), knn=bits(400, n)) for n in right]))
 
     assert scale(398, 400) == (90, 100)
-    assert scale(0, 2) == (0, 10)
-    assert scale(150, 260) == (30, 70)
+    assert scale(0, 2) == (0, 100)
+    assert scale(150, 260) == (30, 100)
 
 
 def test_names_from_files_cannot_become_markup(tiny_run) -> None:

@@ -41,7 +41,7 @@ class CascadeSettings(AdaptSettings):
     """Draw the clusters' make-up and maps of the embeddings."""
 
     FREE: ClassVar[tuple[str, ...]] = (
-        *AdaptSettings.FREE, "keep", "width", "pictures", "expert_lr", "expert_steps",
+        *AdaptSettings.FREE, "keep", "width", "expert_lr", "expert_steps",
     )  # fmt: skip
     """What a resumed cascade may change. The experts' rate and steps: an expert may have been stopped because it did
     harm. Finished experts stay as they are, and the result says how each was trained."""
@@ -80,7 +80,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "": (
         "data", "out", "backbone", "weights", "experts", "size", "epochs", "labels", "evaluate", "resume",
     ),
-    "Cascade": ("router", "expert_steps", "expert_lr", "width", "keep", "pictures"),
+    "Cascade": ("router", "expert_steps", "expert_lr", "width", "keep"),
     **{heading: names for heading, names in ADAPT_HEADINGS.items() if heading},
 }  # fmt: skip
 """The flags under their headings; see `run.settings.HEADINGS`."""

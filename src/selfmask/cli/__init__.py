@@ -39,7 +39,7 @@ COMMANDS = {
     ),
     "adapt": Command(
         "learn a mask for a backbone on your images",
-        "run.settings:AdaptSettings", "run.adapt:learn_mask", "cli.runs:show_run",
+        "run.settings:AdaptSettings", "tasks.adapt:run", "cli.runs:show_run",
     ),
     "evaluate": Command(
         "k-NN and linear probe, before and after",

@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from selfmask._common.escape import json_text, one_line
+from selfmask._common.style import INKS, PIXELS_PER_INCH, RC
 from selfmask._common.table import csv_lines
-from selfmask.reports.style import INKS, PIXELS_PER_INCH, RC
 
 Cell = str | int | float | bool | None
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from selfmask._common.style import MARKERS, MUTED, SERIES
 from selfmask.reports.chart import Chart, DataTable, columns_of_legend, is_narrow, set_height
-from selfmask.reports.style import MARKERS, MUTED, SERIES
 from selfmask.reports.wording import count, percent
 from selfmask.run.result import Cluster
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from selfmask._common.style import BLUE, MARKERS, MUTED, SERIES
 from selfmask.reports.chart import (
     Chart,
     DataTable,
@@ -18,8 +19,7 @@ from selfmask.reports.chart import (
 )
 from selfmask.reports.density import Layer, SeriesPoint, grouped, series
 from selfmask.reports.places import kind_rank
-from selfmask.reports.style import BLUE, MARKERS, MUTED, SERIES
-from selfmask.reports.wording import label, listed, percent
+from selfmask.reports.wording import label, listed, percent, percents
 
 _DEPTH_COLUMNS = ("group", "kind", "part", "depth", "density", "deviation", "masks")
 
@@ -102,9 +102,8 @@ def stage_chart(found: Sequence[Layer], name: str = "densities-by-stage") -> Cha
         set_height(figure, 40 + 24 * len(names))
         axis = figure.subplots()
         bars = axis.barh(range(len(names)), shares, height=0.62, color=BLUE.light)
-        axis.bar_label(
-            bars, [f"{share:.2g} %" for share in shares], padding=4, color=MUTED.light, fontsize=11
-        )
+        labels = percents([share / 100 for share in shares])
+        axis.bar_label(bars, labels, padding=4, color=MUTED.light, fontsize=11)
         axis.set_yticks(range(len(names)), [label(name, 30) for name in names])
         axis.invert_yaxis()
         axis.grid(visible=False)

@@ -20,10 +20,10 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from selfmask._common.clustering import kmeans, principal_axes
+from selfmask._common.style import GRID, MARKERS, MUTED, SERIES
 from selfmask.errors import MissingExtraError, SettingsError
 from selfmask.reports.before_after import BeforeAfter
 from selfmask.reports.chart import Chart, DataTable, columns_of_legend, is_narrow, set_height
-from selfmask.reports.style import GRID, MARKERS, MUTED, SERIES
 from selfmask.reports.wording import label as label_of
 from selfmask.reports.wording import listed
 

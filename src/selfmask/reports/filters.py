@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from selfmask._common.style import BLUE, ORANGE, SKY
 from selfmask.reports.chart import Chart, DataTable, columns_of_legend, is_narrow, set_height
 from selfmask.reports.density import check_bool, part_of
 from selfmask.reports.places import Place, locate
-from selfmask.reports.style import BLUE, ORANGE, SKY
 from selfmask.reports.wording import count, percent
 
 

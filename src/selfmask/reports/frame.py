@@ -11,7 +11,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from selfmask._common.escape import encodable, one_line
-from selfmask.reports.style import INKS
+from selfmask._common.style import INKS
 from selfmask.version import VERSION
 
 

@@ -13,10 +13,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from selfmask._common.style import BLUE, ORANGE
 from selfmask.errors import WrongBaseError
 from selfmask.reports.chart import Chart, DataTable, set_height
-from selfmask.reports.style import BLUE, ORANGE
-from selfmask.reports.wording import percent
+from selfmask.reports.wording import percents
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,9 @@ def magnitude_chart(profile: MagnitudeProfile, name: str = "magnitudes", of: str
     shares = [100 * share for share in profile.shares]
     bins = len(shares)
     first, last = shares[0], shares[-1]
+    least, most, all_of_them, energy = percents(
+        [first / 100, last / 100, profile.share_off, profile.energy_off]
+    )
     trend = (
         "Small weights were switched off more often than large ones."
         if first > 1.25 * last
@@ -99,7 +102,7 @@ def magnitude_chart(profile: MagnitudeProfile, name: str = "magnitudes", of: str
             100 * profile.share_off, color=ORANGE.light, linewidth=1.4, linestyle="--", label="all weights"
         )
         axis.set_xlim(0, 100)
-        axis.set_xlabel("size |θ| of the weight, as a percentile of its tensor →")
+        axis.set_xlabel("percentile of |θ| within its tensor →")
         axis.set_ylabel("weights off (%)")
         figure.legend(loc="outside upper left")
 
@@ -107,9 +110,8 @@ def magnitude_chart(profile: MagnitudeProfile, name: str = "magnitudes", of: str
         name,
         "Were large or small weights switched off?" + (f" ({of})" if of else ""),
         "Each weight is ranked by its size within its own tensor; the dashed line is the share over all weights.",
-        f"{trend} Of the smallest {percent(1 / bins)}, {percent(first / 100)} are off, of the largest "
-        f"{percent(1 / bins)}, {percent(last / 100)}; over all weights {percent(profile.share_off)}. "
-        f"The weights off carry {percent(profile.energy_off)} of the sum of squares.",
+        f"{trend} Of the smallest {100 / bins:g} %, {least} are off, of the largest {100 / bins:g} %, {most}; over all "
+        f"weights {all_of_them}. The weights off carry {energy} of the sum of squares.",
         DataTable(
             ("bin", "from_percentile", "to_percentile", "weights", "off", "share_off"),
             tuple(

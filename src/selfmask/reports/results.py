@@ -7,9 +7,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from selfmask.features.rows import Estimate, Rows
-from selfmask.reports.chart import Cell, Chart, DataTable, is_narrow, set_height
-from selfmask.reports.style import (
+from selfmask._common.style import (
     BLUE,
     GREEN,
     MUTED,
@@ -19,7 +17,9 @@ from selfmask.reports.style import (
     SLATE,
     TEXT,
 )
-from selfmask.reports.wording import accuracy, label, percent, size
+from selfmask.features.rows import Estimate, Rows
+from selfmask.reports.chart import Cell, Chart, DataTable, is_narrow, set_height
+from selfmask.reports.wording import accuracy, label, percents, size
 
 MEASURES = {"knn": "k-NN", "probe": "linear probe", "head": "trained head"}
 """The measures of `features.rows.Row`, and what a reader calls them."""
@@ -47,10 +47,9 @@ def measures_of(rows: Rows) -> list[str]:
 
 
 def scale_of(rows: Rows) -> tuple[float, float]:
-    """From where to where (%) accuracies are drawn: tens around all intervals, within 0 and 100."""
+    """From where to where (%) accuracies are drawn: from the ten below all intervals to 100, which is all right."""
     ends = [100 * end for row in rows.rows for key in measures_of(rows) for end in _ends(getattr(row, key))]
-    least, most = 10 * math.floor(min(ends) / 10), 10 * math.ceil(max(ends) / 10)
-    return max(0.0, min(least, 90.0)), min(100.0, max(most, least + 10.0))
+    return max(0.0, min(10.0 * math.floor(min(ends) / 10), 90.0)), 100.0
 
 
 def result_chart(rows: Rows, name: str = "results") -> Chart:
@@ -129,7 +128,8 @@ def size_chart(parts: Mapping[str, int], full: int | None = None, name: str = "s
         names = list(shown)
         inks = [_PARTS.get(part, SLATE).light for part in names]
         bars = axis.barh(range(len(names)), [shown[part] for part in names], height=0.62, color=inks)
-        labels = [f"{size(shown[part])} ({percent(shown[part] / total)})" for part in names]
+        shares = percents([shown[part] / total for part in names])
+        labels = [f"{size(shown[part])} ({share})" for part, share in zip(names, shares, strict=True)]
         axis.bar_label(bars, labels, padding=4, color=MUTED.light, fontsize=11)
         axis.set_yticks(range(len(names)), names)
         axis.tick_params(axis="y", labelcolor=TEXT.light)

@@ -19,10 +19,10 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
+from selfmask._common.style import PIXELS_PER_INCH
 from selfmask.errors import SettingsError
 from selfmask.reports.chart import Chart, DataTable, is_narrow
 from selfmask.reports.overlap import Overlap
-from selfmask.reports.style import PIXELS_PER_INCH
 from selfmask.reports.wording import label as label_of
 
 Matrix = NDArray[np.float64]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from selfmask._common.style import BLUE, GREEN, MUTED, OCHRE, ORANGE, PURPLE, ROSE, SKY, Ink
 from selfmask.reports.chart import Chart, DataTable, is_narrow, set_height
-from selfmask.reports.style import BLUE, GREEN, MUTED, OCHRE, ORANGE, PURPLE, ROSE, SKY, Ink
 from selfmask.reports.wording import listed
 from selfmask.run.log import Log
 
@@ -22,14 +22,15 @@ class _Curve:
     ink: Ink
     factor: float = 1.0
     from_zero: bool = False
+    to_all: bool = False  # up to 100 %, whatever was reached
 
+
+_WATCHED = ("knn", "validation_accuracy", "validation", "watch_knn")
 
 _CURVES = (
     _Curve(("loss",), "loss", BLUE),
-    _Curve(("accuracy", "train_accuracy"), "training accuracy (%)", GREEN, 100),
-    _Curve(
-        ("knn", "validation_accuracy", "validation", "watch_knn"), "accuracy on watched images (%)", ROSE, 100
-    ),
+    _Curve(("accuracy", "train_accuracy"), "training accuracy (%)", GREEN, 100, to_all=True),
+    _Curve(_WATCHED, "accuracy on watched images (%)", ROSE, 100, to_all=True),
     _Curve(("off",), "weights off (%)", ORANGE, 100, True),
     _Curve(("flipped", "flips"), "bits flipped in a step (%)", PURPLE, 100, True),
     _Curve(("cosine",), "cosine with the targets", GREEN),
@@ -63,8 +64,8 @@ def training_chart(log: Log, name: str = "training") -> Chart:
             if curve.from_zero:
                 axis.set_ylim(bottom=0)
             if curve.factor == 100:  # a share: there is nothing above all of it
-                axis.set_ylim(top=min(100, axis.get_ylim()[1]))
-            axis.yaxis.set_major_locator(MaxNLocator(nbins=4))
+                axis.set_ylim(top=100 if curve.to_all else min(100, axis.get_ylim()[1]))
+            axis.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]))
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
             if number >= len(found) - columns:
                 axis.set_xlabel("step")

@@ -22,6 +22,14 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{value:.{min(decimals, 6)}f}{_UNIT}%"
 
 
+def percents(shares: Sequence[float]) -> list[str]:
+    """Shares that stand beside one another, with the same decimals: two significant digits for the least of them, but
+    three decimals at most. 0.0059, 0.012 → "0.59 %", "1.20 %"."""
+    some = [100 * share for share in shares if share]
+    decimals = min(3, max(0, 1 - _magnitude(min(map(abs, some))))) if some else 0
+    return [f"{100 * share:.{decimals}f}{_UNIT}%" for share in shares]
+
+
 def accuracy(share: float) -> str:
     """An accuracy in [0, 1] with one decimal, as all of them have: 0.7 → "70.0 %"."""
     return f"{100 * share:.1f}{_UNIT}%"

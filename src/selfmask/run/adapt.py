@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
-from selfmask._common.calls import call
 from selfmask._common.console import tell
 from selfmask._common.processes import by_the_first
 from selfmask._common.units import byte_count
@@ -101,10 +100,6 @@ def learn_mask(settings: AdaptSettings, console: Console | None = None) -> Run:
 
     Raises a `SelfmaskError` for whatever a user can mend. A first Ctrl-C writes a checkpoint and returns a `Run`
     that says so; with `resume` the run then goes on to the same masks.
-
-    >>> run = selfmask.adapt("photos/", out="runs/new", size=32, steps=2, threads=1, evaluate=False)
-    >>> run.steps, run.mask.name, run.result.objective
-    (2, 'mask.safetensors', 'supervised')
     """
     folder = RunFolder(settings.folder())
     if settings.resume and settings.held_out is None and folder.settings.is_file():
@@ -121,9 +116,6 @@ def learn_mask(settings: AdaptSettings, console: Console | None = None) -> Run:
         by_the_first(accelerator.device, lambda: folder.open(settings.recorded(), resume=settings.resume))
         with tracked(accelerator, folder.path, settings.recorded()):
             return _adapt(plan, objective, folder, accelerator, console)
-
-
-adapt = call(AdaptSettings, learn_mask)
 
 
 def _adapt(

@@ -5,38 +5,42 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from selfmask._common.escape import one_line
 from selfmask._common.files import write_atomically
+from selfmask._common.style import BLUE, GREEN, ORANGE, PIXELS_PER_INCH, RC, Ink
 from selfmask.run.log import Log
-
-_BLUE, _ORANGE, _GREY = "#1f5fa8", "#c2571a", "#555555"
 
 
 def draw_curves(log: Log, picture: Path, title: str) -> None:
-    """Draw `picture` (PNG, 1200 × 450 pixels) from a run's log."""
-    entries = log.steps
-    steps = [e["step"] + 1 for e in entries]
-    figure = Figure(figsize=(12, 4.5), dpi=100, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    marker = "o" if len(steps) < 3 else None
-    left.plot(steps, [e["loss"] for e in entries], color=_BLUE, marker=marker, label="loss")
-    left.set(xlabel="step", ylabel="loss (of each logged batch)", title="What the masks learnt from")
-    left.set_ylim(bottom=0)
-    if entries and "accuracy" in entries[-1]:
-        twin = left.twinx()
-        twin.plot(steps, [100 * e["accuracy"] for e in entries], color=_GREY, linewidth=0.8, label="accuracy")
-        twin.set(ylabel="accuracy on the batch (%)", ylim=(0, 100))
-        twin.spines["top"].set_visible(False)
-    if entries and "off" in entries[-1]:
-        right.plot(steps, [100 * e["off"] for e in entries], color=_ORANGE, marker=marker)
-        right.set(xlabel="step", ylabel="weights off (%)", title="How much was switched off")
-        right.set_ylim(bottom=0)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    figure.suptitle(one_line(title), parse_math=False)  # a folder may have a dollar in its name
+    """Draw `picture` (PNG, 1440 × 600 pixels) from a run's log, in the style of the report's figures."""
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(720 / PIXELS_PER_INCH, 300 / PIXELS_PER_INCH), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        lines = [_draw(left, log, "loss", 1, BLUE, "loss of each logged batch")]
+        if any("accuracy" in entry for entry in log.steps):
+            other = left.twinx()
+            lines.append(_draw(other, log, "accuracy", 100, GREEN, "accuracy on it (%, green scale)"))
+            other.set_ylim(0, 100)
+            other.tick_params(axis="y", labelcolor=GREEN.light)
+            other.grid(visible=False)
+        lines.append(_draw(right, log, "off", 100, ORANGE, "weights off (%)"))
+        figure.suptitle(one_line(title), x=0.01, ha="left", fontsize=13, fontweight="bold")
+        figure.legend(handles=lines, loc="outside lower left", ncols=3)
+        figure.savefig(content, format="png", dpi=2 * PIXELS_PER_INCH, metadata={"Software": None})
     write_atomically(picture, content.getvalue())
+
+
+def _draw(axes: Axes, log: Log, key: str, factor: float, ink: Ink, name: str) -> Line2D:
+    steps, values = log.curve(key)
+    shown = [factor * value for value in values]
+    marker = "o" if len(steps) < 3 else None
+    (line,) = axes.plot([step + 1 for step in steps], shown, color=ink.light, marker=marker, label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("step")
+    return line

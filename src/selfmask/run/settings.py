@@ -117,6 +117,8 @@ class AdaptSettings:
     """Peak learning rate of that row."""
     track: Tracker | None = None
     """Also tell the log and the results to tensorboard (files in the run's folder), wandb or mlflow."""
+    pictures: bool = False
+    """Also write the page of `selfmask report` and each of its figures into the run's folder."""
     seed: int = 0
     """Of everything that is drawn."""
     threads: int | None = None
@@ -132,7 +134,7 @@ class AdaptSettings:
 
     FREE: ClassVar[tuple[str, ...]] = (
         "resume", "threads", "checkpoint_every", "evaluate", "statistics", "larger", "finetune", "finetune_lr", "out",
-        "device", "head_dtype", "max_bytes", "track",
+        "device", "head_dtype", "max_bytes", "pictures", "track",
     )  # fmt: skip
     """What a resumed run may change."""
 
@@ -229,7 +231,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "train_norms",
     ),
     "What is measured and stored": (
-        "evaluate", "statistics", "larger", "finetune_lr", "head_dtype", "max_bytes", "track",
+        "evaluate", "statistics", "larger", "finetune_lr", "head_dtype", "max_bytes", "pictures", "track",
     ),
     "Machine": ("threads", "device"),
 }  # fmt: skip
