@@ -16,8 +16,9 @@ from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import Splits
 from selfmask.maskfile.loading import load
 from selfmask.run.adapt import Run, learn_mask
+from selfmask.run.checkpoint import write_checkpoint
 from selfmask.run.folder import RunFolder
-from selfmask.run.measuring import choose_crop
+from selfmask.run.measuring import choose_crop, measure_base
 from selfmask.run.plan import make_plan
 from selfmask.run.result import Check
 from selfmask.run.settings import AdaptSettings
@@ -166,3 +167,26 @@ def test_the_chosen_crop_is_recorded(weights: Path, tmp_path: Path) -> None:
     assert chosen == run.result.crop
     assert f"evaluation views: crop {chosen:g} (k-NN of 340 training images" in text
     assert "at 1," in text
+
+
+RIGHT = torch.ones(5, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"pretrained": {}}, {"pretrained": 3}, {"pretrained": [1]}, {"pretrained": {"name": "other", "knn": RIGHT}},
+        {"pretrained": {"name": "pretrained", "knn": RIGHT.float()}}, {"pretrained": {"name": "pretrained", "knn": 1}},
+        {"pretrained": {"name": "pretrained", "more": None}}, {"crop": "x"}, {"crop": [1]},
+    ],
+)  # fmt: skip
+def test_what_was_measured_before_a_stop_is_taken_whole_or_said_to_be_damaged(
+    weights: Path, tmp_path: Path, kept: dict[str, Any]
+) -> None:
+    """Found by ten thousand cases of tests/cli/test_fuzz.py: a TypeError and an AttributeError."""
+    plan = make_plan(short(weights, tmp_path / "run", resume=True, images=64))
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    write_checkpoint(folder.measured, kept)
+    with pytest.raises(RunError, match=r"measured.safetensors is damaged, or of another run"):
+        (choose_crop if "crop" in kept else measure_base)(plan, folder, QUIET)

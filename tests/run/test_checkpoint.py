@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from selfmask.errors import RunError
 from selfmask.run import checkpoint
-from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
+from selfmask.run.checkpoint import FORMAT, read_checkpoint, write_checkpoint
 
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**60), 2**60), st.floats(allow_nan=False), st.text(max_size=5),
@@ -58,6 +59,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(RunError, match=r"damaged|not a checkpoint"):
             read_checkpoint(path)
+    path.write_bytes(save({"/a": torch.ones(4)}, {"format": FORMAT, "state": '{"list": [{"tensor": "/a"}]}'}))
+    with pytest.raises(RunError, match=r"damaged: at its root is list, not a dictionary"):
+        read_checkpoint(path)
 
 
 def test_a_full_disk_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from selfmask.maskset import MaskSet
 from selfmask.objectives.base import Objective
 from selfmask.objectives.registry import objective_class
 from selfmask.run.build import build_masks, build_objective
-from selfmask.run.checkpoint import read_checkpoint
+from selfmask.run.checkpoint import damage_named, read_checkpoint
 from selfmask.run.folder import RunFolder
 from selfmask.run.loop import fit
 from selfmask.run.plan import Plan
@@ -42,15 +42,16 @@ class Start:
     def of(cls, folder: RunFolder) -> Start:
         """Of the finished dispatcher in `folder`. Raises `RunError` where its checkpoint is missing or damaged."""
         state, mask = read_checkpoint(folder.checkpoint), folder.mask()
-        scores = state["optimizer"]["state"]
-        return cls(
-            folder.mask_file,
-            tuple(scores[index]["score"] for index in sorted(scores) if "score" in scores[index]),
-            mask.statistics,
-            mask.norms,
-            state["objective"],
-            int(state["step"]),
-        )
+        with damage_named(folder.checkpoint):
+            scores = state["optimizer"]["state"]
+            return cls(
+                folder.mask_file,
+                tuple(scores[index]["score"] for index in sorted(scores) if "score" in scores[index]),
+                mask.statistics,
+                mask.norms,
+                state["objective"],
+                int(state["step"]),
+            )
 
     @torch.no_grad()
     def put(self, masks: MaskSet) -> None:
@@ -132,8 +133,10 @@ def _same_plan(checkpoint: Path, settings: FitSettings) -> bool:
     """Whether there is a checkpoint that can be gone on with. Anything else that differs is refused by `fit`."""
     if not checkpoint.is_file():
         return False
-    before = read_checkpoint(checkpoint)["settings"]
-    return all(before.get(name) == getattr(settings, name) for name in ("steps", "rate"))
+    state = read_checkpoint(checkpoint)
+    with damage_named(checkpoint):
+        before = state["settings"]
+        return all(before.get(name) == getattr(settings, name) for name in ("steps", "rate"))
 
 
 def _keeps_its_head(plan: Plan) -> bool:

@@ -28,7 +28,7 @@ from selfmask.features.passes import showing
 from selfmask.features.rows import NOT_MEASURED, Rows
 from selfmask.run.adapt import learn_mask
 from selfmask.run.build import build_objective
-from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
+from selfmask.run.checkpoint import damage_named, read_checkpoint, write_checkpoint
 from selfmask.run.folder import RunFolder
 from selfmask.run.measuring import sparing
 from selfmask.run.plan import Plan, make_plan
@@ -204,7 +204,8 @@ def _router(
 
     by_the_first(accelerator.device, make)
     state = read_checkpoint(path)
-    return Router.from_tensors(state["kind"], state["router"]), state["assignment"]
+    with damage_named(path):
+        return Router.from_tensors(state["kind"], state["router"]), state["assignment"]
 
 
 def _record(plan: Plan, folder: RunFolder) -> dict[str, Any]:

@@ -7,6 +7,8 @@ under its path. Reading one executes nothing.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from selfmask._common.files import write_atomically
-from selfmask.errors import RunError
+from selfmask.errors import RunError, SelfmaskError
 
 FORMAT = "selfmask checkpoint 1"
 State = dict[str, Any]
@@ -48,7 +50,10 @@ def read_checkpoint(path: Path) -> State:
                     f"{path} is not a checkpoint of this program (format {metadata.get('format')!r})"
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        return _put_tensors(json.loads(metadata["state"]), tensors)
+        state = _put_tensors(json.loads(metadata["state"]), tensors)
+        if not isinstance(state, dict):
+            raise TypeError(f"at its root is {type(state).__name__}, not a dictionary")
+        return state
     except (
         SafetensorError,
         KeyError,
@@ -59,6 +64,20 @@ def read_checkpoint(path: Path) -> State:
         RecursionError,
     ) as error:
         raise RunError(f"the checkpoint {path} is damaged: {error}") from error
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Raise `RunError` where what was read from the checkpoint `path` does not fit what it is put into."""
+    try:
+        yield
+    except SelfmaskError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(
+            f"the checkpoint {path} is damaged, or of another run: {type(error).__name__}, {error}; start anew in "
+            "another folder"
+        ) from error
 
 
 def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

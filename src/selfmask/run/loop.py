@@ -22,14 +22,14 @@ from torch import nn
 from selfmask._common.console import SafeConsole
 from selfmask._common.processes import any_of, average, same_on_all
 from selfmask.backbones.backbone import Backbone
-from selfmask.errors import RunError, SelfmaskError
+from selfmask.errors import RunError
 from selfmask.images.batches import Batches
 from selfmask.images.image_set import ImageSet
 from selfmask.masking.norm import running_statistics
 from selfmask.masking.tensor_adam import TensorAdam
 from selfmask.maskset import MaskSet
 from selfmask.objectives.base import Batch, Objective
-from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
+from selfmask.run.checkpoint import damage_named, read_checkpoint, write_checkpoint
 from selfmask.run.folder import RunFolder
 from selfmask.run.log import LogWriter
 from selfmask.run.process import Interruption, accelerator_for, keep_freed_memory
@@ -84,7 +84,7 @@ def fit(
     state = read_checkpoint(folder.checkpoint) if resume else None
     if state is not None:
         # First, because an objective finds its own rate in `prepare` and keeps it in its state.
-        with _damage_named(folder.checkpoint):
+        with damage_named(folder.checkpoint):
             objective.load_state_dict(state["objective"])
     optimizer = _score_optimizer(module, masks, settings)
     head = _head_optimizer(objective)
@@ -92,7 +92,7 @@ def fit(
     trained = [p for group in optimizer.param_groups for p in group["params"]] + list(objective.parameters())
     start, spent = 0, 0.0
     if state is not None:
-        with _damage_named(folder.checkpoint):
+        with damage_named(folder.checkpoint):
             start, spent = _restore(state, module, optimizer, head, settings)
     else:
         same_on_all([*objective.parameters(), *objective.buffers()])
@@ -270,20 +270,6 @@ def _state(
         "objective": objective.state_dict(),
         "rng": torch.get_rng_state(),  # torch's own on the CPU: dropout and stochastic depth draw from it
     }
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Raise `RunError` where what was read from the checkpoint `path` does not fit what it is put into."""
-    try:
-        yield
-    except SelfmaskError:
-        raise
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise RunError(
-            f"the checkpoint {path} is damaged, or of another run: {type(error).__name__}, {error}; start anew in "
-            "another folder"
-        ) from error
 
 
 def _restore(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome
 from selfmask.features.statistics import moved_statistics
 from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import stratified
-from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
+from selfmask.run.checkpoint import damage_named, read_checkpoint, write_checkpoint
 from selfmask.run.folder import RunFolder
 from selfmask.run.plan import Plan
 from selfmask.run.result import Check
@@ -189,7 +190,8 @@ def choose_crop(plan: Plan, folder: RunFolder, console: Console) -> None:
     of all networks then have the same views. Every process comes to the same choice, and so does a run that is resumed.
     """
     if folder.measured.is_file() and (known := read_checkpoint(folder.measured).get(_CROP)) is not None:
-        plan.backbone.preprocessing = replace(plan.backbone.preprocessing, crop=known)
+        with damage_named(folder.measured):
+            plan.backbone.preprocessing = replace(plan.backbone.preprocessing, crop=known)
         return
     images = _to_choose_by(plan, _MOST_FOR_CROP)
     if not (plan.settings.evaluate and can_be_measured(plan)) or len(plan.crops) < 2 or images is None:
@@ -227,7 +229,18 @@ def _read_outcomes(folder: RunFolder) -> dict[str, Outcome]:
     if not folder.measured.is_file():
         return {}
     kept = read_checkpoint(folder.measured)
-    return {name: Outcome(**values) for name, values in kept.items() if name != _CROP}
+    with damage_named(folder.measured):
+        return {name: _outcome(name, values) for name, values in kept.items() if name != _CROP}
+
+
+def _outcome(name: str, values: dict[str, Any]) -> Outcome:
+    found = Outcome(**values)
+    right = (found.knn, found.probe, found.head)
+    if found.name != name or not all(
+        x is None or (isinstance(x, Tensor) and x.dtype == torch.bool and x.dim() == 1) for x in right
+    ):
+        raise ValueError(f"{name!r} is no row")
+    return found
 
 
 def _write_outcomes(folder: RunFolder, outcomes: Mapping[str, Outcome]) -> None:

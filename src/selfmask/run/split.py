@@ -129,8 +129,7 @@ class Trained:
     @classmethod
     def read(cls, path: Path) -> Trained:
         """What `write` wrote. Raises `RunError` where it is missing or damaged."""
-        state = read_checkpoint(path)
-        found = state.get("trained") if isinstance(state, dict) else None
+        found = read_checkpoint(path).get("trained")
         if not isinstance(found, Tensor) or found.dtype != torch.int64 or found.dim() != 1:
             raise RunError(f"{path} is damaged: it does not say which images were trained on")
         return cls(found)
