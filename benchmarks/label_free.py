@@ -1,6 +1,6 @@
 """Label-free recipes side by side: data sets, backbones, objectives, score optimizers, seeds; docs/label-free.md.
 
-    python benchmarks/label_free.py --out runs/label_free                # the default recipe, 3 seeds, then the table
+    python benchmarks/label_free.py --out runs/label_free                # the default, 3 seeds, then the table
     python benchmarks/label_free.py --out runs/label_free --recipes all --seeds 0
     python benchmarks/label_free.py --out runs/label_free --backbones resnet-18
     python benchmarks/label_free.py --out runs/label_free --table        # prints only
@@ -29,9 +29,11 @@ DATA: dict[str, dict[str, Any]] = {
     "cifar10": {"data": str(SHARED / "data/cifar10"), "images": 5000, "size": 64},
     "clothing": {"data": str(SHARED / "data/clothing"), "size": 64},
     "dtd10": {"data": str(SHARED / "data/dtd10"), "size": 96},
+    "gtsrb": {"data": str(SHARED / "data/gtsrb"), "size": 64, "mirror": False},
 }
 RECIPES: dict[str, dict[str, Any]] = {
-    "default": {"objective": "distil"},
+    "contrast": {"objective": "contrast"},
+    "distil": {"objective": "distil"},
     "distil, tensor-adam 0.015, 3 epochs": {
         "objective": "distil", "optimizer": "tensor-adam", "lr": 0.015, "epochs": 3
     },
@@ -116,7 +118,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=["cifar10", "clothing"])
     parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=[FIRST])
-    parser.add_argument("--recipes", nargs="+", choices=[*RECIPES, "all"], default=["default"])
+    parser.add_argument("--recipes", nargs="+", choices=[*RECIPES, "all"], default=["contrast"])
     parser.add_argument("--finetune", action="store_true", help="full fine-tuning as well")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="run nothing")

@@ -34,7 +34,9 @@ def main(
 ) -> dict[str, float]:  # fmt: skip
     """Writes before.html and after.html into `out`."""
     images = f"flat:{photos or write_digits(out / 'images', count)}"
-    run = selfmask.adapt(images, out / "run", backbone, weights=weights, steps=steps, size=size)
+    run = selfmask.adapt(
+        images, out / "run", backbone, weights=weights, steps=steps, size=size, mirror=photos is not None
+    )
 
     shares = {}
     for name, network in (("before", None), ("after", str(run.mask))):

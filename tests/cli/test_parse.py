@@ -104,7 +104,7 @@ def test_help_of_adapt_shows_ten_flags_first(capsys: pytest.CaptureFixture[str])
     assert min(out.index(f"--{name.replace('_', '-')} ") for name in others) > places[-1]
     assert set(first) | set(others) == set(words_of(AdaptSettings)) - {"objective_settings", "FREE"}
     # Settings of the objectives that auto takes, and of no other.
-    assert "--distil.crop" in out
+    assert "--contrast.crop" in out
     assert "--swav.prototypes" not in out
     assert parse("adapt", AdaptSettings, ["--objective", "swav", "--help"]) is None
     out = capsys.readouterr().out

@@ -10,7 +10,6 @@ from typing import ClassVar, Literal
 from selfmask.cascades.fusion import MODES, Mode
 from selfmask.cascades.router import Kind
 from selfmask.errors import SettingsError
-from selfmask.objectives.registry import WITHOUT_LABELS
 from selfmask.run.settings import HEADINGS as ADAPT_HEADINGS
 from selfmask.run.settings import AdaptSettings
 
@@ -19,7 +18,7 @@ from selfmask.run.settings import AdaptSettings
 class CascadeSettings(AdaptSettings):
     """Learn a dispatcher, a router and experts on your images, in one file."""
 
-    objective: str = WITHOUT_LABELS
+    objective: str = "distil"
     """How to learn the dispatcher and the experts. Cascades are meant for images without labels; labels, where
     there are some, then serve to measure."""
     out: Path | None = None

@@ -2,9 +2,9 @@
 
 InfoNCE (NT-Xent, Chen et al. 2020) on the backbone's own L2-normalised features: no projection head, so that the
 masks are learnt in the space in which features are compared. A **pull**, pull × (1 − cosine) between a view's features
-and the untouched network's features of the whole image at the same size, keeps what the network knows already. Where
-the images are unlike those that it was trained on, less pull learns more; where they are like them, contrast alone
-harms. docs/label-free.md has what each brought.
+and the untouched network's features of the whole image on a larger view (distil's targets), keeps what the network
+knows already: where the images are like those that it was trained on, contrast alone harms. The default without
+labels; docs/label-free.md has what each brought.
 """
 
 from __future__ import annotations

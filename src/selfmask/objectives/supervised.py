@@ -137,5 +137,5 @@ def _check_classes(images: ImageSet) -> None:
     if present < 2:
         raise DataError(
             f"supervised training needs images of at least two classes, {images.name} has {present}; "
-            "to adapt without labels use --objective distil"
+            "to adapt without labels use --objective contrast"
         )

@@ -72,8 +72,8 @@ class RunWatch(nn.Module):
             raise RunError(
                 f"the loss is still at chance after {step} of {steps} steps ({recent:.3f}; "
                 f"ln K = {self.chance:.3f}): the prototypes tell no two images apart. Take more steps "
-                "(--steps), leave --preset paper out (it starts at random), or take --objective distil, which on a few "
-                "thousand images needs none of it. From Python, SwavSettings has start, prototypes and head_rate"
+                "(--steps), leave --preset paper out (it starts at random), or take --objective contrast, which on "
+                "a few thousand images needs none of it. From Python, SwavSettings has start, prototypes and head_rate"
             )
         if recent > first + 0.15 * abs(first):
             raise RunError(

@@ -37,8 +37,8 @@ class AdaptSettings:
     weights: Path | None = None
     """A file of weights for the backbone (.safetensors, .pth), instead of the hub's."""
     objective: str = AUTO
-    """How to learn: supervised (labels), distil, contrast or swav (no labels), text (class names, CLIP). auto takes
-    supervised where most training images have labels, else distil."""
+    """How to learn: supervised (labels), contrast, distil or swav (no labels), text (class names, CLIP). auto takes
+    supervised where most training images have labels, else contrast."""
     objective_settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the objective's own, by name; on the command line --OBJECTIVE.NAME."""
     preset: Literal["default", "paper"] = "default"
@@ -70,10 +70,10 @@ class AdaptSettings:
     batch: int = 64
     """Images a step."""
     optimizer: Method | None = None
-    """What moves the scores: adam (the default but for swav), tensor-adam (swav's default), or sgd (the paper's)."""
+    """What moves the scores: adam (the default), tensor-adam (a tenth of the flips), or sgd (the paper's)."""
     spread: float | None = None
-    """Scores start between 1 - spread and 1 + spread, in [0, 1). Default with adam: 0.5, for distil 0.95; else,
-    and with --preset paper, 0."""
+    """Scores start between 1 - spread and 1 + spread, in [0, 1). Default with adam: 0.5, without labels
+    0.95; else, and with --preset paper, 0."""
     lr: float | None = None
     """Peak learning rate of the scores. Default: from the number of steps (sgd has none)."""
     warmup: float | None = None
