@@ -178,7 +178,7 @@ class Rows:
         """
         title = f"top-1 on {self.images} test images; below, Δ to {self.rows[0].name}; 95 % intervals"
         table = Table(title=title, title_justify="left", show_lines=True)
-        table.add_column("network", no_wrap=True)
+        table.add_column("network")  # the one that gives way where a line is full
         shown = [key for key in _MEASURES if any(getattr(row, key) is not None for row in self.rows)]
         for key in shown:
             table.add_column(_MEASURES[key], no_wrap=True)
