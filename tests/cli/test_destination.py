@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import selfmask
 from selfmask.backbones.spec import weight_places
 from selfmask.cli import main
-from selfmask.errors import SettingsError
+from selfmask.errors import SelfmaskError, SettingsError
 from selfmask.tasks.opening import check_out
 
 
@@ -133,3 +134,12 @@ def test_another_file_may_be_written_over(tmp_path: Path) -> None:
     check_out(tmp_path / "new", mask_file=mask)
     with pytest.raises(SettingsError, match="mask file itself"):  # neither is there yet
         check_out(tmp_path / "none", mask_file=tmp_path / "x" / ".." / "none")
+
+
+@pytest.mark.parametrize("name", ["half \ud800 character", "nul \0"])
+def test_a_name_that_no_file_can_have_is_not_there(name: str, tmp_path: Path) -> None:
+    """Found by ten thousand cases of test_fuzz.py: a UnicodeEncodeError."""
+    check_out(tmp_path / "out", mask_file=Path(name))
+    with pytest.raises(SelfmaskError):
+        selfmask.apply(Path(name), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

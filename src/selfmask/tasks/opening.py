@@ -91,4 +91,9 @@ def learnt_at(mask: Mask) -> int | None:
 def _same(a: Path, b: Path) -> bool:
     if a.exists() and b.exists():
         return a.samefile(b)
-    return os.path.realpath(a) == os.path.realpath(b)
+    try:
+        return os.path.realpath(a) == os.path.realpath(b)
+    except (
+        ValueError
+    ):  # a name that no file can have, of half a character or with a NUL; who opens it says so
+        return False
