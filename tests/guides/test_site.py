@@ -111,3 +111,22 @@ def test_the_examples_stand_in_the_tutorials(site: Path) -> None:
     for script in (ROOT / "examples").glob("*.py"):
         assert script.read_text(encoding="utf-8").splitlines()[0].strip('"') in said, script.name
     assert "--8" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dark", "scheme"), [(False, "default"), (True, "slate")])
+def test_is_dark_where_the_system_is(site: Path, browser: Any, dark: bool, scheme: str) -> None:
+    browser.open(site / "howto/bytes.html", 1400, dark=dark)
+    assert browser.evaluate("document.body.dataset.mdColorScheme") == scheme
+
+
+@pytest.mark.slow
+def test_what_scrolls_can_be_reached_by_the_keyboard(site: Path, browser: Any) -> None:
+    browser.open(site / "howto/bytes.html", 400)
+    assert browser.evaluate("[...document.querySelectorAll('pre > code')].every(one => one.tabIndex === 0)")
+
+
+@pytest.mark.slow
+def test_no_heading_of_a_table_says_nothing(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        assert not re.search(r"<th[^>]*></th>", page.read_text(encoding="utf-8")), page
