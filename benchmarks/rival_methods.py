@@ -40,7 +40,8 @@ class Method:
     """rates: those that are searched, a decade apart or less; none for what is not trained.
 
     optimizer: of what is trained, betas 0.9 and 0.99, no weight decay.
-    train: of a rival, makes of the network (in place) what is trained, by name. masks: ours; norms: with norm weights.
+    train: of a rival, makes of the network (in place) what is trained, by name.
+    masks: ours; norms: with norm weights, at their derived rate or at `norm_rate`.
     moving: the batch norms' running statistics move, and are stored.
     """
 
@@ -49,6 +50,7 @@ class Method:
     train: Callable[[nn.Module], dict[str, Tensor]] | None = None
     masks: bool = False
     norms: bool = False
+    norm_rate: float | None = None
     moving: bool = False
 
 
@@ -91,6 +93,7 @@ METHODS: dict[str, Method] = {
     "masks, norms": Method(_SCORES, masks=True, norms=True),
     "few masks": Method(_FEW, "tensor-adam", masks=True),
     "few masks, norms": Method(_FEW, "tensor-adam", masks=True, norms=True),
+    "few masks, fast norms": Method(_FEW, "tensor-adam", masks=True, norms=True, norm_rate=0.01),
     "LoRA 1": Method((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), train=_lora(1)),
     "LoRA 4": Method((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), train=_lora(4)),
     "biases": Method((1e-3, 3e-3, 1e-2, 3e-2, 1e-1), train=_biases),

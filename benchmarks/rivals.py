@@ -18,6 +18,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,8 @@ class Trained:
         objective, module = setting.objective(), plan.backbone.module
         self._setting, self._plan = setting, plan
         self._masks = build_masks(plan) if method.masks else None
+        if self._masks is not None and method.norm_rate is not None:
+            self._masks.optimizer = partial(self._masks.optimizer, norms={"lr": method.norm_rate})
         self._rival = None if method.masks else Rival(method, module)
         if self._rival is not None and not method.moving:
             norm.freeze(module)
