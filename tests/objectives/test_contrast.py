@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,6 +102,11 @@ def _gradients(rank: int, folder: str) -> None:
     dist.all_reduce(weight.grad)
     torch.save(weight.grad / 2, f"{folder}/{rank}.pt")
     dist.barrier()
+    Path(folder, f"{rank}.left").touch()
+    while not Path(
+        folder, f"{1 - rank}.left"
+    ).exists():  # gloo aborts one that still hears of another that left
+        time.sleep(0.01)
     dist.destroy_process_group()
 
 

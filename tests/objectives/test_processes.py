@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,12 @@ def one_of_two(rank: int, folder: str) -> None:
     torch.manual_seed(0)
     logits = torch.randn(BATCH, 5) / 4
     torch.save(sinkhorn(logits[rank * 6 : 6 + rank * 10]), f"{folder}/codes{rank}.pt")  # 6 and 10 samples
-    dist.barrier()  # neither may leave while the other still hears from it: gloo aborts
+    dist.barrier()
+    Path(folder, f"{rank}.left").touch()
+    while not Path(
+        folder, f"{1 - rank}.left"
+    ).exists():  # gloo aborts one that still hears of another that left
+        time.sleep(0.01)
     dist.destroy_process_group()
 
 
