@@ -163,8 +163,9 @@ class Rows:
         else:
             assert row.knn_gain is not None
             found = Verdict.on(row.knn_gain, subject, f"k-NN top-1 against the {self.rows[0].name} features")
-        said = self.rival is None or name != MASKED or self.rival.row == self.rows[0].name
-        return found if said else found.beside(self.rival)
+        if self.rival is None or name != MASKED or self.rival.row == self.rows[0].name:
+            return found
+        return found.beside(self.rival)
 
     def to_json(self) -> dict[str, Any]:
         """`{"images": M, "rows": [{"name", "knn": {"value", "low", "high"}, …}], "rival"}`; None: not measured."""
