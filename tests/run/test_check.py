@@ -94,6 +94,19 @@ def test_few_labels_and_runs_that_measure_nothing_hold_nothing_out(more: dict[st
     assert open_images(replace(AdaptSettings("digits", images=400), **more)).held_out is None
 
 
+def test_where_too_few_are_there_to_hold_some_back_it_is_said() -> None:
+    settings = AdaptSettings("digits", images=200, steps=2, size=32)
+    assert any(
+        "200 labelled images are too few to hold some back" in line for line in make_plan(settings).lines()
+    )
+    for other in (
+        replace(settings, held_out=0.0),
+        replace(settings, images=600),
+        replace(settings, objective="distil"),
+    ):
+        assert not any("too few" in line for line in make_plan(other).lines())
+
+
 def test_asked_for_it_is_checked_even_where_nothing_is_measured() -> None:
     opened = open_images(AdaptSettings("digits", evaluate=False, held_out=0.1))
     assert opened.held_out is not None

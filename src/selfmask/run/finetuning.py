@@ -18,8 +18,8 @@ from selfmask.run.measuring import linear, measure_plan
 from selfmask.run.plan import Plan
 
 FINETUNE_RATE = 3e-4
-"""Of Adam. The best of the few that were tried on CIFAR-10 (EfficientNet-Lite0 and ResNet-18: as good as 1e-4 or better,
-two to four points above SGD 0.003, which lost everything on the digits); `finetune_lr` sets another."""
+"""Of Adam. The best of the few that were tried on CIFAR-10 with EfficientNet-Lite0 and ResNet-18: as good as 1e-4 or
+better, and one to two points above SGD 0.003, which lost everything on the digits. `finetune_lr` sets another."""
 
 
 def finetune(plan: Plan, folder: RunFolder, console: Console, measurable: bool) -> list[Outcome]:

@@ -75,10 +75,15 @@ class Plan:
         fit, data = self.fit, self.train
         spread = self.rule.spread if isinstance(self.rule, Threshold) else 0.0
         test = "no test images" if self.splits.test is None else f"{len(self.splits.test)} test images"
+        notes = list(self.splits.notes)
         if self.held_out is not None:
             test = f"{len(self.held_out)} more to check the mask on, {test}"
+        elif objective_class(self.objective).labels == "needed" and self.settings.share_held_out():
+            notes.append(
+                f"{len(data)} labelled images are too few to hold some back: the mask is not checked before it is kept."
+            )
         return [
-            *self.splits.notes,
+            *notes,
             f"data: {data.name}, {len(data)} training images, {test}, {len(data.classes)} classes",
             f"backbone: {self.backbone.spec}, family {self.backbone.family}, {self.backbone.width} features, "
             f"views of {self.size} px",

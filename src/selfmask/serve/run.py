@@ -32,7 +32,8 @@ try:
     from selfmask.serve.service import Service
 except ImportError as error:
     raise MissingExtraError(
-        f"serve needs packages that are not here ({error.name}): pip install 'selfmask[serve]'"
+        f"serve needs packages that are not here ({error.name}, and maybe more): pip install 'selfmask[serve]', "
+        "or in a checkout pip install -e '.[serve]'"
     ) from error
 
 
