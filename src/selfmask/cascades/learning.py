@@ -26,6 +26,7 @@ from selfmask.errors import RunError
 from selfmask.features.features import features
 from selfmask.features.passes import showing
 from selfmask.features.rows import NOT_MEASURED, Rows
+from selfmask.images.splits import at_most
 from selfmask.run.adapt import learn_mask
 from selfmask.run.build import build_objective
 from selfmask.run.checkpoint import damage_named, read_checkpoint, write_checkpoint
@@ -238,10 +239,7 @@ def _write(
         )
         return load_cascade(folder.cascade_file)
 
-    images = plan.train
-    if len(images) > FUSION_IMAGES:
-        generator = torch.Generator().manual_seed(settings.seed)
-        images = images.subset(torch.randperm(len(images), generator=generator)[:FUSION_IMAGES].sort().values)
+    images = at_most(plan.train, FUSION_IMAGES, settings.seed)
     first, own, assignment = write({}).member_features(
         images, plan.backbone, everything=True, channels_last=plan.channels_last
     )

@@ -52,6 +52,20 @@ def stratified(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]
     return (~out).nonzero().flatten(), out.nonzero().flatten()
 
 
+def at_most(images: ImageSet, count: int, seed: int) -> ImageSet:
+    """`images`, or where there are more `count` of them, drawn evenly by `seed` and in their order.
+
+    >>> import torch
+    >>> some = ImageSet.from_array(torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.arange(10))
+    >>> len(at_most(some, 4, seed=0)), at_most(some, 10, seed=0) is some
+    (4, True)
+    """
+    if len(images) <= count:
+        return images
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.subset(order[:count].sort().values)
+
+
 def label_budget(images: ImageSet, budget: str, seed: int = 0) -> ImageSet:
     """Keep the labels of only some images; the other images stay, unlabelled.
 

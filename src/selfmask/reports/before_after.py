@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from selfmask.backbones.backbone import Backbone
@@ -12,7 +11,7 @@ from selfmask.errors import DataError
 from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
 from selfmask.images.opening import open_data
-from selfmask.images.splits import Splits
+from selfmask.images.splits import Splits, at_most
 from selfmask.maskfile.mask import Mask
 from selfmask.reports.reading import ReadRun
 from selfmask.run.split import open_as_recorded, open_images, recorded_rule
@@ -57,10 +56,7 @@ def images_of(run: ReadRun, limit: int, data: str | None = None) -> tuple[ImageS
         )
         if found is not None and len(found)
     )
-    if len(images) > limit:
-        generator = torch.Generator().manual_seed(0)
-        images = images.subset(torch.randperm(len(images), generator=generator)[:limit].sort().values)
-    return images, part
+    return at_most(images, limit, seed=0), part
 
 
 def _splits(run: ReadRun, data: str | None) -> Splits:

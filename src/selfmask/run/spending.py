@@ -13,6 +13,7 @@ from selfmask.features.features import features, module_device
 from selfmask.features.intervals import paired_interval
 from selfmask.features.rows import Estimate
 from selfmask.images.image_set import ImageSet
+from selfmask.images.splits import at_most
 from selfmask.maskfile.loading import load
 from selfmask.maskset import MaskSet
 from selfmask.run.measuring import linear
@@ -31,10 +32,7 @@ def save_within(
     `more`: as for `MaskSet.save`. What is given up is judged on the images held out, else on some that were trained on.
     """
     held, layer = plan.held_out, linear(head)
-    judged = plan.train if held is None else held
-    if len(judged) > MOST:
-        order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(plan.settings.seed))
-        judged = judged.subset(sorted(order[:MOST].tolist()))
+    judged = at_most(plan.train if held is None else held, MOST, plan.settings.seed)
     before = None if held is None or layer is None else _right(plan, held, layer)
     masks.save(path, head=head, max_bytes=max_bytes, images=_batches(plan, judged), **more)
     mask = load(path)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from selfmask._common.calls import call
@@ -16,6 +15,7 @@ from selfmask.cascades.fusion import MODES
 from selfmask.cascades.learning import CascadeRun, learn_cascade
 from selfmask.cascades.network import DISPATCHER
 from selfmask.cascades.settings import CascadeSettings
+from selfmask.images.splits import at_most
 from selfmask.reports.clusters import clusters_chart
 from selfmask.reports.embedding import aligned, embed, embedding_chart
 from selfmask.run.plan import make_plan
@@ -72,8 +72,7 @@ def draw(settings: CascadeSettings, outcome: CascadeRun) -> list[str]:
     cascade = load_cascade(outcome.file)
     images = plan.train if plan.splits.test is None else plan.splits.test
     # Drawn, for the images of a folder stand there class by class.
-    generator = torch.Generator().manual_seed(settings.seed)
-    images = images.subset(torch.randperm(len(images), generator=generator)[:MAP_IMAGES].sort().values)
+    images = at_most(images, MAP_IMAGES, settings.seed)
     if len(images) >= LEAST_MAP_IMAGES:
         modes = [DISPATCHER, *(mode for mode in MODES if mode in cascade.fusions)]
         found = cascade.embeddings(images, plan.backbone, modes=modes, channels_last=plan.channels_last)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from selfmask.backbones.backbone import Backbone
 from selfmask.errors import DataError
 from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
+from selfmask.images.splits import at_most
 from selfmask.maskfile.budget import Fitted, Worn, in_bytes, writer
 from selfmask.maskfile.loading import parse_mask
 from selfmask.maskfile.mask import Mask
@@ -80,9 +80,7 @@ def hold(
     images = opened.held_out or opened.splits.train
     if len(images) == 0:
         raise DataError(f"{images.name} has no images to judge by")
-    if len(images) > most:
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(opened.seed))
-        images = images.subset(sorted(order[:most].tolist()))
+    images = at_most(images, most, opened.seed)
     recipe = backbone.preprocessing
     batches = [
         recipe.normalise(part) for part in images.resized(size, recipe.crop, recipe.interpolation).split(64)

@@ -17,7 +17,7 @@ from selfmask.features.features import features
 from selfmask.features.intervals import paired_interval
 from selfmask.features.knn import knn
 from selfmask.images.image_set import ImageSet
-from selfmask.images.splits import stratified
+from selfmask.images.splits import at_most, stratified
 from selfmask.maskfile.mask import Mask
 from selfmask.masking.importance import Masks
 from selfmask.masking.weight import masked_weight
@@ -105,8 +105,7 @@ def judge(
     """A `Judge` of `mask` on `images`: with labels a third is held out. Afterwards the backbone is the base again."""
     if len(images) < 6:
         raise DataError(f"{images.name}: {len(images)} images are too few to judge by; 6 are the least")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:limit]
-    images = images.subset(sorted(order.tolist()))
+    images = at_most(images, limit, seed)
     labelled = images.labelled()
     reference: ImageSet | None = None
     held_out = images
