@@ -102,6 +102,39 @@ def test_a_folder_of_queries(used, made: Path, end: str) -> None:
         )
 
 
+@pytest.mark.parametrize("end", ["parquet", "npy"])
+@pytest.mark.parametrize("most", [4, 20_000])
+def test_whitened_by_numpy(
+    used, made: Path, end: str, most: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(search, "_TO_WHITEN_BY", most)
+    found = selfmask.search(made.with_suffix(f".{end}"), str(used.photos / "cat"), k=3, whiten=True)
+    x = np.array(pq.read_table(made)["embedding"].to_pylist())
+    names = pq.read_table(made)["path"].to_pylist()
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    some = unit[:: -(-len(unit) // most)]
+    _, values, axes = np.linalg.svd(some - some.mean(axis=0), full_matrices=False)
+    variances = values**2 / len(some)
+    kept = values > 1e-9 * values[0]
+    scale = np.sqrt(variances[kept] + 0.1 * variances[kept].mean())
+    white = (unit - some.mean(axis=0)) @ axes[kept].T / scale
+    white /= np.linalg.norm(white, axis=1, keepdims=True)
+    for answer in found.answers:
+        cosine = white @ white[names.index(f"cat/{answer.query}")]
+        assert [hit.similarity for hit in answer.found] == pytest.approx(sorted(cosine)[:-4:-1], abs=1e-4)
+        assert [cosine[names.index(hit.path)] for hit in answer.found] == pytest.approx(
+            [hit.similarity for hit in answer.found], abs=1e-4
+        )
+
+
+def test_one_embedding_cannot_be_whitened(used, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    shutil.copy(used.photos / "cat" / "03.png", tmp_path / "one")
+    selfmask.embed(str(used.mask), str(tmp_path / "one"), out=tmp_path / "one.npy", weights=used.weights)
+    with pytest.raises(DataError, match="holds 1 embedding: whitening needs two or more"):
+        selfmask.search(tmp_path / "one.npy", str(tmp_path / "one"), whiten=True)
+
+
 def test_a_table_that_a_spreadsheet_may_open(used, made: Path, tmp_path: Path) -> None:
     query = tmp_path / "=HYPERLINK(1).png"
     shutil.copy(used.photos / "cat" / "03.png", query)

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfmask.embeddings.file import Embeddings
-from selfmask.errors import SettingsError
+from selfmask.errors import DataError, SettingsError
 from selfmask.features.passes import passing
+from selfmask.features.whitening import Whitening
 
 # Similarities held at one time: 2**24 float32 are 64 MiB.
 _SIMILARITIES = 2**24
@@ -74,14 +75,39 @@ def nearest(blocks: Iterable[Tensor], queries: Tensor, k: int) -> Nearest:
     return Nearest(rows, best)
 
 
-def hits(file: Embeddings, queries: Tensor, k: int) -> list[tuple[Hit, ...]]:
-    """For each of the `queries` (Q, width) the `k` nearest images of a file, the nearest first; see `nearest`."""
-    best = nearest(passing(file.blocks(), len(file), "searching"), queries, k)
+def hits(file: Embeddings, queries: Tensor, k: int, *, whiten: bool = False) -> list[tuple[Hit, ...]]:
+    """For each of the `queries` (Q, width) the `k` nearest images of a file, the nearest first; see `nearest`.
+
+    whiten: compare what `whitening_of` makes of both.
+    """
+    blocks = passing(file.blocks(), len(file), "searching")
+    if whiten:
+        whitening = whitening_of(file)
+        queries, blocks = whitening.apply(queries), map(whitening.apply, blocks)
+    best = nearest(blocks, queries, k)
     known = file.names(sorted(set(best.rows.flatten().tolist())))
     return [
         tuple(Hit(known[row], value) for row, value in zip(rows, values, strict=True))
         for rows, values in zip(best.rows.tolist(), best.similarities.tolist(), strict=True)
     ]
+
+
+_TO_WHITEN_BY = 20_000
+
+
+def whitening_of(file: Embeddings) -> Whitening:
+    """That of a file's embeddings, of at most some 20 000 of them, drawn evenly: images of one kind lie together.
+
+    Raises `DataError` where there are fewer than two, which tell no direction from another.
+    """
+    if len(file) < 2:
+        raise DataError(f"{file.path} holds {len(file)} embedding: whitening needs two or more")
+    step = -(-len(file) // _TO_WHITEN_BY)
+    some, start = [], 0
+    for block in file.blocks():
+        some.append(block[-start % step :: step])
+        start += len(block)
+    return Whitening.of(torch.cat(some))
 
 
 def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

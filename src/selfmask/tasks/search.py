@@ -41,6 +41,9 @@ class SearchSettings:
     """An image, or a folder (a list, shards …) of them: each is a query."""
     k: int = 10
     """How many images to tell of each query."""
+    whiten: bool = False
+    """Compare whitened embeddings: no direction of those searched counts more than another. Costs nothing; whether it
+    helps depends on the images (the rows of adapt and evaluate say so where there are labels)."""
     out: Path | None = None
     """Also write a contact sheet (.html) or a table (.csv)."""
     images: str | None = None
@@ -116,7 +119,7 @@ def run(settings: SearchSettings, console: Console | None = None) -> Found:
     names, x, contents, left_out = _queries(embedder, settings.query)
     for one in left_out:
         tell(console or SafeConsole(stderr=True), f"left out: {one}")
-    answers = tuple(map(Answer, names, hits(opened, x, settings.k)))
+    answers = tuple(map(Answer, names, hits(opened, x, settings.k, whiten=settings.whiten)))
     notes = (_large(len(opened)),) if len(opened) > _MANY else ()
     found = Found(opened.path, len(opened), opened.record.made_by, answers, left_out, notes, settings.out)
     if settings.out is not None:
