@@ -42,9 +42,17 @@ def test_it_measures_what_the_run_measured_and_says_where_a_mask_has_seen_the_im
     found = json.loads(capsys.readouterr().out)
     assert found["seen_in_training"] == 0
     assert [row["name"] for row in found["rows"]] == [
-        "pretrained, 24 px", "pretrained, 24 px, whitened", "pretrained, 32 px", "pretrained, 32 px, whitened",
-        "masked, 24 px", "masked, 24 px, whitened", "masked, 32 px", "masked, 32 px, whitened",
+        "pretrained, 32 px", "pretrained, 32 px, whitened", "pretrained, 24 px", "pretrained, 24 px, whitened",
+        "masked, 32 px", "masked, 32 px, whitened", "masked, 24 px", "masked, 24 px, whitened",
     ]  # fmt: skip
+    # It is on the mask's own size, whatever it was asked for first.
+    assert "The masked network at 32 px is" in found["verdict"]["sentence"]
+    assert "on the pretrained features at 32 px" in found["verdict"]["sentence"]
+    assert main([*words, "--size", "24,32"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.endswith(found["verdict"]["sentence"])
+    assert main([*words, "--size", "24"]) == 0
+    assert "The masked network is" in " ".join(capsys.readouterr().out.split())
     expected = selfmask.evaluate(run.mask, "digits", (24, 32), weights=weights, statistics=False)
     assert expected.document()["rows"] == found["rows"]
 

@@ -173,11 +173,16 @@ def test_a_cascade_by_its_run_s_labels(used, tmp_path: Path) -> None:
 
 def test_nothing_to_predict_by(used, run: Path, tmp_path: Path) -> None:
     how: dict[str, Any] = {"out": tmp_path / "p.csv", "weights": used.weights}
-    with pytest.raises(SettingsError, match=r"name labelled images by --data"):
+    with pytest.raises(
+        SettingsError, match=r"name labelled images by --data.*selfmask embed, then selfmask search"
+    ):
         selfmask.predict(str(used.mask), str(used.photos), **how)
     with pytest.raises(SettingsError, match="brings no head"):
         selfmask.predict(str(used.mask), str(used.photos), method="head", **how)
-    with pytest.raises(DataError, match="has no labels, and the network no head"):
+    no_labels = (
+        "has no labels, and the network no head.*selfmask adapt FOLDER.*selfmask embed, then selfmask search"
+    )
+    with pytest.raises(DataError, match=no_labels):
         selfmask.predict(str(used.mask), str(used.photos), data=f"flat:{used.photos}", **how)
     with pytest.raises(SettingsError, match="--k is how many"):
         selfmask.predict(str(run), str(used.photos), k=0, **how)

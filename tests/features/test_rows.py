@@ -128,6 +128,30 @@ def test_the_untouched_network_at_its_best_is_named_beside_the_masked_one() -> N
     assert verdict.sentence.endswith("keep the untouched network.")
 
 
+def test_of_several_sizes_the_one_that_is_judged_is_held_against_the_best_untouched_row() -> None:
+    """The masked network at another size may do better still: that is not what was asked."""
+    at = {
+        "pretrained, 64 px": 0.5,
+        "pretrained, 128 px": 0.7,
+        "masked, 64 px": 0.6,
+        "masked, 64 px, whitened": 0.55,
+        "masked, 128 px": 0.9,
+    }
+    outcomes = [Outcome(name, knn=exactly(share, k)) for k, (name, share) in enumerate(at.items())]
+    rows = Rows.of(outcomes, judged="masked, 64 px")
+    assert rows.rival is not None
+    assert (rows.rival.row, rows.rival.ours) == ("pretrained, 128 px", "masked, 64 px")
+    verdict = rows.verdict("masked, 64 px", "The masked network at 64 px")
+    assert verdict.kind == "better"
+    assert verdict.sentence.startswith(
+        "The masked network at 64 px is better: +10.0 points of k-NN top-1 against"
+    )
+    assert "against the pretrained features at 64 px (95 %" in verdict.sentence
+    assert "Beside the untouched network at its best, pretrained, 128 px (k-NN 0.700)" in verdict.sentence
+    assert "masked, 64 px is worse: −10.0 points" in verdict.sentence
+    assert "Beside" not in rows.verdict("masked, 128 px").sentence
+
+
 def test_a_head_is_held_against_the_best_probe() -> None:
     at = [exactly(share, k) for k, share in enumerate((0.5, 0.6, 0.9))]
     rows = Rows.of(

@@ -48,6 +48,10 @@ def test_the_citation() -> None:
     said = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert str(said["version"]) == VERSION
     assert said["license"] == "Apache-2.0"
+    assert all(set(author) == {"name"} for author in said["authors"])
+    (paper,) = said["references"]
+    assert (paper["year"], paper["identifiers"][0]["value"]) == (2024, "arXiv:2409.07577")
+    assert "url" not in str(said)
 
 
 def test_the_container_starts_a_command_that_exists() -> None:

@@ -12,13 +12,14 @@ import torch
 from rich.console import Console
 
 from selfmask.errors import RunError, SettingsError
+from selfmask.features.rows import Outcome
 from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import Splits
 from selfmask.maskfile.loading import load
 from selfmask.run.adapt import Run, learn_mask
 from selfmask.run.checkpoint import write_checkpoint
 from selfmask.run.folder import RunFolder
-from selfmask.run.measuring import choose_crop, measure_base
+from selfmask.run.measuring import choose_crop, little_to_gain, measure_base
 from selfmask.run.plan import make_plan
 from selfmask.run.result import Check
 from selfmask.run.settings import AdaptSettings
@@ -105,6 +106,37 @@ def test_where_too_few_are_there_to_hold_some_back_it_is_said() -> None:
         replace(settings, objective="distil"),
     ):
         assert not any("too few" in line for line in make_plan(other).lines())
+
+
+def test_the_share_held_out_is_told_only_where_images_were(weights: Path, tmp_path: Path) -> None:
+    """By the mask's metadata, which the service shows."""
+    for images, told in ((400, 0.15), (200, None)):
+        run, _ = said(short(weights, tmp_path / str(images), images=images, steps=2))
+        assert run.result is not None
+        assert run.result.training["split"].get("held_out") == told
+        assert load(run.mask).metadata["training"]["split"].get("held_out") == told
+
+
+def test_where_there_is_little_to_gain_it_is_said_before_the_training(weights: Path, tmp_path: Path) -> None:
+    plan = make_plan(short(weights, tmp_path / "run"))
+
+    def outcome(wrong: int) -> Outcome:
+        return Outcome("pretrained", knn=right(100, 60), probe=right(100, wrong))
+
+    line = "little to gain: a linear probe of the untouched network is right on 97.0 % of 100 {} already"
+    assert little_to_gain(plan, [outcome(3)], None) == line.format("test images")
+    assert little_to_gain(plan, [outcome(50)], outcome(3)) == line.format("images held out")
+    assert little_to_gain(plan, [outcome(3)], outcome(4)) is None
+    assert little_to_gain(plan, [outcome(4)], None) is None
+    assert little_to_gain(plan, [], None) is None
+    assert little_to_gain(replace(plan, objective="distil"), [outcome(0)], None) is None
+
+
+def test_it_is_said_once(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfmask.run.measuring._NEARLY_RIGHT", 0.0)
+    _, text = said(short(weights, tmp_path / "run", steps=2))
+    assert text.count("little to gain") == 1
+    assert text.index("little to gain") < text.index("masked: ")
 
 
 def test_asked_for_it_is_checked_even_where_nothing_is_measured() -> None:

@@ -211,7 +211,8 @@ def _router(
 
 def _record(plan: Plan, folder: RunFolder) -> dict[str, Any]:
     """What is kept of the training. The images are the dispatcher's, which has put them on record."""
-    return {**plan.record(), "split": rule_of(plan.settings, put_on_record(plan.train, folder.dispatcher))}
+    trained = put_on_record(plan.train, folder.dispatcher)
+    return {**plan.record(), "split": rule_of(plan.settings, trained, held_out=plan.held_out is not None)}
 
 
 def _trained(expert: RunFolder) -> dict[str, float]:

@@ -44,8 +44,9 @@ def show_run(run: Run) -> None:
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
-    """The table of rows, and whether to believe it."""
+    """The table of rows, what it comes to, and whether to believe it."""
     SafeConsole().print(evaluation.rows.table())
+    say(evaluation.verdict.sentence)
     if evaluation.note is not None:
         say(f"note: {evaluation.note}")
 

@@ -129,8 +129,11 @@ class Rows:
     rival: Rival | None = None
 
     @classmethod
-    def of(cls, outcomes: Sequence[Outcome]) -> Rows:
-        """Intervals and paired differences of `outcomes`; the first is what the others are compared with."""
+    def of(cls, outcomes: Sequence[Outcome], judged: str = MASKED) -> Rows:
+        """Intervals and paired differences of `outcomes`; the first is what the others are compared with.
+
+        judged: the row that the untouched network at its best is held against, as it is or whitened.
+        """
         if not outcomes:
             raise DataError("a table of results needs at least one row, got none")
         counts = {len(right) for outcome in outcomes for right in _measured(outcome).values()}
@@ -143,7 +146,7 @@ class Rows:
         first = _measured(outcomes[0])
         reference = ({"head": first["probe"]} if "probe" in first else {}) | first
         rows = [_row(outcome, reference if index else {}) for index, outcome in enumerate(outcomes)]
-        return cls(tuple(rows), counts.pop(), _rival(outcomes))
+        return cls(tuple(rows), counts.pop(), _rival(outcomes, judged))
 
     def __getitem__(self, name: str) -> Row:
         """The row of that name; `KeyError` names those that exist."""
@@ -157,13 +160,14 @@ class Rows:
         row = next((row for row in self.rows if row.name == name), None)
         if row is None or (row.head_gain is None and row.knn_gain is None):
             return Verdict("not measured", f"{subject} was not measured.")
+        kind, _, size = self.rows[0].name.partition(", ")
+        features = f"the {kind} features" + (f" at {size}" if size else "")
         if row.head_gain is not None:
-            measure = f"top-1 against the linear probe on the {self.rows[0].name} features"
-            found = Verdict.on(row.head_gain, subject, measure)
+            found = Verdict.on(row.head_gain, subject, f"top-1 against the linear probe on {features}")
         else:
             assert row.knn_gain is not None
-            found = Verdict.on(row.knn_gain, subject, f"k-NN top-1 against the {self.rows[0].name} features")
-        if self.rival is None or name != MASKED or self.rival.row == self.rows[0].name:
+            found = Verdict.on(row.knn_gain, subject, f"k-NN top-1 against {features}")
+        if self.rival is None or not _is(name, self.rival.ours) or self.rival.row == self.rows[0].name:
             return found
         return found.beside(self.rival)
 
@@ -200,14 +204,14 @@ def _measured(outcome: Outcome) -> dict[str, Tensor]:
     return {key: right for key, right in found.items() if right is not None}
 
 
-def _rival(outcomes: Sequence[Outcome]) -> Rival | None:
-    """The best of the untouched rows by the measure that the masked network is judged by; None without such rows.
+def _rival(outcomes: Sequence[Outcome], judged: str) -> Rival | None:
+    """The best of the untouched rows by the measure that the row `judged` is judged by; None without such rows.
 
     The masked network's own head against their probes, else k-NN by k-NN, each side with the best of its rows.
     """
-    heads = _right(outcomes, MASKED, "head")
+    heads = _right(outcomes, judged, "head")
     measure: Literal["knn", "probe"] = "probe" if heads else "knn"
-    ours, theirs = heads or _right(outcomes, MASKED, measure), _right(outcomes, PRETRAINED, measure)
+    ours, theirs = heads or _right(outcomes, judged, measure), _right(outcomes, PRETRAINED, measure)
     if not ours or not theirs:
         return None
     own, best = (max(rows, key=lambda name: float(rows[name].float().mean())) for rows in (ours, theirs))
@@ -217,8 +221,13 @@ def _rival(outcomes: Sequence[Outcome]) -> Rival | None:
 
 def _right(outcomes: Sequence[Outcome], kind: str, measure: str) -> dict[str, Tensor]:
     """What the rows of `kind`, whatever a comma and more follows it, got right by `measure`, by name."""
-    rows = (outcome for outcome in outcomes if outcome.name.partition(", ")[0] == kind)
+    rows = (outcome for outcome in outcomes if _is(kind, outcome.name))
     return {row.name: right for row in rows if (right := getattr(row, measure)) is not None}
+
+
+def _is(kind: str, name: str) -> bool:
+    """Whether the row `name` is the row `kind`, or that with more said behind a comma: whitened, or at a size."""
+    return name == kind or name.startswith(f"{kind}, ")
 
 
 def _row(outcome: Outcome, reference: dict[str, Tensor]) -> Row:

@@ -34,6 +34,7 @@ from selfmask.run.measuring import (
     check_mask,
     choose_crop,
     linear,
+    little_to_gain,
     measure_base,
     measure_held_out,
     measure_masked,
@@ -129,7 +130,8 @@ def _adapt(
     started = time.perf_counter()
     training = plan.record()
     if first:
-        training["split"] = rule_of(settings, put_on_record(plan.train, folder))
+        trained = put_on_record(plan.train, folder)
+        training["split"] = rule_of(settings, trained, held_out=plan.held_out is not None)
     measurable = first and settings.evaluate and can_be_measured(plan)
     if not resume:
         rows = 2 + settings.statistics + settings.finetune if measurable else 0
@@ -139,6 +141,8 @@ def _adapt(
     outcomes = measure_base(plan, folder, console) if measurable else []
     untouched = measure_held_out(plan, folder) if first else None
     if not resume:
+        if said := little_to_gain(plan, outcomes, untouched):
+            tell(console, said)
         for line in objective.prepare(plan.backbone, plan.train):
             tell(console, line)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -22,6 +22,7 @@ from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome
 from selfmask.features.statistics import moved_statistics
 from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import stratified
+from selfmask.objectives.registry import objective_class
 from selfmask.run.checkpoint import damage_named, read_checkpoint, write_checkpoint
 from selfmask.run.folder import RunFolder
 from selfmask.run.plan import Plan
@@ -169,6 +170,27 @@ def measure_held_out(plan: Plan, folder: RunFolder) -> Outcome | None:
 
 
 _HELD_OUT = "held out"
+
+
+def little_to_gain(plan: Plan, outcomes: Sequence[Outcome], held_out: Outcome | None) -> str | None:
+    """A line for a run with labels whose untouched network is nearly right already; else None.
+
+    By its probe on the images held out, or where there are none on the test images of `outcomes`.
+    """
+    measured = [held_out] if held_out is not None else list(outcomes[:1])
+    right = next((outcome.probe for outcome in measured if outcome.probe is not None), None)
+    if right is None or objective_class(plan.objective).labels != "needed":
+        return None
+    if (share := float(right.float().mean())) < _NEARLY_RIGHT:
+        return None
+    which = "test images" if held_out is None else "images held out"
+    return (
+        f"little to gain: a linear probe of the untouched network is right on {100 * share:.1f} % of {len(right)} "
+        f"{which} already"
+    )
+
+
+_NEARLY_RIGHT = 0.97
 
 
 def check_mask(plan: Plan, untouched: Outcome, head: dict[str, Tensor]) -> Check | None:

@@ -148,9 +148,13 @@ class Trained:
         return int(torch.isin(pixel_hashes(images), self.hashes).sum())
 
 
-def rule_of(settings: AdaptSettings, trained: Trained) -> dict[str, Any]:
-    """What a mask's metadata keeps of the split, beside the data's name: files by their names alone."""
-    rule = {name: getattr(settings, name) for name in _RULE} | {"held_out": settings.share_held_out() or None}
+def rule_of(settings: AdaptSettings, trained: Trained, *, held_out: bool) -> dict[str, Any]:
+    """What a mask's metadata keeps of the split, beside the data's name: files by their names alone.
+
+    held_out: whether images were; where they were too few to, no share of them is told.
+    """
+    share = settings.share_held_out() if held_out else None
+    rule = {name: getattr(settings, name) for name in _RULE} | {"held_out": share}
     short = {k: v.name if isinstance(v, Path) else v for k, v in rule.items() if v is not None}
     return {**short, "digest": trained.digest}
 

@@ -22,6 +22,8 @@ from selfmask.run.split import open_as_recorded
 
 Method = Literal["head", "text", "knn"]
 
+_NO_CLASSES = "or do without classes: selfmask embed, then selfmask search"
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -98,8 +100,8 @@ def _by_neighbours(embedder: Embedder, network: Path | None, data: str | None, k
     images = _labelled(network, data)
     if len(images) == 0:
         raise DataError(
-            f"{images.name} has no labels, and the network no head: name labelled images by --data, or take the "
-            "embeddings (selfmask embed)"
+            f"{images.name} has no labels, and the network no head, so there are no classes to tell. Name labelled "
+            f"images by --data FOLDER; or learn a head from class folders by selfmask adapt FOLDER; {_NO_CLASSES}"
         )
     x, _ = embedder.embed(images)
     labels, count = images.labels, len(images.classes)
@@ -111,6 +113,7 @@ def _labelled(network: Path | None, data: str | None) -> ImageSet:
         return open_data(data, test_share=0.0).train.labelled()
     if network is None or not network.is_dir() or not RunFolder(network).settings.is_file():
         raise SettingsError(
-            f"{network or 'a backbone alone'} has no head and is no run's folder: name labelled images by --data"
+            f"{network or 'a backbone alone'} has no head and is no run's folder: name labelled images by --data "
+            f"FOLDER; {_NO_CLASSES}"
         )
     return open_as_recorded(RunFolder(network)).labelled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import backbone_of
 from selfmask.errors import DataError, SettingsError
 from selfmask.features.measure import measure, measure_both
-from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome, Rows
+from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome, Rows, Verdict
 from selfmask.features.statistics import moved_statistics
 from selfmask.maskfile.mask import Mask
 from selfmask.run.folder import RunFolder
@@ -67,11 +67,15 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The rows of one mask on some images. seen: how many of the test images it was learnt on; None: not known."""
+    """The rows of one mask on some images, and what they come to.
+
+    seen: how many of the test images the mask was learnt on; None: not known.
+    """
 
     mask: Path
     data: str
     rows: Rows
+    verdict: Verdict
     seen: int | None
 
     @property
@@ -88,16 +92,20 @@ class Evaluation:
         """What --json prints."""
         return {
             "mask": str(self.mask), "data": self.data, "seen_in_training": self.seen, "note": self.note,
-            **self.rows.to_json(),
+            "verdict": asdict(self.verdict), **self.rows.to_json(),
         }  # fmt: skip
 
 
 def run(settings: EvaluateSettings) -> Evaluation:
     """Measure the untouched network, with moved statistics if wanted, and masked, at each size.
 
+    Of several sizes the mask's own comes first, where it is among them: it is what the verdict is on.
+
     >>> found = selfmask.evaluate("runs/photos", size=(32, 48), statistics=False)
     >>> [row.name for row in found.rows.rows if "whitened" not in row.name]
     ['pretrained, 32 px', 'pretrained, 48 px', 'masked, 32 px', 'masked, 48 px']
+    >>> found.verdict.sentence.startswith("The masked network at 32 px is ")
+    True
     """
     use_threads(settings.threads)
     mask = open_mask(settings.run)
@@ -105,33 +113,43 @@ def run(settings: EvaluateSettings) -> Evaluation:
     assert opened.splits.test is not None  # `_opened` saw to it
     backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)
     backbone.lay_out()
-    rows = Rows.of(list(_rows(mask, backbone, opened, settings)))
+    sizes = _sizes(backbone, settings.size)
+    masked, subject = _at(MASKED, sizes[0], sizes), "The masked network"
+    rows = Rows.of(list(_rows(mask, backbone, opened, settings, sizes)), judged=masked)
+    verdict = rows.verdict(masked, subject if len(sizes) == 1 else f"{subject} at {sizes[0]} px")
     source = RunFolder(settings.run) if settings.run.is_dir() else mask
-    return Evaluation(
-        mask.path, opened.train.name, rows, seen_in_training(source, opened.splits.test, opened)
-    )
+    seen = seen_in_training(source, opened.splits.test, opened)
+    return Evaluation(mask.path, opened.train.name, rows, verdict, seen)
 
 
 evaluate = call(EvaluateSettings, run)
 
 
-def _rows(mask: Mask, backbone: Backbone, opened: RunImages, settings: EvaluateSettings) -> Iterator[Outcome]:
+def _sizes(backbone: Backbone, asked: tuple[int, ...]) -> tuple[int, ...]:
+    """The sides of the views, the mask's own first where it is among those `asked` for."""
     own = backbone.preprocessing.size
-    sizes = settings.size or (own,)
-    if backbone.is_transformer and set(sizes) != {own}:
+    if backbone.is_transformer and set(asked) - {own}:
         raise SettingsError(
-            f"--size {','.join(map(str, sizes))}: the mask was learnt on a transformer of {own} px, whose position "
+            f"--size {','.join(map(str, asked))}: the mask was learnt on a transformer of {own} px, whose position "
             f"embeddings are those of that size: leave --size out"
         )
+    return tuple(sorted(dict.fromkeys(asked or (own,)), key=lambda size: size != own))
+
+
+def _at(name: str, size: int, sizes: tuple[int, ...]) -> str:
+    """The row's name: with its size, where there are several."""
+    return name if len(sizes) == 1 else f"{name}, {size} px"
+
+
+def _rows(
+    mask: Mask, backbone: Backbone, opened: RunImages, settings: EvaluateSettings, sizes: tuple[int, ...]
+) -> Iterator[Outcome]:
     train, test, seed = opened.labelled, opened.splits.test, opened.seed
     assert test is not None
 
-    def at(name: str, size: int) -> str:
-        return name if len(sizes) == 1 else f"{name}, {size} px"
-
     def both(name: str, size: int, head: tuple[Tensor, Tensor] | None = None) -> list[Outcome]:
         return measure_both(
-            at(name, size), backbone, train, test, size=size, seed=seed, head=head,
+            _at(name, size, sizes), backbone, train, test, size=size, seed=seed, head=head,
             channels_last=backbone.prefers_channels_last,
         )  # fmt: skip
 
@@ -141,7 +159,7 @@ def _rows(mask: Mask, backbone: Backbone, opened: RunImages, settings: EvaluateS
             with moved_statistics(backbone, opened.splits.train, size=size, seed=seed) as moved:
                 if moved:
                     yield measure(
-                        at(STATISTICS_ONLY, size), backbone, train, test, size=size, seed=seed,
+                        _at(STATISTICS_ONLY, size, sizes), backbone, train, test, size=size, seed=seed,
                         channels_last=backbone.prefers_channels_last,
                     )  # fmt: skip
     with mask.apply(backbone.module):
