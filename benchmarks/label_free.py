@@ -13,7 +13,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
+import re
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +24,18 @@ from typing import Any
 import torch
 
 from selfmask.run.adapt import learn_mask
+from selfmask.run.result import write_json
 from selfmask.run.settings import AdaptSettings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 DATA: dict[str, dict[str, Any]] = {
     "cifar10": {"data": str(SHARED / "data/cifar10"), "images": 5000, "size": 64},
     "clothing": {"data": str(SHARED / "data/clothing"), "size": 64},
     "dtd10": {"data": str(SHARED / "data/dtd10"), "size": 96},
     "gtsrb": {"data": str(SHARED / "data/gtsrb"), "size": 64, "mirror": False},
+    "digits": {"data": "digits", "mirror": False},
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "contrast": {"objective": "contrast"},
@@ -55,58 +61,100 @@ BACKBONES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One kind of run."""
+    """One kind of run. size: of the views, in pixels; None for the data's own."""
 
     data: str
     backbone: str
     recipe: str
+    size: int | None = None
 
     def settings(self) -> dict[str, Any]:
         """What differs from the defaults."""
-        return DATA[self.data] | BACKBONES[self.backbone] | RECIPES[self.recipe]
+        found = DATA[self.data] | BACKBONES[self.backbone] | RECIPES[self.recipe]
+        return found if self.size is None else found | {"size": self.size}
 
-    def folder(self, out: Path, seed: int) -> Path:
-        """Where a run is kept."""
-        words = [self.data, *([] if self.backbone == FIRST else [self.backbone]), self.recipe, str(seed)]
-        return out / "-".join(words).replace(", ", "-").replace(" ", "-")
+    def name(self, seed: int) -> str:
+        """Of its run's folder, and of its file of results."""
+        first = [] if self.backbone == FIRST else [self.backbone]
+        sized = [] if self.size is None else [f"{self.size}px"]
+        words = [self.data, *first, *sized, self.recipe, str(seed)]
+        return "-".join(words).replace(", ", "-").replace(" ", "-")
 
 
-def table(out: Path, cells: list[Cell], seeds: list[int]) -> str:
-    """Markdown: k-NN, mean over the seeds, and how many seeds gained at least 5 points and beyond the interval."""
-    lines = [
-        "| data | backbone | recipe | seeds | pretrained | statistics only | masked | full fine-tuning | gain, points "
-        "| ≥ 5 points, beyond interval | over statistics only | weights off | mask file | training |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for cell in cells:
-        files = [cell.folder(out, seed) / "result.json" for seed in seeds]
-        results = [json.loads(file.read_text()) for file in files if file.is_file()]
-        if results:
-            lines.append(_line(cell, results))
+def kept(cell: Cell, seed: int, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run's result what the table is made of: each row's accuracies and gains as (value, low, high)."""
+    rows = {
+        row["name"]: {
+            what: [round(row[what][end], 4) for end in ("value", "low", "high")]
+            for what in ("knn", "probe", "knn_gain", "probe_gain")
+            if row[what] is not None
+        }
+        for row in result["rows"]["rows"]
+    }
+    return {
+        "data": cell.data, "backbone": cell.backbone, "recipe": cell.recipe, "seed": seed,
+        "size": cell.settings().get("size"), "test": result["rows"]["images"], "rows": rows,
+        "density": round(result["masks"]["density"], 5), "file": result["bytes"]["file"],
+        "seconds": round(result["seconds"]["training"]),
+    }  # fmt: skip
+
+
+MASKED, BASE, LARGER, WHITE = "masked", "pretrained", re.compile(r"pretrained, (\d+) px"), ", whitened"
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown, a table for each backbone and size of what was `kept`: k-NN, and in brackets the linear probe.
+
+    Means over the seeds. The gains are those of the seeds, with the interval of the first.
+    """
+    lines: list[str] = []
+    order = sorted(found, key=_place)
+    for (backbone, size), group in itertools.groupby(order, key=lambda one: (one["backbone"], one["size"])):
+        lines += [
+            f"{backbone}, {size or 'native'} px:", "",
+            "| data | recipe | seeds | untouched | whitened | on a larger view | whitened | statistics only | masked "
+            "| whitened | gain, points | off, file |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        for _, cell in itertools.groupby(group, key=lambda one: (one["data"], one["recipe"])):
+            lines.append(_line(list(cell)))
+        lines.append("")
     return "\n".join(lines)
 
 
-def _line(cell: Cell, results: list[dict[str, Any]]) -> str:
-    rows = [{row["name"]: row for row in result["rows"]["rows"]} for result in results]
-    gains = [row["masked"]["knn_gain"] for row in rows]
-    good = sum(gain["value"] >= 0.05 and gain["low"] > 0 for gain in gains)
-    before, moved, after = ([row[name]["knn"]["value"] for row in rows]
-                            for name in ("pretrained", "statistics only", "masked"))  # fmt: skip
-    full = [row["full fine-tuning"]["knn"]["value"] for row in rows if "full fine-tuning" in row]
-    each = ", ".join(f"{100 * gain['value']:+.1f}" for gain in gains)
-    over = ", ".join(f"{100 * (a - b):+.1f}" for a, b in zip(after, moved, strict=True))
-    off = statistics.mean(1 - result["masks"]["density"] for result in results)
-    size = statistics.mean(result["bytes"]["file"] for result in results) / 1000
-    seconds = statistics.mean(result["seconds"]["training"] for result in results)
-    cells = [cell.data, cell.backbone, cell.recipe, str(len(results)), *map(_mean, (before, moved, after, full)), each,
-             f"{good} of {len(results)}", over, f"{100 * off:.2f} %", f"{size:.0f} kB", f"{seconds:.0f} s"]  # fmt: skip
+def _place(one: Mapping[str, Any]) -> tuple[Any, ...]:
+    kinds = (list(BACKBONES), list(DATA), list(RECIPES))
+    backbone, data, recipe = (
+        k.index(one[w]) for k, w in zip(kinds, ("backbone", "data", "recipe"), strict=True)
+    )
+    return (backbone, one["size"] or math.inf, data, recipe, one["seed"])
+
+
+def _line(cell: list[Mapping[str, Any]]) -> str:
+    first = cell[0]
+    larger = next((m for name in first["rows"] if (m := LARGER.fullmatch(name))), None)
+    names = [BASE, BASE + WHITE, larger and larger[0], larger and larger[0] + WHITE, "statistics only", MASKED,
+             MASKED + WHITE]  # fmt: skip
+    shown = [_mean(cell, name) if name else "none better" for name in names]
+    if larger:
+        shown[2] += f" at {larger[1]} px"
+    gains = [one["rows"][MASKED]["knn_gain"] for one in cell]
+    _, low, high = (100 * x for x in gains[0])
+    each = ", ".join(f"{100 * gain[0]:+.1f}" for gain in gains)
+    off = statistics.mean(1 - one["density"] for one in cell)
+    file = statistics.mean(one["file"] for one in cell) / 1000
+    seeds = ", ".join(str(one["seed"]) for one in cell)
+    cells = [first["data"], first["recipe"], seeds, *shown, f"{each} ({low:+.1f} to {high:+.1f})",
+             f"{100 * off:.1f} %, {file:.0f} kB"]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
-def _mean(values: list[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:.3f}" if values else "–"
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+def _mean(cell: list[Mapping[str, Any]], name: str) -> str:
+    rows = [one["rows"][name] for one in cell if name in one["rows"]]
+    if not rows:
+        return "–"
+    knn, probe = ([row[what][0] for row in rows if what in row] for what in ("knn", "probe"))
+    return f"{statistics.mean(knn):.3f}" + (f" ({statistics.mean(probe):.3f})" if probe else "")
 
 
 def main() -> None:
@@ -114,36 +162,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/label_free"))
+    parser.add_argument("--out", type=Path, default=Path("runs/label_free"), help="the runs' folders")
+    parser.add_argument(
+        "--keep", type=Path, default=DOCS / "label_free", help="a file of results for each run"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=["cifar10", "clothing"])
     parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=[FIRST])
     parser.add_argument("--recipes", nargs="+", choices=[*RECIPES, "all"], default=["contrast"])
+    parser.add_argument("--size", type=int, help="of the views in pixels; default: the data's own")
     parser.add_argument("--finetune", action="store_true", help="full fine-tuning as well")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="run nothing")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     recipes = list(RECIPES) if "all" in asked.recipes else asked.recipes
-    cells = _cells(asked.data, asked.backbones, recipes)
-    for seed in asked.seeds:
-        for cell in cells:
-            place = cell.folder(asked.out, seed)
-            if asked.table or (place / "result.json").is_file():
-                continue
-            resume = (place / "settings.json").is_file()
+    cells = [Cell(*words, asked.size) for words in itertools.product(asked.data, asked.backbones, recipes)]
+    for seed, cell in itertools.product([] if asked.table else asked.seeds, cells):
+        file = asked.keep / f"{cell.name(seed)}.json"
+        if file.is_file():
+            continue
+        place = asked.out / cell.name(seed)
+        if not (place / "result.json").is_file():
             learn_mask(
                 AdaptSettings(
-                    **cell.settings(), finetune=asked.finetune, out=place, seed=seed, resume=resume,
-                    threads=asked.threads,
+                    **cell.settings(), finetune=asked.finetune, out=place, seed=seed, threads=asked.threads,
+                    resume=(place / "settings.json").is_file(),
                 )
             )  # fmt: skip
-    everything = _cells(list(DATA), list(BACKBONES), list(RECIPES))
-    print(table(asked.out, everything if asked.table else cells, asked.seeds))
-
-
-def _cells(data: list[str], backbones: list[str], recipes: list[str]) -> list[Cell]:
-    return [Cell(*words) for words in itertools.product(data, backbones, recipes)]
+        asked.keep.mkdir(parents=True, exist_ok=True)
+        write_json(file, kept(cell, seed, json.loads((place / "result.json").read_text())))
+    print(table([json.loads(file.read_text()) for file in sorted(asked.keep.glob("*.json"))]))
 
 
 if __name__ == "__main__":
