@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
+from selfmask.backbones.spec import build
 from selfmask.errors import RunError
+from selfmask.masking.norm_weights import norm_weights
 from selfmask.run.adapt import Run, learn_mask
+from selfmask.run.checkpoint import read_checkpoint
 from selfmask.run.expected import in_words
 from selfmask.run.folder import RunFolder
 from selfmask.run.log import Log, Progress
@@ -97,6 +101,18 @@ def test_finetuning_that_goes_wrong_costs_its_row_only(weights: Path, tmp_path: 
         "masked",
         "masked, whitened",
     ]
+
+
+def test_norm_weights_alone(weights: Path, tmp_path: Path) -> None:
+    run, _ = said(short(weights, tmp_path / "run", norms_alone=True))
+    assert run.rows is not None
+    assert run.rows.rows[-1].name == "norm weights alone"
+    assert run.rows.rows[-1].knn_gain is not None
+    base = build("timm:test_resnet", weights=weights).module
+    norms = norm_weights(base)
+    trained = read_checkpoint(RunFolder(tmp_path / "run" / "norms").checkpoint)["module"]
+    for name, tensor in base.state_dict().items():
+        assert torch.equal(tensor, trained[name]) != (name in norms), name
 
 
 def test_a_mask_that_changes_nothing_is_said_to(weights: Path, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ ROW_INKS = {
     "statistics only": OCHRE,
     "masked": BLUE,
     "full fine-tuning": ORANGE,
+    "norm weights alone": MAGENTA,
     "self-masked": BLUE,
     "conditional": GREEN,
     "unconditional": PURPLE,

@@ -1,8 +1,8 @@
 """The table that every adaptation is judged by, as numbers, JSON and a table to print, and what it comes to.
 
 Rows: pretrained, the same whitened and at a larger size, statistics only, masked, the same whitened, full fine-tuning
-(if asked). Each accuracy carries its 95 % interval, each row after the first its paired difference to the first; the
-masked network also that to the untouched network at its best.
+and norm weights alone (if asked). Each accuracy carries its 95 % interval, each row after the first its paired
+difference to the first; the masked network also that to the untouched network at its best.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ WHITENED = "whitened"
 STATISTICS_ONLY = "statistics only"
 MASKED = "masked"
 FULL_FINE_TUNING = "full fine-tuning"
+NORMS_ALONE = "norm weights alone"
 
 _MEASURES = {"knn": "k-NN", "probe": "linear probe", "head": "head"}
 

@@ -30,6 +30,7 @@ _MEANINGS = {
     "statistics only": "batch-norm statistics moved to these images, no weight touched",
     "masked": "weights switched off, none changed",
     "full fine-tuning": "every weight trained, for comparison",
+    "norm weights alone": "no mask: the norm layers' weights trained, for comparison",
     "self-masked": "the dispatcher alone",
     "conditional": "the dispatcher and the expert that it chooses",
     "unconditional": "the dispatcher and all experts",

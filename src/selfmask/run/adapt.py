@@ -18,7 +18,7 @@ from selfmask._common.units import byte_count
 from selfmask.errors import RunError
 from selfmask.features.measure import HeadCost, head_cost
 from selfmask.features.passes import showing
-from selfmask.features.rows import NOT_MEASURED, Rows, Verdict
+from selfmask.features.rows import FULL_FINE_TUNING, NORMS_ALONE, NOT_MEASURED, Rows, Verdict
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import head_as
 from selfmask.masking.status import Status
@@ -26,7 +26,7 @@ from selfmask.objectives.base import Objective
 from selfmask.run.build import build_masks, build_objective
 from selfmask.run.curves import draw_curves
 from selfmask.run.expected import expected_seconds, in_words
-from selfmask.run.finetuning import finetune
+from selfmask.run.finetuning import finetune, tune_norms
 from selfmask.run.folder import RunFolder
 from selfmask.run.loop import fit
 from selfmask.run.measuring import (
@@ -134,7 +134,8 @@ def _adapt(
         training["split"] = rule_of(settings, trained, held_out=plan.held_out is not None)
     measurable = first and settings.evaluate and can_be_measured(plan)
     if not resume:
-        rows = 2 + settings.statistics + settings.finetune if measurable else 0
+        extra = settings.statistics + settings.finetune + settings.norms_alone
+        rows = 2 + extra if measurable else 0
         said = in_words(expected_seconds(plan, objective, rows)) if first else ""
         tell(console, f"expected: {said}")
     choose_crop(plan, folder, console)
@@ -228,8 +229,11 @@ def _adapt(
                 cost = _head_cost(plan, exact, head, console)
     masks.remove()
     if settings.finetune:
-        with sparing("full fine-tuning", warnings, console):
+        with sparing(FULL_FINE_TUNING, warnings, console):
             outcomes += finetune(plan, folder, console, measurable)
+    if settings.norms_alone:
+        with sparing(NORMS_ALONE, warnings, console):
+            outcomes += tune_norms(plan, folder, console, measurable)
     if result is None:
         return Run(folder.path, interrupted=False, steps=fitted.steps, status=status)
 

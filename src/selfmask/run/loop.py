@@ -64,7 +64,7 @@ def fit(
     watch: Callable[[int], dict[str, float]] | None = None,
     channels_last: bool = False,
 ) -> Fitted:
-    """Train `masks` (or with None all of the backbone's weights) and the objective's head on `images`.
+    """Train `masks` (or with None the backbone's weights that require a gradient) and the objective's head on `images`.
 
     Writes the log and the checkpoints into `folder`. With `resume`, goes on from the checkpoint there: on the CPU with
     the same number of threads, to the same masks bit for bit. `watch(step)` may add
@@ -204,7 +204,11 @@ def _score_optimizer(
     options: dict[str, Any] = {"lr": settings.rate}
     options |= {"momentum": settings.momentum} if settings.method == "sgd" else {"betas": settings.betas}
     options["weight_decay"] = settings.weight_decay
-    return masks.optimizer(cls, **options) if masks is not None else cls(module.parameters(), **options)
+    return (
+        masks.optimizer(cls, **options)
+        if masks is not None
+        else cls([p for p in module.parameters() if p.requires_grad], **options)
+    )
 
 
 def _head_optimizer(objective: Objective) -> torch.optim.SGD | None:

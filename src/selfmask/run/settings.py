@@ -115,6 +115,8 @@ class AdaptSettings:
     """Also train all weights the ordinary way with the same budget, as a row to compare with."""
     finetune_lr: float | None = None
     """Peak learning rate of that row."""
+    norms_alone: bool = False
+    """Also train the weights of the norm layers alone, with no mask, as a row to compare with."""
     track: Tracker | None = None
     """Also tell the log and the results to tensorboard (files in the run's folder), wandb or mlflow."""
     pictures: bool = False
@@ -133,8 +135,8 @@ class AdaptSettings:
     """Go on with the run in `out` where it was stopped."""
 
     FREE: ClassVar[tuple[str, ...]] = (
-        "resume", "threads", "checkpoint_every", "evaluate", "statistics", "larger", "finetune", "finetune_lr", "out",
-        "device", "head_dtype", "max_bytes", "pictures", "track",
+        "resume", "threads", "checkpoint_every", "evaluate", "statistics", "larger", "finetune", "finetune_lr",
+        "norms_alone", "out", "device", "head_dtype", "max_bytes", "pictures", "track",
     )  # fmt: skip
     """What a resumed run may change."""
 
@@ -231,7 +233,8 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "train_norms",
     ),
     "What is measured and stored": (
-        "evaluate", "statistics", "larger", "finetune_lr", "head_dtype", "max_bytes", "pictures", "track",
+        "evaluate", "statistics", "larger", "finetune_lr", "norms_alone", "head_dtype", "max_bytes", "pictures",
+        "track",
     ),
     "Machine": ("threads", "device"),
 }  # fmt: skip
