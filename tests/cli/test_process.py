@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from selfmask.cli import COMMANDS
+from selfmask.maskset import MaskSet
 
 
 def selfmask(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -63,3 +65,20 @@ def test_help_and_a_path_that_is_not_there_import_no_torch(tmp_path: Path) -> No
         )
         assert found.stdout.splitlines()[-1] == f"{status} False", found.stderr
     assert "there is no no.safetensors" in found.stderr
+
+
+@pytest.mark.parametrize("words", [("predict", "--help"), ("evaluate", "--help"), ("inspect", "MASK")])
+def test_without_a_network_no_library_of_networks_or_figures_is_imported(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Each takes seconds."""
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    mask = MaskSet(model, select="0.weight").save(tmp_path / "mask.safetensors")
+    given = [str(mask) if word == "MASK" else word for word in words]
+    heavy = {"timm", "torchvision", "matplotlib", "scipy", "sklearn"}
+    code = (
+        "import sys; from selfmask.cli import main; status = main(sys.argv[1:]); "
+        f"print(status, sorted({heavy} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, check=False)
+    assert found.stdout.splitlines()[-1] == "0 []", found.stdout + found.stderr

@@ -1,23 +1,19 @@
-"""A backbone from one string, or again from what a mask file records."""
+"""A backbone from one string, or again from what a mask file records.
+
+Each library is imported when a network of it is asked for: timm alone takes seconds.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import timm
-
 from selfmask._common.near import did_you_mean
 from selfmask.backbones.backbone import Backbone, weights_name
 from selfmask.backbones.catalogue import ALIASES, PUBLISHED
-from selfmask.backbones.from_keras import build_from_keras
-from selfmask.backbones.from_openclip import build_from_openclip
-from selfmask.backbones.from_package import build_from_package
-from selfmask.backbones.from_timm import build_from_timm
-from selfmask.backbones.from_torchhub import build_from_torchhub
-from selfmask.backbones.from_transformers import build_from_transformers
 from selfmask.backbones.hub import fetched, local_only
 from selfmask.backbones.preprocessing import MOST_PIXELS, Preprocessing
 from selfmask.errors import BackboneError
@@ -45,24 +41,36 @@ def build(
             f"image_size must be at least 1 and at most {MOST_PIXELS} pixels, not {image_size}"
         )
     kind, name = parse(spec)
-    if kind == "timm":
-        return build_from_timm(name, weights, image_size, pretrained)
-    if kind == "keras":
-        return build_from_keras(name, weights, image_size, pretrained)
     if kind == "published":
         return _build_published(name, weights, image_size, pretrained)
     if kind == "package":
+        from selfmask.backbones.from_package import build_from_package
+
         if weights is not None:
             raise BackboneError(
                 f"package:{name} has its own weights; for a file use timm:tf_{name} --weights FILE"
             )
         return build_from_package(name, image_size, pretrained)
-    others = {
-        "torchhub": build_from_torchhub,
-        "openclip": build_from_openclip,
-        "hf": build_from_transformers,
-    }
-    return others[kind](name, weights, image_size, pretrained)
+    return _builder(kind)(name, weights, image_size, pretrained)
+
+
+_Build = Callable[[str, "str | Path | None", "int | None", bool], Backbone]
+"""name, weights, image_size, pretrained: see `build`."""
+
+
+def _builder(kind: str) -> _Build:
+    """What builds a network of `kind` from its name."""
+    if kind == "keras":
+        from selfmask.backbones.from_keras import build_from_keras as found
+    elif kind == "torchhub":
+        from selfmask.backbones.from_torchhub import build_from_torchhub as found
+    elif kind == "openclip":
+        from selfmask.backbones.from_openclip import build_from_openclip as found
+    elif kind == "hf":
+        from selfmask.backbones.from_transformers import build_from_transformers as found
+    else:
+        from selfmask.backbones.from_timm import build_from_timm as found
+    return found
 
 
 def parse(spec: str) -> tuple[str, str]:
@@ -78,6 +86,8 @@ def parse(spec: str) -> tuple[str, str]:
             f"unknown kind of backbone in {spec!r}{did_you_mean(kind, KINDS)}; "
             f"a backbone is KIND:NAME with a kind of {', '.join(KINDS)}, e.g. timm:resnet18"
         )
+    import timm
+
     if timm.is_model(spec.partition(".")[0]):
         return "timm", spec
     known = [*ALIASES, *PUBLISHED, *timm.list_models()]
@@ -214,6 +224,8 @@ def _find(name: str, spec: str) -> Path:
 def _build_published(
     name: str, weights: str | Path | None, image_size: int | None, pretrained: bool
 ) -> Backbone:
+    from selfmask.backbones.from_timm import build_from_timm
+
     published = PUBLISHED[name]
     given = weights
     if weights is None and pretrained:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -10,14 +12,16 @@ from selfmask._common.console import SafeConsole
 from selfmask._common.escape import printable
 from selfmask.cli.printing import print_rows, say
 from selfmask.reports.wording import percent, size
-from selfmask.tasks.analyze import Analysis
-from selfmask.tasks.apply import Applied
-from selfmask.tasks.compact import Compacted
-from selfmask.tasks.compare import Comparison
-from selfmask.tasks.export import Exported
-from selfmask.tasks.in_bytes import InBytes
-from selfmask.tasks.inspect import Inspection
 from selfmask.tasks.words import in_words, made_by
+
+if TYPE_CHECKING:
+    from selfmask.tasks.analyze import Analysis
+    from selfmask.tasks.apply import Applied
+    from selfmask.tasks.compact import Compacted
+    from selfmask.tasks.compare import Comparison
+    from selfmask.tasks.export import Exported
+    from selfmask.tasks.in_bytes import InBytes
+    from selfmask.tasks.inspect import Inspection
 
 
 def show_inspection(inspection: Inspection, console: Console | None = None) -> None:
@@ -109,6 +113,10 @@ def show_combined(made: Inspection) -> None:
 
 def show_compacted(compacted: Compacted | InBytes) -> None:
     """What was turned on again, what that cost, and the bytes before and after."""
+    from selfmask.tasks.in_bytes import (
+        InBytes,  # here, because the other commands need nothing that it imports
+    )
+
     if isinstance(compacted, InBytes):
         _show_in_bytes(compacted)
         return

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from selfmask._common.console import SafeConsole
 from selfmask.cli.printing import say
-from selfmask.run.adapt import Run
-from selfmask.tasks.cascade import DrawnCascade
-from selfmask.tasks.evaluate import Evaluation
-from selfmask.tasks.report import Written
+
+if TYPE_CHECKING:
+    from selfmask.run.adapt import Run
+    from selfmask.tasks.cascade import DrawnCascade
+    from selfmask.tasks.evaluate import Evaluation
+    from selfmask.tasks.report import Written
 
 
 def show_run(run: Run) -> None:

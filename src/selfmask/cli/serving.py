@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from selfmask.cli.printing import say
-from selfmask.serve.run import Served
+
+if TYPE_CHECKING:
+    from selfmask.serve.run import Served
 
 
 def show_served(served: Served) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from selfmask.cli.printing import print_rows, say
-from selfmask.embeddings.record import Record
-from selfmask.tasks.embed import EmbeddedImages
-from selfmask.tasks.predict import Predicted
-from selfmask.tasks.search import Found
+
+if TYPE_CHECKING:
+    from selfmask.embeddings.record import Record
+    from selfmask.tasks.embed import EmbeddedImages
+    from selfmask.tasks.predict import Predicted
+    from selfmask.tasks.search import Found
 
 _MOST_SHOWN = 20
 

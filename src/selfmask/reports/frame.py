@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -9,6 +11,8 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
 
 from selfmask._common.escape import encodable, one_line
 from selfmask._common.style import INKS
@@ -43,3 +47,17 @@ def _css() -> Markup:
 def _finalised(value: Any) -> Any:
     """What every value that a template prints goes through; it is escaped afterwards."""
     return value if isinstance(value, Markup) else one_line(str(value)).replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def thumbnail(image: Tensor, side: int = 96) -> tuple[str, int]:
+    """`image` (uint8 (3, H, W)), cut to its central square and made at most `side` pixels large: a data URI, pixels."""
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    short = min(picture.size)
+    left, top = (picture.width - short) // 2, (picture.height - short) // 2
+    picture = picture.crop((left, top, left + short, top + short))
+    if short > side:
+        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+    data = io.BytesIO()
+    kind = "png" if short <= 40 else "jpeg"
+    picture.save(data, kind, **({} if kind == "png" else {"quality": 82}))
+    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}", picture.width

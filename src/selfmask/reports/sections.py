@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import platform
 import random
 from collections.abc import Sequence
@@ -11,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
-from torch import Tensor
 
 from selfmask.features.rows import Estimate, Rows
 from selfmask.reports.before_after import BeforeAfter
 from selfmask.reports.chart import NARROW, WIDE, Chart, DataTable
+from selfmask.reports.frame import thumbnail
 from selfmask.reports.neighbours import Strip, same_class_share, strip_table
 from selfmask.reports.reading import ReadRun
 from selfmask.reports.results import MEASURES, OURS, measures_of, result_chart, scale_of
@@ -220,17 +217,3 @@ def of_making(run: ReadRun) -> Section:
     )
     picture = {"command": run.command, "facts": shown}
     return Section("making", "making", "How it was made", words, picture, "how it was made")
-
-
-def thumbnail(image: Tensor, side: int = 96) -> tuple[str, int]:
-    """`image` (uint8 (3, H, W)), cut to its central square and made at most `side` pixels large: a data URI, pixels."""
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    short = min(picture.size)
-    left, top = (picture.width - short) // 2, (picture.height - short) // 2
-    picture = picture.crop((left, top, left + short, top + short))
-    if short > side:
-        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
-    data = io.BytesIO()
-    kind = "png" if short <= 40 else "jpeg"
-    picture.save(data, kind, **({} if kind == "png" else {"quality": 82}))
-    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}", picture.width

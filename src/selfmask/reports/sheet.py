@@ -9,8 +9,7 @@ from pathlib import PurePath
 from selfmask.embeddings.search import Hit
 from selfmask.errors import DataError
 from selfmask.images.sources import Content, decoded
-from selfmask.reports.frame import rendered
-from selfmask.reports.sections import thumbnail
+from selfmask.reports.frame import rendered, thumbnail
 from selfmask.reports.wording import count
 
 MOST_QUERIES = 100
