@@ -36,8 +36,8 @@ def main(
     model = timm.create_model(name, pretrained=pretrained, num_classes=10)
     before = accuracy(model, x[test], y[test])
 
-    masks = selfmask.MaskSet(model, rule=selfmask.Threshold(spread=0.5), train="fc.*")  # freezes the rest
-    optimizer = masks.optimizer(torch.optim.Adam, lr=0.03, trained={"lr": 1e-3})
+    masks = selfmask.MaskSet(model, rule=selfmask.Threshold(spread=0.5), norm_stats="frozen", train="fc.*")
+    optimizer = masks.optimizer(torch.optim.Adam, lr=min(0.06, 4.5 / steps), trained={"lr": 0.01})
     model.train()
     for _ in range(steps):
         batch = torch.randint(0, 1_000, (64,))

@@ -24,7 +24,9 @@ class Adapter(lightning.LightningModule):
     def __init__(self, name: str, pretrained: bool) -> None:
         super().__init__()
         self.model = timm.create_model(name, pretrained=pretrained, num_classes=10)
-        self.masks = selfmask.MaskSet(self.model, rule=selfmask.Threshold(spread=0.5), train="fc.*")
+        self.masks = selfmask.MaskSet(
+            self.model, rule=selfmask.Threshold(spread=0.5), norm_stats="frozen", train="fc.*"
+        )
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         x, y = batch
@@ -33,7 +35,7 @@ class Adapter(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        return self.masks.optimizer(torch.optim.Adam, lr=0.03, trained={"lr": 1e-3})
+        return self.masks.optimizer(torch.optim.Adam, lr=0.03, trained={"lr": 0.01})
 
 
 def main(name: str = "resnet18.a1_in1k", pretrained: bool = True, **arguments: Any) -> Adapter:

@@ -164,7 +164,7 @@ def test_the_tutorials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures
         pictures(tmp_path / name, 30)
     pictures(tmp_path / "new", 3, classes=False)
     next((tmp_path / "new").iterdir()).rename(tmp_path / "new" / "a.png")
-    assert sum(run_page(DOCS / "tutorials" / f"{name}.md", {}) for name in TUTORIALS) == 18
+    assert sum(run_page(DOCS / "tutorials" / f"{name}.md", {}) for name in TUTORIALS) == 19
     assert selfmask.load("half.mask.safetensors").bytes()["file"] > 0
     with selfmask.Bank("package:efficientnet_lite0", "masks/") as bank:
         assert bank.names == ("site-1", "site-2")
@@ -177,7 +177,7 @@ def test_the_readme() -> None:
     lines = [
         line
         for block in blocks((ROOT / "README.md").read_text(encoding="utf-8"))
-        if not block.language and block.lines[0].startswith(("selfmask ", "make "))
+        if not block.language and block.lines[0].startswith(("$ selfmask ", "make "))
         for line in commands(block)
     ]
     assert sum(map(run, lines)) == 5  # its Python: test_readme.py

@@ -31,39 +31,37 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 def test_the_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand there, on the default backbone with its own weights, which needs no network."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert blocks, "the README has lost its Python example"
     assert len(blocks[0].strip().splitlines()) <= 16
     monkeypatch.chdir(tmp_path)
-    model = network()
-    # The README's model has its weights from a hub, and its loader real images; both are stood in for here.
-    names: dict[str, Any] = {"loader": digits_loader() * 8}
-    create = timm.create_model
-    with monkeypatch.context() as patched:
-        patched.setattr(timm, "create_model", lambda *_, **__: model)
-        before = snapshot(model)
-        exec(blocks[0], names)
-    assert create is timm.create_model
-    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
-    files = list(tmp_path.glob("*.safetensors"))
-    assert len(files) == 1
-    assert any(not bool(m.all()) for m in selfmask.load(files[0]).masks().values())
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    names: dict[str, Any] = {"loader": digits_loader() * 3}
+    exec(blocks[0], names)
+    found = {name: t for name, t in names["model"].state_dict().items() if name.startswith("0.")}
+    base = snapshot(selfmask.build("efficientnet_lite0").module)
+    assert {name[2:] for name in found} == set(base)
+    assert all(torch.equal(t, base[name[2:]]) for name, t in found.items())
+    mask = selfmask.load(tmp_path / "flowers.mask.safetensors")
+    assert all(name.startswith("0.") for name in mask.names)
+    assert any(not bool(m.all()) for m in mask.masks().values())
 
 
 def test_the_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     block = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "masks").mkdir()
+    (tmp_path / "runs").mkdir()
     model = timm.create_model("test_resnet", num_classes=0).eval()
     for number in (1, 7):
         masks = selfmask.MaskSet(model, select="auto")
         masks.set_scores({name: torch.randn_like(score) + 1 for name, score in masks.scores.items()})
-        masks.save(tmp_path / f"masks/site-{number}.mask.safetensors")
+        masks.save(tmp_path / f"runs/site-{number}.mask.safetensors")
         masks.remove()
     images = list(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
     names: dict[str, Any] = {"model": model, "images": images, "selfmask": selfmask}
-    assert '"resnet18"' in block
-    exec(block.replace('"resnet18"', "model"), names)
+    assert '"efficientnet_lite0"' in block
+    exec(block.replace('"efficientnet_lite0"', "model"), names)
     x = names["x"]
     for place, name in enumerate(("site-1", "site-7", "site-1")):
         alone = names["bank"].embed([images[place]], name)
