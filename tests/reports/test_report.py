@@ -16,10 +16,11 @@ from markupsafe import escape
 from selfmask.cascades.cascade_file import write_cascade
 from selfmask.cascades.router import fit_router
 from selfmask.errors import RunError
-from selfmask.features.rows import Estimate, Outcome, Rows, Verdict
+from selfmask.features.rows import Estimate, Outcome, Rival, Rows, Verdict
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import save_mask
 from selfmask.reports.chart import DataTable
+from selfmask.reports.frame import _finalised
 from selfmask.reports.gather import gather
 from selfmask.reports.headline import display_name, headline
 from selfmask.reports.neighbours import same_class_share, strip_table, strips
@@ -95,6 +96,26 @@ def full(run) -> Material:
     return Material(masks=run.masks, theta=theta, seen=seen, strips=strips(seen, queries=3))
 
 
+def test_the_pretrained_network_at_its_best_is_in_the_first_paragraph(tiny_run) -> None:
+    read = read_run(tiny_run.path)
+    assert read.result is not None
+    assert read.rows is not None
+    best, gain = Estimate(0.9, 0.8, 0.95), Estimate(-0.1, -0.2, -0.05)
+    rival = Rival("pretrained, 224 px", best, "masked", gain, "probe")
+    result = replace(read.result, rows=replace(read.rows, rival=rival))
+    sentence = headline(replace(read, result=result)).sentence
+    assert "at its best (pretrained, 224 px) reaches 90.0\N{NO-BREAK SPACE}% by linear probe" in sentence
+    assert "the mask is −10.0 points (−20.0 to −5.0): where that can be had, keep the pretrained" in sentence
+    itself = replace(rival, row=read.rows.rows[0].name)
+    result = replace(read.result, rows=replace(read.rows, rival=itself))
+    assert "at its best" not in headline(replace(read, result=result)).sentence
+
+
+def test_no_line_is_broken_within_an_interval_or_before_a_unit() -> None:
+    shown = _finalised("+1.3 to −10.5 and 95 % of 13.7 MB; 3 to come")
+    assert shown.replace("\N{NO-BREAK SPACE}", "_") == "+1.3_to_−10.5 and 95_% of 13.7_MB; 3 to come"
+
+
 @pytest.mark.parametrize(
     ("kept", "ending"), [(True, "+1.0 to +3.0)."), (False, "Keep the pretrained network.")]
 )
@@ -103,7 +124,7 @@ def test_how_the_mask_stood_its_check_is_on_the_page(tiny_run, kept: bool, endin
     assert read.result is not None
     check = Check(60, Estimate(0.02, 0.01, 0.03), kept)
     sentence = headline(replace(read, result=replace(read.result, check=check))).sentence
-    assert "On 60 training images held out from it, the mask was +2.0 points from a linear probe" in sentence
+    assert "On 60 training images held out, it was +2.0 points from a linear probe" in sentence
     assert sentence.endswith(ending)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -46,7 +47,15 @@ def _css() -> Markup:
 
 def _finalised(value: Any) -> Any:
     """What every value that a template prints goes through; it is escaped afterwards."""
-    return value if isinstance(value, Markup) else one_line(str(value)).replace(" %", "\N{NO-BREAK SPACE}%")
+    return value if isinstance(value, Markup) else _TOGETHER.sub(_unbroken, one_line(str(value)))
+
+
+_TOGETHER = re.compile(r" (?=%)|(?<=\d) (?=(?:[kMG]B|px|points)\b)|(?<=\d) to (?=[+−\d])")
+"""Spaces at which no line is broken: before a unit, and within an interval."""
+
+
+def _unbroken(found: re.Match[str]) -> str:
+    return found[0].replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def thumbnail(image: Tensor, side: int = 96) -> tuple[str, int]:

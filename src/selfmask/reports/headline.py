@@ -67,6 +67,7 @@ def headline(run: ReadRun) -> Headline:
             f"for {accuracy(masked.value)}, against {accuracy(base.value)} for the pretrained network"
             + (" and a linear probe" if key == "head" else "")
             + f": {points(gain.value)} (95 % interval {signed(gain.low)} to {signed(gain.high)})."
+            + _beside(run.rows)
         )
     tiles.append((percent(share), f"of the masked weights off ({count(off)} of {count(total)})"))
     stored, full = run.bytes()["file"], network_bytes(run)
@@ -78,14 +79,27 @@ def headline(run: ReadRun) -> Headline:
     return Headline(title, status, verdict, tendency, deed + outcome + _checked(run.result), tuple(tiles))
 
 
+def _beside(rows: Rows) -> str:
+    """What is left of the gain beside the best that could be had without a mask, where that is another row."""
+    rival = rows.rival
+    if rival is None or rival.row == rows.rows[0].name:
+        return ""
+    measure, gain = MEASURES[rival.measure], rival.gain
+    sentence = (
+        f" The pretrained network at its best ({rival.row}) reaches {accuracy(rival.accuracy.value)} by {measure}; "
+        f"from that the mask is {points(gain.value)} ({signed(gain.low)} to {signed(gain.high)})"
+    )
+    return sentence + ("." if gain.low > 0 else ": where that can be had, keep the pretrained network.")
+
+
 def _checked(result: Result | None) -> str:
     """How the mask stood the check on training images held out, where there was one."""
     if result is None or result.check is None:
         return ""
     check = result.check
     sentence = (
-        f" On {count(check.images)} training images held out from it, the mask was {points(check.gain.value)} from a "
-        f"linear probe of the pretrained network ({signed(check.gain.low)} to {signed(check.gain.high)})"
+        f" On {count(check.images)} training images held out, it was {points(check.gain.value)} from a linear probe of "
+        f"the pretrained network ({signed(check.gain.low)} to {signed(check.gain.high)})"
     )
     return sentence + (
         "."
