@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -54,6 +56,38 @@ def test_the_pull_is_the_cosine_to_the_untouched_features(
     assert torch.allclose(free.loss(backbone.module, batch, 0, 10)[0], alone, atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [6, 40])  # fewer images than the features are wide, and more
+@pytest.mark.parametrize("pull", [0.0, 2.0])
+def test_whitened_it_is_nt_xent_of_numpy_s_whitening(
+    backbone: Backbone, images: ImageSet, batch_for: BatchFor, count: int, pull: float
+) -> None:
+    images = images.subset(range(count))
+    objective = Contrast(
+        backbone.width, count, 12, ContrastSettings(pull=pull, target_size=20, whiten=True), flips=False
+    )
+    objective.prepare(backbone, images)
+    batch = batch_for(objective, 0)
+    batch = replace(batch, indices=batch.indices % count)
+    loss, _ = objective.loss(backbone.module, batch, 0, 10)
+    with torch.no_grad():
+        x = backbone.module(backbone.preprocessing.normalise(images.resized(20))).double().numpy()
+        views = [backbone.module(view).double().numpy() for view in batch.views]
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    _, values, axes = np.linalg.svd(unit - unit.mean(axis=0), full_matrices=False)
+    kept = values > 1e-6 * values[0]
+    variances = values[kept] ** 2 / (count - 1)
+    scale = np.sqrt(variances + 0.1 * variances.mean())
+
+    def white(y: np.ndarray) -> torch.Tensor:
+        y = (y / np.linalg.norm(y, axis=1, keepdims=True) - unit.mean(axis=0)) @ axes[kept].T / scale
+        return torch.from_numpy(y / np.linalg.norm(y, axis=1, keepdims=True))
+
+    one, other, near = white(views[0]), white(views[1]), white(x)[batch.indices]
+    expected = NTXentLoss(temperature=0.1)(one, other)
+    expected += pull * (1 - (one * near + other * near).sum(dim=1).mean() / 2)
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=0.02)  # targets are in half precision
+
+
 def test_views_change_colours_and_are_mirrored_only_where_they_may_be() -> None:
     view = Contrast(4, 10, 16, ContrastSettings(crop=0.4)).views[0]
     assert (view.scale, view.flip, view.jitter, view.hue) == ((0.4, 1.0), 0.5, 0.8, 0.1)
@@ -61,10 +95,10 @@ def test_views_change_colours_and_are_mirrored_only_where_they_may_be() -> None:
     assert (plain.flip, plain.jitter, plain.grey) == (0.0, 0.0, 0.0)
 
 
-def test_masks_learn_from_it_and_a_resumed_run_has_the_targets(
+def test_a_resumed_run_has_the_targets_and_their_whitening(
     backbone: Backbone, images: ImageSet, batch_for: BatchFor
 ) -> None:
-    objective = Contrast(backbone.width, len(images), 12, ContrastSettings(pull=0.5))
+    objective = Contrast(backbone.width, len(images), 12, ContrastSettings(pull=0.5, whiten=True))
     objective.prepare(backbone, images)
     objective.targets.copy_(objective.targets.roll(3, dims=1))
     other = Contrast(backbone.width, len(images), 12, objective.settings)
@@ -72,6 +106,11 @@ def test_masks_learn_from_it_and_a_resumed_run_has_the_targets(
     batch = batch_for(objective, 0)
     mine, theirs = (o.loss(backbone.module, batch, 0, 10)[0] for o in (objective, other))
     assert torch.equal(mine, theirs)
+
+
+def test_masks_learn_from_it(backbone: Backbone, images: ImageSet, batch_for: BatchFor) -> None:
+    objective = Contrast(backbone.width, len(images), 12, ContrastSettings(pull=0.5))
+    objective.prepare(backbone, images)
     masks = MaskSet(backbone.module, select=lambda name, p: p.ndim == 4)
     optimizer = masks.optimizer(torch.optim.Adam, lr=0.02, betas=(0.9, 0.99))
     losses = []

@@ -1,10 +1,11 @@
 """No labels: two views of one image should lie closer to each other than to other images, and all stay near the base.
 
-InfoNCE (NT-Xent, Chen et al. 2020) on the backbone's own L2-normalised features: no projection head, so that the
-masks are learnt in the space in which features are compared. A **pull**, pull × (1 − cosine) between a view's features
-and the untouched network's features of the whole image on a larger view (distil's targets), keeps what the network
-knows already: where the images are like those that it was trained on, contrast alone harms. The default without
-labels; docs/label-free.md has what each brought.
+InfoNCE (NT-Xent, Chen et al. 2020) on the backbone's own features: no projection head that learns, so that the masks
+are learnt in the space in which features are compared. A **pull**, pull × (1 − cosine) between a view's features and
+the untouched network's features of the whole image on a larger view (distil's targets), keeps what the network knows
+already: where the images are like those that it was trained on, contrast alone harms. On request both compare
+features **whitened** by those targets: a pretrained network's lie in few directions, and what tells images of another
+kind apart may be in the others. The default without labels; docs/label-free.md has what each brought.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from selfmask._common.processes import gathered_with_gradient, place
 from selfmask.backbones.backbone import Backbone
 from selfmask.errors import SettingsError
+from selfmask.features.whitening import Whitening
 from selfmask.images.image_set import ImageSet
 from selfmask.images.views import Augment
 from selfmask.objectives.base import FROM_TARGETS, Batch, Figures, Job, Objective
@@ -36,6 +38,9 @@ class ContrastSettings:
     """Weight of staying near the untouched network's features; 0 for none, as suits images unlike its own."""
     target_size: int | None = None
     """Side of the whole images that those features are taken from, in pixels. Default: as distil's."""
+    whiten: bool = False
+    """Compare features whitened by the untouched ones, so that no direction counts more than another: for images unlike
+    those that the network was trained on."""
     crop: float = 0.3
     """Least share of an image's area in a view, in (0, 1]."""
     colours: float = 1.0
@@ -89,15 +94,21 @@ class Contrast(Objective):
         )  # fmt: skip
         self.views = (view, view)
         # Half precision: a checkpoint holds them, and a direction needs no more.
-        self.register_buffer("targets", torch.zeros(images if s.pull else 0, width, dtype=torch.float16))
+        self.register_buffer(
+            "targets", torch.zeros(images if s.pull or s.whiten else 0, width, dtype=torch.float16)
+        )
         self.targets: Tensor
+        side = width if s.whiten else 0
+        self.register_buffer("mean", torch.zeros(side))
+        self.register_buffer("axes", torch.zeros(side, side))  # unused rows are 0, where there are few images
+        self.mean: Tensor
+        self.axes: Tensor
         self.watch = RunWatch()
 
     @classmethod
     def make(cls, job: Job, settings: ContrastSettings) -> Self:
-        if (
-            settings.pull
-        ):  # here, and not only when they are taken: by then a folder is open and the base is measured
+        if settings.pull or settings.whiten:
+            # Here, and not only when they are taken: by then a folder is open and the base is measured.
             target_size(settings.target_size, job.size, job.native, job.backbone)
         return cls(
             job.backbone.width, len(job.images), job.size, settings, native=job.native, flips=job.images.flips,
@@ -105,29 +116,44 @@ class Contrast(Objective):
         )  # fmt: skip
 
     def prepare(self, backbone: Backbone, images: ImageSet) -> list[str]:
-        if not self.settings.pull:
-            return ["pull: none, the features may go where the views lead them"]
-        at = take_targets(
-            self.targets, backbone, images, self.views[0], self.settings.target_size, self.native
-        )
-        return [
-            f"pull: {self.settings.pull:g} × (1 − cosine) to the untouched features at {at.value} px ({at.why})"
-        ]
+        s, free = self.settings, "pull: none, the features may go where the views lead them"
+        if not len(self.targets):
+            return [free]
+        at = take_targets(self.targets, backbone, images, self.views[0], s.target_size, self.native)
+        there = f"the untouched features at {at.value} px ({at.why})"
+        said = [f"pull: {s.pull:g} × (1 − cosine) to {there}" if s.pull else free]
+        if s.whiten:
+            found = Whitening.of(self.targets[:: -(-len(self.targets) // _TO_WHITEN_BY)])
+            self.mean.copy_(found.mean)
+            self.axes[: len(found.axes)].copy_(found.axes)
+            said.append("compared: features whitened by " + ("those" if s.pull else there))
+        return said
+
+    def compared(self, x: Tensor) -> Tensor:
+        """Features (N, width) as they are compared: L2-normalised, and whitened before where that is wanted."""
+        if not self.settings.whiten:
+            return F.normalize(x.float(), dim=1)
+        # Not in half precision: directions of little variance are stretched a good deal.
+        with torch.autocast(x.device.type, enabled=False):
+            return F.normalize(Whitening(self.mean, self.axes).apply(x.float()), dim=1)
 
     def loss(self, module: nn.Module, batch: Batch, step: int, steps: int) -> tuple[Tensor, Figures]:
         s = self.settings
-        z = F.normalize(module(torch.cat(batch.views)).float(), dim=1)
-        one, other = z.chunk(2)
+        x = module(torch.cat(batch.views)).float()
+        one, other = self.compared(x).chunk(2)
         loss = info_nce(one, other, s.temperature)
-        figures = {"contrast": float(loss.detach()), "spread": spread_of(one)}
+        figures = {"contrast": float(loss.detach()), "spread": spread_of(F.normalize(x.detach(), dim=1))}
         if s.pull:
-            near = self.targets[batch.indices.to(self.targets.device)].float()
+            near = self.compared(self.targets[batch.indices.to(self.targets.device)])
             cosine = ((one * near).sum(dim=1).mean() + (other * near).sum(dim=1).mean()) / 2
             loss = loss + s.pull * (1 - cosine)
             figures["cosine"] = float(cosine.detach())
         if s.watch:
             self.watch.observe(step, steps, float(loss.detach()), figures["spread"])
         return loss, figures
+
+
+_TO_WHITEN_BY = 20_000
 
 
 def info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:
