@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -119,6 +120,18 @@ def python_names() -> str:
     return "\n\n".join(page) + "\n"
 
 
+class ExamplesAsCode(griffe.Extension):
+    """What stands behind >>> in a docstring is code; markdown would take it for quotations within quotations."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = _fenced(obj.docstring.value)
+
+
+_EXAMPLE = re.compile(r"^( *)>>> .*(?:\n\1(?! *$).+)*", re.MULTILINE)
+"""To the next empty line, or one that is indented less."""
+
+
 def _fenced(text: str) -> str:
     """A docstring as markdown: its examples are code."""
-    return re.sub(r"(?ms)^>>> .*?(?=\n\n|\Z)", lambda example: f"```pycon\n{example[0]}\n```", text)
+    return _EXAMPLE.sub(lambda example: f"{example[1]}```pycon\n{example[0]}\n{example[1]}```", text)

@@ -73,6 +73,13 @@ def test_references_name_every_command_and_public_name(site: Path) -> None:
 
 
 @pytest.mark.slow
+def test_examples_in_docstrings_are_code(site: Path) -> None:
+    page = (site / "reference/api.html").read_text(encoding="utf-8")
+    assert "<blockquote>" not in page
+    assert page.count('<span class="gp">&gt;&gt;&gt; ') > 30
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1400])
 def test_opens_from_the_disk(site: Path, browser: Any, width: int) -> None:
     for name in PAGES:
