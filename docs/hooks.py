@@ -34,7 +34,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """A link to what lies beside docs/ in the repository is its words alone: the site does not hold it."""
+    """A link to what lies beside docs/ in the repository is its words alone: the site does not hold it.
+
+    No line is broken within a number and its deviation.
+    """
+    markdown = markdown.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
     inside = page.file.src_uri.startswith(("tutorials/", "howto/"))
     return markdown if inside else _LEAVES.sub(r"\1", markdown)
 
