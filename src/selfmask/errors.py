@@ -39,6 +39,10 @@ class ArchitectureWarning(UserWarning):
     """A mask's base and the model have the same tensors and yet are not built alike: outputs may differ."""
 
 
+class EmptyMaskWarning(UserWarning):
+    """A mask was trained and yet no weight is off: it changes nothing."""
+
+
 class BackboneError(SelfmaskError):
     """A backbone could not be found, built or given its weights."""
 

@@ -7,6 +7,7 @@ new weights in place. They are rebuilt from θ every time, so nothing drifts and
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from selfmask._common.files import write_atomically
 from selfmask._common.units import byte_count
-from selfmask.errors import SelectionError, SettingsError
+from selfmask.errors import EmptyMaskWarning, SelectionError, SettingsError
 from selfmask.maskfile.architecture import architecture
 from selfmask.maskfile.budget import Worn, in_bytes, writer
 from selfmask.maskfile.explain import model_name
@@ -312,7 +313,8 @@ class MaskSet:
         them: "float16" takes half the bytes, "int8" a quarter, "int4" an eighth. `metadata` (JSON-able: `backbone=`,
         `preprocessing=`, `training=` …) is kept as given; without `backbone=` the name that the model gives itself
         (timm's with its pretrained tag, transformers') is kept as `base`, which says nothing of where its weights are
-        from. The file appears whole or not at all. Returns its path.
+        from. The file appears whole or not at all. Returns its path. Warns (`EmptyMaskWarning`) where no
+        weight is off after training.
 
         With `max_bytes` (10240, "10k") the file takes no more, all included. What is given up is chosen by how far it
         moves the outputs on `images`, batches as the model takes them: metadata, bits of the norm weights and of the
@@ -325,6 +327,14 @@ class MaskSet:
             raise SettingsError(
                 f"save: {changed[0]} {changed[1]} since the MaskSet was made, so the file would fit no base; change a "
                 "model before its MaskSet is made"
+            )
+        masks_alone = isinstance(self.rule, Threshold) and not self.masked.norms
+        if self.steps and masks_alone and self.density() == 1:
+            warnings.warn(
+                f"{Path(path).name}: no weight is off after {self.steps} steps, so the masks change nothing. Take more "
+                "steps or a higher rate: with Adam, rates that add up to 4.5 in all",
+                EmptyMaskWarning,
+                stacklevel=2,
             )
         self.round_norms()
         norms = {name: self._rounded[name] for name in self.masked.norms}

@@ -73,7 +73,7 @@ def test_a_cascade_stopped_between_experts_ends_as_an_uninterrupted_one(
     finished = (tmp_path / "part" / "expert-1" / "mask.safetensors").stat().st_mtime_ns
     with pytest.raises(RunError, match="not empty"):
         learn_cascade(tiny(tmp_path / "part"), console=QUIET)
-    with pytest.raises(RunError, match="experts = 2, not 3"):
+    with pytest.raises(RunError, match="experts: 2 there, 3 here"):
         learn_cascade(tiny(tmp_path / "part", experts=3, resume=True), console=QUIET)
 
     document = learn_cascade(tiny(tmp_path / "part", resume=True, evaluate=True), console=QUIET).document()

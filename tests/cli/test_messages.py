@@ -74,7 +74,7 @@ def test_resume_with_other_settings(capsys: pytest.CaptureFixture[str], tmp_path
     with folder.held():
         folder.open(AdaptSettings("digits", steps=5).recorded(), resume=False)
     line = said(capsys, "adapt", "digits", "--steps", "6", "--out", str(tmp_path / "run"), "--resume")
-    assert "steps = 5, not 6" in line
+    assert "steps: 5 there, 6 here" in line
 
 
 def test_a_mask_for_another_base(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

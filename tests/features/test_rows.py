@@ -104,6 +104,18 @@ def exactly(share: float, seed: int) -> torch.Tensor:
     return torch.randperm(500, generator=torch.Generator().manual_seed(seed)) < round(500 * share)
 
 
+def test_where_the_head_is_no_better_the_embeddings_may_be() -> None:
+    rows = Rows.of(
+        [
+            Outcome("pretrained", knn=right(0.5), probe=right(0.6)),
+            Outcome("masked", knn=right(0.7), head=right(0.6, seed=1)),
+        ]
+    )
+    assert rows.verdict().kind == "no different"
+    assert "As embeddings it is better: +" in rows.verdict().sentence
+    assert "As embeddings" not in four().verdict().sentence
+
+
 def test_the_untouched_network_at_its_best_is_named_beside_the_masked_one() -> None:
     """By k-NN each side has its best row, whitened or larger; the difference is paired between those two."""
     at = [exactly(share, k) for k, share in enumerate((0.5, 0.6, 0.8, 0.65, 0.62))]

@@ -249,20 +249,20 @@ assert not {"torch", "numpy", "timm", "PIL"} & set(sys.modules)
         check=False,
     )
     assert found.stderr == ""
-    assert found.stdout == "there is no folder, list or data set called 'photo' (did you mean 'photos'?)\n"
+    assert found.stdout == "there is no file, folder or data set called 'photo' (did you mean 'photos'?)\n"
 
 
 def test_a_missing_folder_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "photos" / "train").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for spec, message in (
-        ("nowhere", "there is no folder, list or data set called 'nowhere'"),
+        ("nowhere", "there is no file, folder or data set called 'nowhere'"),
         ("./nowhere", "there is no folder 'nowhere' here"),
         ("photos/trian", "there is no photos/trian (did you mean 'train'?)"),
         ("fotos/train/cat", "there is no fotos/train/cat: there is no folder 'fotos' here (did you mean 'photos'?)"),
         (str(tmp_path / "no" / "cat"), f"there is no {tmp_path}/no/cat: {tmp_path} has no 'no'"),
         ("list:nowhere.csv", "there is no file nowhere.csv"),
-        ("cifar1O", "there is no folder, list or data set called 'cifar1O' (did you mean 'cifar10' or 'cifar100'?)"),
+        ("cifar1O", "there is no file, folder or data set called 'cifar1O' (did you mean 'cifar10' or 'cifar100'?)"),
     ):  # fmt: skip
         with pytest.raises(DataError) as caught:
             open_data(spec)

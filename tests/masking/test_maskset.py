@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import selfmask
-from selfmask.errors import SelectionError, SettingsError, WrongBaseError
+from selfmask.errors import EmptyMaskWarning, SelectionError, SettingsError, WrongBaseError
 from selfmask.masking.norm import NormStats
 from selfmask.masking.rules import Threshold, TopK
 from selfmask.masking.selection import Selection
@@ -122,6 +123,21 @@ def test_a_saved_mask_gives_the_same_outputs_bit_for_bit(tmp_path: Path) -> None
     with mask.apply(fresh):
         assert torch.equal(fresh(x), expected)
     assert snapshot(fresh) == before
+
+
+@pytest.mark.parametrize(("rate", "warned"), [(1e-4, True), (0.9, False)])
+def test_saving_what_was_trained_and_changes_nothing_is_warned_of(
+    tmp_path: Path, rate: float, warned: bool
+) -> None:
+    masks = MaskSet(Small(), select="conv*.weight")
+    masks.save(tmp_path / "untrained.mask.safetensors")  # nobody expects anything of it
+    optimizer = masks.optimizer(torch.optim.Adam, lr=rate)
+    for _ in range(2):
+        masks.model(torch.randn(8, 3, 6, 6)).square().mean().backward()
+        optimizer.step()
+    told = pytest.warns(EmptyMaskWarning, match=r"a.safetensors: no weight is off after 2 steps")
+    with told if warned else nullcontext():
+        masks.save(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

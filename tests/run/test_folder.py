@@ -37,3 +37,12 @@ def test_two_processes_do_not_run_in_one_folder_and_a_kill_frees_it(tmp_path: Pa
         folder.open({"data": "digits"}, resume=False)
     with folder.held():
         folder.open({"data": "digits"}, resume=True)
+
+
+def test_all_settings_that_differ_are_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open({"data": "digits", "epochs": 3.0, "steps": None}, resume=False)
+    said = r"other settings \(epochs: 3.0 there, not given here; steps: not given there, 60 here\)"
+    with pytest.raises(RunError, match=said):
+        folder.open({"data": "digits", "epochs": None, "steps": 60}, resume=True)
+    folder.open({"data": "digits", "epochs": 3.0, "steps": None}, resume=True)

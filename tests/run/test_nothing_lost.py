@@ -117,6 +117,7 @@ def test_norm_weights_alone(weights: Path, tmp_path: Path) -> None:
 
 def test_a_mask_that_changes_nothing_is_said_to(weights: Path, tmp_path: Path) -> None:
     run, text = said(short(weights, tmp_path / "run", steps=1, lr=1e-6, evaluate=False))
+    assert "warning: 1 steps cannot switch any weight off: their rates add up to 1e-06" in text
     assert run.result is not None
     assert run.result.warnings[-1].startswith("no weight is off, so the mask changes nothing")
     assert "warning: no weight is off" in text

@@ -165,6 +165,9 @@ class Rows:
         features = f"the {kind} features" + (f" at {size}" if size else "")
         if row.head_gain is not None:
             found = Verdict.on(row.head_gain, subject, f"top-1 against the linear probe on {features}")
+            if found.kind != "better" and row.knn_gain is not None and row.knn_gain.low > 0:
+                also = Verdict.on(row.knn_gain, "As embeddings it", "k-NN")
+                found = Verdict(found.kind, f"{found.sentence} {also.sentence}")
         else:
             assert row.knn_gain is not None
             found = Verdict.on(row.knn_gain, subject, f"k-NN top-1 against {features}")

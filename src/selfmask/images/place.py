@@ -53,7 +53,7 @@ def place_of(spec: str | Path) -> Place:
             isinstance(spec, str) and spec == place.path.name and not place.path.exists()
         ):  # one word: it may have been any of these
             meant = aside(spec, [*names_in(Path()), "digits", *CATALOGUE])
-            raise DataError(f"there is no folder, list or data set called {spec!r}{meant}")
+            raise DataError(f"there is no file, folder or data set called {spec!r}{meant}")
         else:
             check_folder(place.path)
     except OSError as error:

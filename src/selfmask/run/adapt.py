@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -15,12 +17,13 @@ from torch import Tensor
 from selfmask._common.console import tell
 from selfmask._common.processes import by_the_first
 from selfmask._common.units import byte_count
-from selfmask.errors import RunError
+from selfmask.errors import EmptyMaskWarning, RunError
 from selfmask.features.measure import HeadCost, head_cost
 from selfmask.features.passes import showing
 from selfmask.features.rows import FULL_FINE_TUNING, NORMS_ALONE, NOT_MEASURED, Rows, Verdict
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import head_as
+from selfmask.masking.rules import Threshold
 from selfmask.masking.status import Status
 from selfmask.objectives.base import Objective
 from selfmask.run.build import build_masks, build_objective
@@ -45,6 +48,7 @@ from selfmask.run.plan import Plan, make_plan
 from selfmask.run.process import accelerator_for, console_for
 from selfmask.run.provenance import command_of, machine, versions
 from selfmask.run.result import Check, MaskSummary, Result, Seconds, Spent
+from selfmask.run.schedule import path_length
 from selfmask.run.settings import HELD_OUT, AdaptSettings
 from selfmask.run.spending import save_within
 from selfmask.run.split import put_on_record, rule_of
@@ -154,6 +158,8 @@ def _adapt(
         f"{masks.why.partition(': ')[0]} (docs/rules.md)"
         + (f"; {masks.status().norms:,} norm weights trained beside them" if plan.train_norms else ""),
     )
+    if not resume and (short := _too_short(plan)) is not None:
+        tell(console, f"warning: {short}")
     fitted = fit(
         plan.backbone, masks, objective, plan.train, plan.fit, folder,
         resume=resume, accelerator=accelerator, console=console, channels_last=plan.channels_last,
@@ -192,7 +198,10 @@ def _adapt(
             folder.rejected_file.replace(path)
         other.unlink(missing_ok=True)  # of a run that was resumed after its end
         if spent is None:
-            masks.save(path, head=head, **kept)
+            with catch_warnings(
+                action="ignore", category=EmptyMaskWarning
+            ):  # said below, by the flags' names
+                masks.save(path, head=head, **kept)
         if status.off == 0:
             warn(_NOTHING_OFF, warnings, console)
         result = Result(
@@ -268,8 +277,25 @@ def _next(settings: AdaptSettings, folder: Path, *, predicts: bool, kept: bool) 
 
 _NOTHING_OFF = (
     "no weight is off, so the mask changes nothing: the scores had too short a way to go. "
-    "Train longer (--epochs, --steps), or at a higher --lr"
+    "Train longer (--epochs, --steps) or at a higher --lr, into a new --out"
 )
+
+
+def _too_short(plan: Plan) -> str | None:
+    """A line for a run whose steps cannot carry any score to the threshold; None where they can, or nobody knows.
+
+    A step of Adam moves a score by the rate at most.
+    """
+    rule = plan.rule
+    if plan.fit.method != "adam" or not isinstance(rule, Threshold):
+        return None
+    way, far = path_length(plan.fit), rule.start - rule.spread - rule.mu
+    if way >= far:
+        return None
+    return (
+        f"{plan.fit.steps} steps cannot switch any weight off: their rates add up to {way:.2g}, and the nearest score "
+        f"has {far:.2g} to go. Take {math.ceil(plan.fit.steps * far / way)} steps or more; the default is 150 or more"
+    )
 
 
 def _rejected(check: Check, plan: Plan, path: Path) -> str:

@@ -130,7 +130,7 @@ class RunFolder:
         """Take the folder, which is `held`, for a new run, or check that it holds the run that `settings` describe.
 
         Raises `RunError` for a folder that is not empty (without `resume`), that holds no run, or that holds one
-        made with other settings (the first that differs is named).
+        made with other settings.
         """
         if resume:
             if not self.settings.is_file():
@@ -139,16 +139,18 @@ class RunFolder:
                     "start one"
                 )
             before = self.recorded()
-            for name, value in settings.items():
-                if name not in before or before[name] != value:
-                    raise RunError(
-                        f"--resume: the run in {self.path} was made with {name} = {before.get(name)!r}, not {value!r}; "
-                        "give the same settings, or start anew in another folder"
-                    )
+            if other := [name for name in settings if before.get(name) != settings[name]]:
+                said = "; ".join(
+                    f"{n}: {_given(before.get(n))} there, {_given(settings[n])} here" for n in other
+                )
+                raise RunError(
+                    f"--resume: the run in {self.path} was made with other settings ({said}); give the same, or "
+                    "start anew in another folder, by --out"
+                )
             return
         if any(found.name != LOCK for found in self.path.iterdir()):
             what = (
-                "a run; go on with it by --resume, or"
+                "a run; go on with it by --resume and the same settings, or"
                 if self.settings.is_file()
                 else "files that no run wrote;"
             )
@@ -190,6 +192,10 @@ class RunFolder:
                 "goes on"
             )
         return "; name the folder of a finished run (--out of selfmask adapt)"
+
+
+def _given(value: Any) -> str:
+    return "not given" if value is None else repr(value)
 
 
 def _lock(file: IO[str]) -> bool:

@@ -64,7 +64,7 @@ class AdaptSettings:
     mirror: bool = True
     """Also train on mirror images. Not where a mirror image is another thing, as with traffic signs and text."""
     epochs: float | None = None
-    """Passes over the training images."""
+    """Passes over the training images. Default: 4, but at least 150 steps."""
     steps: int | None = None
     """Optimizer steps, instead of epochs."""
     batch: int = 64
