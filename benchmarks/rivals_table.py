@@ -21,6 +21,14 @@ from selfmask.reports.wording import signed, size
 
 Result = dict[str, Any]
 BUDGETS = (10_240, 20_480, 51_200, 204_800)
+LABELS = {
+    "cifar10": "CIFAR-10", "signs": "traffic signs", "resnet18": "ResNet-18", "vit-s14": "ViT-S/14",
+    "efficientnet-lite0": "EfficientNet-Lite0", "full": "full fine-tuning", "norms": "norm weights alone",
+    "masks, norms": "masks and norm weights", "few masks, norms": "few masks, slow norm weights",
+    "few masks, fast norms": "few masks and norm weights", "norms, moving": "norm weights, moving statistics",
+    "LoRA 1": "LoRA, rank 1", "LoRA 2": "LoRA, rank 2", "LoRA 4": "LoRA, rank 4", "LoRA 8": "LoRA, rank 8",
+}  # fmt: skip
+"""What the picture calls them; the others by their own names."""
 Z = statistics.NormalDist().inv_cdf(0.975)
 
 
@@ -216,13 +224,14 @@ def plot(made: Sequence[Point], names: Sequence[str], folder: Path) -> list[Path
                 heights = [100 * s[0] for s in spans]
                 axis.errorbar(
                     [p.file for p in own], heights, yerr=[100 * (s[2] - s[0]) for s in spans],
-                    color=colour, marker=marker, linewidth=1.0, elinewidth=0.6, label=name,
+                    color=colour, marker=marker, linewidth=1.0, elinewidth=0.6,
+                    label=LABELS.get(name, name),
                 )  # fmt: skip
             axis.set_xscale("log")
             axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
             axis.xaxis.set_minor_formatter(NullFormatter())
-            axis.set_title(cell)
-            axis.set_xlabel("bytes of the file, head in int8 and all")
+            axis.set_title(", ".join(LABELS.get(word, word) for word in cell.split(", ")))
+            axis.set_xlabel("bytes of the file, head and all, in int8")
             axis.set_ylabel("top-1 (%)")
         for axis in axes[len(cells) :]:
             axis.remove()
