@@ -1,4 +1,4 @@
-"""Amounts of bytes as people write them."""
+"""Amounts as people write them: of bytes, and of anything."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def byte_count(amount: int | str, what: str) -> int:
     if total < 1:
         raise SettingsError(f"{what} must be at least 1 byte, got {amount!r}")
     return total
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """So many of what: "1 image", "3,068 images"; `several` where its plural takes more than an s.
+
+    >>> counted(1, "image"), counted(3068, "image"), counted(0, "batch", "batches")
+    ('1 image', '3,068 images', '0 batches')
+    """
+    return f"{number:,} {one if number == 1 else several or one + 's'}"

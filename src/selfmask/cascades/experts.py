@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
+from selfmask._common.console import tell
 from selfmask._common.files import write_atomically
+from selfmask.errors import EmptyMaskWarning
 from selfmask.images.image_set import ImageSet
 from selfmask.maskfile.quantised import Quantised
 from selfmask.maskset import MaskSet
@@ -114,12 +117,15 @@ def train_expert(
         if fitted.interrupted:
             return False
         if accelerator.is_main_process:
-            masks.save(
-                folder.mask_file,
-                backbone=own.backbone.describe(),
-                preprocessing=own.backbone.preprocessing.describe(),
-                training=own.record(),
-            )
+            if masks.density() == 1:
+                tell(console, f"warning: {title}: no weight is off, so this mask changes nothing")
+            with catch_warnings(action="ignore", category=EmptyMaskWarning):
+                masks.save(
+                    folder.mask_file,
+                    backbone=own.backbone.describe(),
+                    preprocessing=own.backbone.preprocessing.describe(),
+                    training=own.record(),
+                )
             # The mask is what is wanted of it; scores and momenta of all experts would fill a disk.
             folder.checkpoint.unlink(missing_ok=True)
         accelerator.wait_for_everyone()

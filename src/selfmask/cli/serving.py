@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from selfmask._common.units import counted
 from selfmask.cli.printing import say
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 def show_served(served: Served) -> None:
     """What was done, at the end."""
     say(
-        f"{served.images:,} images in {served.batches:,} batches, {served.switches:,} switches, "
+        f"{counted(served.images, 'image')} in {counted(served.batches, 'batch', 'batches')}, "
+        f"{counted(served.switches, 'switch', 'switches')}, "
         f"{served.seconds:,.0f} seconds"
     )

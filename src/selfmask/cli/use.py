@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from selfmask._common.units import counted
 from selfmask.cli.printing import print_rows, say
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def show_embedded(embedded: EmbeddedImages) -> None:
     _say_left_out(record)
     again = f" ({embedded.reused} of {embedded.parts} parts were there already)" if embedded.reused else ""
     say(
-        f"{embedded.out}: {record.rows:,} embeddings of {record.width} numbers ({record.dtype}), "
+        f"{embedded.out}: {counted(record.rows, 'embedding')} of {record.width} numbers ({record.dtype}), "
         f"{embedded.out.stat().st_size:,} bytes, by {record.made_by}{again}"
     )
 
@@ -41,14 +42,17 @@ def show_predicted(predicted: Predicted) -> None:
     if len(predicted.counts) > _MOST_SHOWN:
         say(f"and {len(predicted.counts) - _MOST_SHOWN:,} more classes")
     how = _HOW[predicted.method].format(predicted.labelled)
-    say(f"{predicted.out}: {predicted.record.rows:,} images, {len(predicted.classes):,} classes, by {how}")
+    images, classes = (
+        counted(predicted.record.rows, "image"),
+        counted(len(predicted.classes), "class", "classes"),
+    )
+    say(f"{predicted.out}: {images}, {classes}, by {how}")
 
 
 def _say_left_out(record: Record) -> None:
     if record.left_out:
-        say(
-            f"{record.left_out:,} of {record.left_out + record.rows:,} images could not be read and were left out"
-        )
+        images = counted(record.left_out + record.rows, "image")
+        say(f"{record.left_out:,} of {images} could not be read and were left out")
 
 
 def show_found(found: Found) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfmask._common.units import counted
 from selfmask.maskfile.fingerprint import SHORT_BYTES, Signature
 from selfmask.maskfile.index import FREE, Base
 
@@ -52,7 +53,7 @@ def difference(
         if extra:
             first = next(iter(extra))
             return (
-                f"the model has {_count(len(extra), 'tensor')} that the base has not, {first!r} first; build it "
+                f"the model has {counted(len(extra), 'tensor')} that the base has not, {first!r} first; build it "
                 "without the head (timm: num_classes=0), or apply the mask to the part of the model that is the base"
             )
         return None
@@ -147,7 +148,7 @@ def _values(
     if halves == set(different):
         return "the values were rounded to half precision once; reload the base in its own precision"
     return (
-        f"{_count(len(different), 'tensor')} of {len(checked)} changed: the base was fine-tuned or edited; reload its "
+        f"{counted(len(different), 'tensor')} of {len(checked)} changed: the base was fine-tuned or edited; reload its "
         "original weights"
     )
 
@@ -156,7 +157,3 @@ def _is_rounded(tensor: Tensor | None) -> bool:
     if tensor is None or tensor.dtype != torch.float32:
         return False
     return bool((tensor.half().float() == tensor).all()) or bool((tensor.bfloat16().float() == tensor).all())
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -11,6 +11,7 @@ from selfmask.errors import SettingsError
 from selfmask.reports.gather import gather
 from selfmask.reports.page import Report, build_report
 from selfmask.reports.reading import read_run
+from selfmask.run.process import use_threads
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class ReportSettings:
     """Fetch the backbone that the run names where it is not on this machine; without it no host is contacted."""
     images: int = 500
     """How many test images to show in the embedding and to look for neighbours in; 0 shows no image."""
+    threads: int | None = None
+    """CPU threads. Default: all cores."""
     embedding: Literal["tsne", "umap", "pca"] = "tsne"
     """How features become points in the plane; umap needs the extra of that name."""
 
@@ -67,6 +70,7 @@ def run(settings: ReportSettings) -> Written:
     >>> written.out.as_posix()
     'runs/photos/report.html'
     """
+    use_threads(settings.threads)
     found = read_run(settings.run)
     material = gather(
         found,
