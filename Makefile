@@ -7,7 +7,7 @@ DATA ?= digits
 # Small tensors, many tests: one thread each is faster on a shared machine.
 THREADS := OMP_NUM_THREADS=1
 
-.PHONY: demo test unit check docs format bench clean
+.PHONY: demo test unit check docs format bench paper clean
 
 demo: $(VENV)/.demo ## the main job on a real backbone and real images; DATA=folder takes your own
 	$(RUN)/selfmask demo --data "$(DATA)"
@@ -34,6 +34,10 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev ## side-by-side measurements; takes a while, and wants the machine to itself
 	for file in benchmarks/bench_*.py; do echo "== $$file"; $(RUN)/python "$$file" || exit 1; done
+
+# The + has `make paper --dry-run` ask the program, which lists the commands and their time.
+paper: $(VENV)/.dev ## the paper's tables and figures on two cores; FULL=1 at its own scale; goes on where it was stopped
+	+$(RUN)/python paper/make.py $(if $(FULL),--full) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),--dry-run)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
