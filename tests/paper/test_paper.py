@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cells
+import full
 import make
 import pytest
 import theorems
@@ -18,7 +19,9 @@ from cells import Cell, Stretch
 from matplotlib.figure import Figure
 
 from selfmask.backbones.spec import build
+from selfmask.cascades.settings import CascadeSettings
 from selfmask.reports.chart import Chart
+from selfmask.run.settings import AdaptSettings
 
 PAPER = Path(make.__file__).parent
 
@@ -148,3 +151,12 @@ def test_key_biases_have_no_gradient_and_the_others_have(shared: Path) -> None:
             assert parameter.grad is not None
             query, key, value = (part.abs().max() for part in parameter.grad.chunk(3))
             assert key < 1e-3 * min(query, value), name
+
+
+def test_the_paper_s_own_scale_is_asked_for_in_settings_that_exist() -> None:
+    asked = full.cells()
+    assert len({cell.name for cell in asked}) == len(asked)
+    for cell in asked:
+        kind = CascadeSettings if cell.how == "cascade" else AdaptSettings
+        kind(**{"evaluate": False, **cell.asked(Path("runs"))})
+        assert full.views(cell) >= 0
