@@ -92,7 +92,10 @@ def accuracies_table(document: Mapping[str, Any]) -> str:
     for recipe in ("ours", "paper"):
         for backbone in BACKBONES:
             of = [pick(found, recipe=recipe, backbone=backbone, data=data) for data in DATA]
-            cells = [f"{spread(values(one, 'before'))} → {spread(values(one, 'head'))}" for one in of]
+            cells = [
+                f"{spread(values(one, 'before'))} → {spread(values(one, 'head'))}" if one else "–"
+                for one in of
+            ]
             if any(of):
                 rows.append([recipe, backbone, *cells])
     return table(["recipe", "backbone", *DATA], rows)
