@@ -24,7 +24,7 @@ SCANNED: dict[tuple[str, str], tuple[float, ...]] = {
 DATA = ("signs", "CIFAR-10", "digits", "DTD", "clothing")
 BACKBONES = ("EfficientNet-Lite0", "ResNet-18", "ViT-S/14", "ResNet-50")
 FIRST = BACKBONES[0]
-FEW = ("signs",)
+FEW = ("signs", "CIFAR-10", "DTD")
 """Data sets of the backbone that takes longest."""
 PAPER = {"optimizer": "sgd", "warmup": 40 / 150}
 """SGD from scores at 1, with momentum; a warm-up and a cosine."""
