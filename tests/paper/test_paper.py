@@ -100,7 +100,9 @@ def tiny(**settings: Any) -> dict[str, Any]:
 
 
 def test_a_cell_is_run_once_and_found_densities_are_the_threshold_s(tmp_path: Path) -> None:
-    of = [unlabelled.learnt("digits", 0, rule, settings=tiny()) for rule in ("threshold", "top-k found")]
+    of = [
+        unlabelled.learnt("digits", 0, rule, settings=tiny(lr=0.3)) for rule in ("threshold", "top-k found")
+    ]
     of = [replace(cell, test=40) for cell in of]
     assert cells.fill(of, tmp_path, Stretch(None))
     first, second = cells.gathered(of, tmp_path)
