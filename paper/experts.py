@@ -25,7 +25,7 @@ HERE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def cells(numbers: Sequence[int] = (0,), data: Sequence[str] = ("signs",)) -> list[Cell]:
+def cells(numbers: Sequence[int] = (0, 1), data: Sequence[str] = ("signs",)) -> list[Cell]:
     """A dispatcher and five experts each."""
     return [
         Cell(name, "EfficientNet-Lite0", seed, {"recipe": "cascade"}, HERE, how="cascade")
