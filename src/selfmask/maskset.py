@@ -7,7 +7,6 @@ new weights in place. They are rebuilt from θ every time, so nothing drifts and
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from selfmask._common.files import write_atomically
 from selfmask._common.units import byte_count
-from selfmask.errors import EmptyMaskWarning, SelectionError, SettingsError
+from selfmask.errors import SelectionError, SettingsError
 from selfmask.maskfile.architecture import architecture
 from selfmask.maskfile.budget import Worn, in_bytes, writer
 from selfmask.maskfile.explain import model_name
@@ -328,19 +327,13 @@ class MaskSet:
                 f"save: {changed[0]} {changed[1]} since the MaskSet was made, so the file would fit no base; change a "
                 "model before its MaskSet is made"
             )
-        masks_alone = isinstance(self.rule, Threshold) and not self.masked.norms
-        if self.steps and masks_alone and self.density() == 1:
-            warnings.warn(
-                f"{Path(path).name}: no weight is off after {self.steps} steps, so the masks change nothing. Take more "
-                "steps or a higher rate: with Adam, rates that add up to 4.5 in all",
-                EmptyMaskWarning,
-                stacklevel=2,
-            )
+        status = self.status()
+        status.warn_if_empty(Path(path).name)
         self.round_norms()
         norms = {name: self._rounded[name] for name in self.masked.norms}
         norms = {name: change for name, change in norms.items() if change.steps.any()}
         # A top-k mask starts with weights off, so the masks alone cannot tell what the training moved.
-        flipped = [t.flipped for t in self.status().tensors]
+        flipped = [t.flipped for t in status.tensors]
         named = model_name(self.model)
         told = {
             "rule": self.rule.describe(),

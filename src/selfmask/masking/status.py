@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 from selfmask._common.entropy import entropy_bits
+from selfmask.errors import EmptyMaskWarning
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,16 @@ class Status:
     def density(self) -> float:
         """The share of weights on, in [0, 1]."""
         return self.on / self.weights if self.weights else 1.0
+
+    def warn_if_empty(self, name: str) -> None:
+        """Warn (`EmptyMaskWarning`) of the file `name` where steps were taken and nothing came of them."""
+        if self.steps and not self.off and not self.norms:
+            warnings.warn(
+                f"{name}: no weight is off after {self.steps} steps, so the masks change nothing. Take more steps or a "
+                "higher rate: with Adam, rates that add up to 4.5 in all",
+                EmptyMaskWarning,
+                stacklevel=3,
+            )
 
     @property
     def packed_bytes(self) -> int:
