@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,12 @@ def embeddings(document: Any) -> Tensor:
 
 
 def replicas() -> list[psutil.Process]:
-    return [
-        one
-        for one in psutil.Process().children(recursive=True)
-        if "ServeReplica" in one.name() + "".join(one.cmdline())
-    ]
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # ended between the two calls
+            if "ServeReplica" in one.name() + "".join(one.cmdline()):
+                found.append(one)
+    return found
 
 
 @pytest.mark.slow
