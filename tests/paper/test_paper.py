@@ -66,8 +66,7 @@ def test_figure_1_learns_and_the_theorems_hold() -> None:
     document = make.document_of("appendix/figure1")
     for configuration in ("standard", "equivalent"):
         runs = cells.pick(document["cells"], configuration=configuration)
-        gain = [run["head"] - run["before"] for run in runs]
-        assert sum(gain) / len(gain) > -0.01  # 400 test images a seed: a standard error is over a point
+        assert all(run["head"] >= run["before"] for run in runs)
     for a, b in theorems.ALIKE:
         assert min(one["bits agreeing"] for one in document["pairs"][f"{a} and {b}"]) > 0.999
 
