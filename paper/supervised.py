@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from cells import Cell, pick, spread, table, values
+from cells import Cell, Found, pick, spread, table, values
 
 HERE: dict[str, Any] = {"objective": "supervised", "images": 600, "size": 48, "steps": 60, "batch": 32}
 """What two cores can do. Batch norms are frozen: at so small a size moved statistics alone cost accuracy."""
@@ -75,29 +75,25 @@ def scan_table(document: Mapping[str, Any]) -> str:
 
 def densities_table(document: Mapping[str, Any]) -> str:
     """App. Table 1: percentage of weights on."""
-    found = document["cells"]
-    rows = []
-    for recipe in ("ours", "paper"):
-        for backbone in BACKBONES:
-            of = [pick(found, recipe=recipe, backbone=backbone, data=data) for data in DATA]
-            if any(of):
-                rows.append([recipe, backbone, *(spread(values(one, "density"), 4, 100) for one in of)])
-    return table(["recipe", "backbone", *DATA], rows)
+    return _by_backbone(document, lambda one: spread(values(one, "density"), 4, 100))
 
 
 def accuracies_table(document: Mapping[str, Any]) -> str:
     """What these masks do to the accuracy: a probe of the untouched network → the trained head."""
-    found = document["cells"]
+    return _by_backbone(
+        document,
+        lambda one: f"{spread(values(one, 'before'))} → {spread(values(one, 'head'))}" if one else "–",
+    )
+
+
+def _by_backbone(document: Mapping[str, Any], shown: Callable[[list[Found]], str]) -> str:
+    """A row for each recipe and backbone; what is `shown` of the seeds of each data set."""
     rows = []
     for recipe in ("ours", "paper"):
         for backbone in BACKBONES:
-            of = [pick(found, recipe=recipe, backbone=backbone, data=data) for data in DATA]
-            cells = [
-                f"{spread(values(one, 'before'))} → {spread(values(one, 'head'))}" if one else "–"
-                for one in of
-            ]
+            of = [pick(document["cells"], recipe=recipe, backbone=backbone, data=data) for data in DATA]
             if any(of):
-                rows.append([recipe, backbone, *cells])
+                rows.append([recipe, backbone, *map(shown, of)])
     return table(["recipe", "backbone", *DATA], rows)
 
 

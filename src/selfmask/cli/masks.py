@@ -113,9 +113,8 @@ def show_combined(made: Inspection) -> None:
 
 def show_compacted(compacted: Compacted | InBytes) -> None:
     """What was turned on again, what that cost, and the bytes before and after."""
-    from selfmask.tasks.in_bytes import (
-        InBytes,  # here, because the other commands need nothing that it imports
-    )
+    # Here, because the other commands need nothing that it imports.
+    from selfmask.tasks.in_bytes import InBytes
 
     if isinstance(compacted, InBytes):
         _show_in_bytes(compacted)

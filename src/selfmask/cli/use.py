@@ -42,10 +42,8 @@ def show_predicted(predicted: Predicted) -> None:
     if len(predicted.counts) > _MOST_SHOWN:
         say(f"and {len(predicted.counts) - _MOST_SHOWN:,} more classes")
     how = _HOW[predicted.method].format(predicted.labelled)
-    images, classes = (
-        counted(predicted.record.rows, "image"),
-        counted(len(predicted.classes), "class", "classes"),
-    )
+    images = counted(predicted.record.rows, "image")
+    classes = counted(len(predicted.classes), "class", "classes")
     say(f"{predicted.out}: {images}, {classes}, by {how}")
 
 

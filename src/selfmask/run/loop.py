@@ -204,11 +204,9 @@ def _score_optimizer(
     options: dict[str, Any] = {"lr": settings.rate}
     options |= {"momentum": settings.momentum} if settings.method == "sgd" else {"betas": settings.betas}
     options["weight_decay"] = settings.weight_decay
-    return (
-        masks.optimizer(cls, **options)
-        if masks is not None
-        else cls([p for p in module.parameters() if p.requires_grad], **options)
-    )
+    if masks is not None:
+        return masks.optimizer(cls, **options)
+    return cls([p for p in module.parameters() if p.requires_grad], **options)
 
 
 def _head_optimizer(objective: Objective) -> torch.optim.SGD | None:
