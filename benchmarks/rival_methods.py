@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from selfmask.errors import SettingsError
 from selfmask.maskfile.budget import Worn, in_bytes, writer
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.loading import load
@@ -37,11 +38,12 @@ ANY = "any"
 
 @dataclass(frozen=True)
 class Method:
-    """rates: those that are searched, a decade apart or less; none for what is not trained.
+    """rates: those that are searched, half a decade apart or less, and further where the best is at an end (`beyond`);
+    none for what is not trained.
 
     optimizer: of what is trained, betas 0.9 and 0.99, no weight decay.
     train: of a rival, makes of the network (in place) what is trained, by name.
-    masks: ours; norms: with norm weights, at their derived rate or at `norm_rate`.
+    masks: ours. scores: with norm weights, whose the `rates` then are; this is the scores'.
     moving: the batch norms' running statistics move, and are stored.
     """
 
@@ -49,9 +51,15 @@ class Method:
     optimizer: Optimizer = "adam"
     train: Callable[[nn.Module], dict[str, Tensor]] | None = None
     masks: bool = False
-    norms: bool = False
-    norm_rate: float | None = None
+    scores: float | None = None
     moving: bool = False
+
+    def beyond(self, tried: Sequence[float], best: float) -> float | None:
+        """The next rate to try where the best of those `tried` is the least or the largest; None where it is not."""
+        if not self.rates or min(tried) < best < max(tried):
+            return None
+        factor = self.rates[-1] / self.rates[-2]
+        return float(f"{best * factor if best == max(tried) else best / factor:.2g}")
 
 
 def _biases(module: nn.Module) -> dict[str, Tensor]:
@@ -85,21 +93,21 @@ def _lora(rank: int) -> Callable[[nn.Module], dict[str, Tensor]]:
 
 
 _SCORES, _FEW = (0.02, 0.03, 0.045, 0.06, 0.09), (0.005, 0.01, 0.015, 0.02, 0.04)
+_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 METHODS: dict[str, Method] = {
     "probe": Method(()),
-    "norms": Method((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), train=_norms),
+    "norms": Method(_RATES, train=_norms),
     "full": Method((3e-5, 1e-4, 3e-4, 1e-3, 3e-3), train=_everything),
     "masks": Method(_SCORES, masks=True),
-    "masks, norms": Method(_SCORES, masks=True, norms=True),
+    "masks, norms": Method(_RATES, masks=True, scores=0.03),
     "few masks": Method(_FEW, "tensor-adam", masks=True),
-    "few masks, norms": Method(_FEW, "tensor-adam", masks=True, norms=True),
-    "few masks, fast norms": Method(_FEW, "tensor-adam", masks=True, norms=True, norm_rate=0.01),
-    "LoRA 1": Method((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), train=_lora(1)),
-    "LoRA 4": Method((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), train=_lora(4)),
+    "few masks, norms": Method(_RATES, "tensor-adam", masks=True, scores=0.015),
+    "LoRA 1": Method(_RATES, train=_lora(1)),
+    "LoRA 4": Method(_RATES, train=_lora(4)),
     "biases": Method((1e-3, 3e-3, 1e-2, 3e-2, 1e-1), train=_biases),
-    "LoRA 2": Method((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), train=_lora(2)),
+    "LoRA 2": Method(_RATES, train=_lora(2)),
     "LoRA 8": Method((1e-4, 3e-4, 1e-3, 3e-3, 1e-2), train=_lora(8)),
-    "norms, moving": Method((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), train=_norms, moving=True),
+    "norms, moving": Method(_RATES, train=_norms, moving=True),
 }  # fmt: skip
 """In the order of the search. "few masks" are those that tensor-adam learns."""
 assert all(m.optimizer in get_args(Optimizer) for m in METHODS.values())
@@ -199,7 +207,8 @@ def stored_masks(
     """The masks of the file `path`, whole and with a half and a quarter of their bits, with the head in each precision.
 
     `module` is their base, and wears the masks while they are given. Bits are given up by sensitivity on `views`,
-    normalised batches of training images. After these the best files of so many bytes, chosen on `held_out`.
+    normalised batches of training images. After these the best files of so many bytes, chosen on `held_out`, unless the
+    head alone takes more.
     """
     mask = load(path)
     whole = mask.masks()
@@ -219,7 +228,10 @@ def stored_masks(
     learnt = Learnt(whole, mask.norms, dict(head), mask.metadata)
     for budget in BUDGETS:
         with mask.apply(module):
-            found = in_bytes(budget, learnt, Worn(module, theta, bases, learnt, held_out), write)
+            try:
+                found = in_bytes(budget, learnt, Worn(module, theta, bases, learnt, held_out), write)
+            except SettingsError:  # not even the head fits
+                continue
             own = path.with_name(f"{budget}.mask.safetensors")
             own.write_bytes(found.content)
             file = load(own)

@@ -5,9 +5,9 @@
 
 All methods (`rival_methods.py`) get the same images, views, steps and loop, the same first head (a probe of the
 untouched features) and the same rate of that head. The rate of each method is searched with the first seed on images
-held out from the training images; the test images play no part in it. A cell (data, backbone, size, method, rate,
-seed) is one JSON file in the folder, with which of the test images were right; one that is there is not run again.
-Needs the folder `shared` beside the repository.
+held out from the training images, of the traffic signs whole tracks; the test images play no part in it. A cell (data,
+backbone, size, method, rate, seed) is one JSON file in the folder, with which of the test images were right; one that
+is there is not run again. Needs the folder `shared` beside the repository.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rich.console import Console
 from rival_methods import METHODS, Head, Rival, Stored, stored_masks
 from rivals_table import chosen_rate, pack, plot, points, table
 from torch import Tensor
+from validation_parts import signs_by_track, write
 
 from selfmask.backbones.backbone import Backbone
 from selfmask.features.features import features
@@ -47,7 +48,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 DATA: dict[str, dict[str, Any]] = {
     "cifar10": {"data": str(SHARED / "data/cifar10"), "images": 2500},
     "clothing": {"data": str(SHARED / "data/clothing")},
-    "signs": {"data": str(SHARED / "data/gtsrb")},
+    "signs": {"data": "runs/signs_by_track.csv", "mirror": False},
     "digits": {"data": "digits"},
 }
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -125,7 +126,7 @@ class Setting:
         fitting = replace(
             plan.fit,
             method=method.optimizer,
-            rate=plan.fit.rate if rate is None else rate,
+            rate=method.scores or rate or plan.fit.rate,
             warmup=recipe.warmup if method.masks else WARMUP,
             checkpoint_every=0,
             log_every=plan.fit.steps,
@@ -135,7 +136,7 @@ class Setting:
             backbone=replace(plan.backbone, module=copy.deepcopy(plan.backbone.module)),
             fit=fitting,
             rule=Threshold(spread=recipe.spread),
-            train_norms=method.norms,
+            train_norms=method.scores is not None,
         )
 
 
@@ -147,8 +148,8 @@ class Trained:
         objective, module = setting.objective(), plan.backbone.module
         self._setting, self._plan = setting, plan
         self._masks = build_masks(plan) if method.masks else None
-        if self._masks is not None and method.norm_rate is not None:
-            self._masks.optimizer = partial(self._masks.optimizer, norms={"lr": method.norm_rate})
+        if self._masks is not None and method.scores is not None:
+            self._masks.optimizer = partial(self._masks.optimizer, norms={"lr": rate})
         self._rival = None if method.masks else Rival(method, module)
         if self._rival is not None and not method.moving:
             norm.freeze(module)
@@ -215,10 +216,40 @@ def linear(x: Tensor, head: Head) -> Tensor:
 
 
 def searched(out: Path, cell: Cell, name: str, seed: int) -> list[dict[str, Any]]:
-    """What is there of a method's search."""
-    rates = METHODS[name].rates or (None,)
-    files = [file_of(out, cell, name, rate, seed) for rate in rates]
-    return [json.loads(file.read_text()) for file in files if file.is_file()]
+    """What is there of a method's search, in the order of the rates."""
+    if not METHODS[name].rates:
+        files = [file_of(out, cell, name, None, seed)]
+    else:
+        start = file_of(out, cell, name, 1.0, seed).name.removesuffix(f"1-{seed}.json")
+        files = [
+            f
+            for f in out.glob(f"{start}*-{seed}.json")
+            if _is_rate(f.name[len(start) : -len(f"-{seed}.json")])
+        ]
+    found = [json.loads(file.read_text()) for file in files if file.is_file()]
+    return sorted(found, key=lambda one: one["rate"] or 0)
+
+
+def _is_rate(text: str) -> bool:
+    try:
+        return float(text) > 0
+    except ValueError:  # of a method whose name goes on
+        return False
+
+
+def to_try(out: Path, cell: Cell, name: str, seed: int) -> Iterator[float | None]:
+    """The rates that are still missing of a search: each is asked for when those before it are there."""
+    method = METHODS[name]
+    there = {one["rate"] for one in searched(out, cell, name, seed)}
+    yield from (rate for rate in method.rates or (None,) if rate not in there)
+    while method.rates:
+        found = searched(out, cell, name, seed)
+        best = chosen_rate(found)
+        assert best is not None
+        rate = method.beyond([one["rate"] for one in found], best)
+        if rate is None:
+            return
+        yield rate
 
 
 def fill(out: Path, cell: Cell, names: list[str], seeds: list[int], threads: int) -> None:
@@ -230,21 +261,21 @@ def fill(out: Path, cell: Cell, names: list[str], seeds: list[int], threads: int
         setting: Setting | None = None
         for name in names:
             last: Trained | None = None
-            rates: tuple[float | None, ...] = METHODS[name].rates or (None,)
-            if seed != seeds[0]:
-                rates = (chosen_rate(searched(out, cell, name, seeds[0])),)
+            if seed == seeds[0]:
+                rates = to_try(out, cell, name, seed)
+            else:
+                only = chosen_rate(searched(out, cell, name, seeds[0]))
+                rates = iter(() if file_of(out, cell, name, only, seed).is_file() else (only,))
             for rate in rates:
-                path = file_of(out, cell, name, rate, seed)
-                if path.is_file():
-                    continue
                 setting = setting or Setting(cell, seed, threads)
                 trained = Trained(setting, name, rate)
+                path = file_of(out, cell, name, rate, seed)
                 write_json(path, trained.result)
                 held = trained.result["validation"]
                 print(f"{path.stem}: held out {held['top1']:.4f}, loss {held['loss']:.4f}", flush=True)
-                if len(rates) == 1 or chosen_rate(searched(out, cell, name, seed)) == rate:
+                if chosen_rate(searched(out, cell, name, seed)) == rate:
                     last = trained
-            rate = rates[0] if len(rates) == 1 else chosen_rate(searched(out, cell, name, seed))
+            rate = chosen_rate(searched(out, cell, name, seed))
             path = file_of(out, cell, name, rate, seed)
             if "ways" in json.loads(path.read_text()):
                 continue
@@ -275,6 +306,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="a folder, for PNG, SVG, CSV and JSON")
     asked = parser.parse_args()
     if not asked.table:
+        if "signs" in asked.data:
+            write(Path(DATA["signs"]["data"]), signs_by_track())
         for data in asked.data:
             for backbone in asked.backbones:
                 fill(

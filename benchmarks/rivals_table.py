@@ -24,8 +24,8 @@ BUDGETS = (10_240, 20_480, 51_200, 204_800)
 LABELS = {
     "cifar10": "CIFAR-10", "signs": "traffic signs", "resnet18": "ResNet-18", "vit-s14": "ViT-S/14",
     "efficientnet-lite0": "EfficientNet-Lite0", "full": "full fine-tuning", "norms": "norm weights alone",
-    "masks, norms": "masks and norm weights", "few masks, norms": "few masks, slow norm weights",
-    "few masks, fast norms": "few masks and norm weights", "norms, moving": "norm weights, moving statistics",
+    "masks, norms": "masks and norm weights", "few masks, norms": "few masks and norm weights",
+    "norms, moving": "norm weights, moving statistics",
     "LoRA 1": "LoRA, rank 1", "LoRA 2": "LoRA, rank 2", "LoRA 4": "LoRA, rank 4", "LoRA 8": "LoRA, rank 8",
 }  # fmt: skip
 """What the picture calls them; the others by their own names."""
@@ -118,19 +118,19 @@ def points(
         tried = [one for one in several if one["seed"] == seeds[0]]
         if not tried:
             continue
-        rate, grid = chosen_rate(tried), rates[method]
+        rate, grid, known = chosen_rate(tried), rates[method], [one["rate"] for one in tried]
         used = [o for o in several if o["rate"] == rate and o["seed"] in seeds and "ways" in o]
-        for number, way in enumerate(w["way"] for w in (used[0]["ways"] if used else ())):
-            stored = [one["ways"][number] for one in used]
+        for way in dict.fromkeys(w["way"] for one in used for w in one["ways"]):
+            having = [(one, w) for one in used for w in one["ways"] if w["way"] == way]
             made.append(
                 Point(
                     cell, method, way, rate,
-                    edge=bool(grid) and rate in (grid[0], grid[-1]),
-                    partly=len(tried) < len(grid),
-                    file=statistics.mean(s["file"] for s in stored),
-                    head=statistics.mean(s["head"] for s in stored),
-                    seconds=statistics.mean(one["seconds"] for one in used),
-                    right={o["seed"]: unpack(s["right"], o["test"]) for o, s in zip(used, stored, strict=True)},
+                    edge=bool(grid) and rate in (min(known), max(known)),
+                    partly=not {*grid} <= {*known},
+                    file=statistics.mean(w["file"] for _, w in having),
+                    head=statistics.mean(w["head"] for _, w in having),
+                    seconds=statistics.mean(one["seconds"] for one, _ in having),
+                    right={one["seed"]: unpack(w["right"], one["test"]) for one, w in having},
                 )
             )  # fmt: skip
     return made

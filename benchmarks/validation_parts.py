@@ -43,6 +43,24 @@ def files(folder: Path, most: int | None = None, held: int | None = None) -> Par
     return [(file, "test" if k < held else "train") for k, file in enumerate(some)]
 
 
+def write(path: Path, part: Part) -> Path:
+    """The list as CSV, with a label from each file's folder; returns `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["file", "label", "split"])
+        writer.writerows((file, file.parent.name, split) for file, split in part)
+    return path
+
+
+def signs_by_track() -> Part:
+    """The traffic signs with a fifth of the training tracks as validation part, and their own test part."""
+    random.seed(0)
+    names = {"train": "train", "test": "validation"}
+    part = [(file, names[split]) for file, split in tracks(DATA / "gtsrb/train")]
+    return part + [(file, "test") for file in sorted((DATA / "gtsrb/test").rglob("*.png"))]
+
+
 def main() -> None:
     """Write the lists."""
     parser = argparse.ArgumentParser(
@@ -50,7 +68,6 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/validation"))
     out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
     random.seed(0)
     parts = {
         "signs": tracks(DATA / "gtsrb/train"),
@@ -59,10 +76,7 @@ def main() -> None:
         "dtd": files(DATA / "dtd10/train"),
     }
     for name, part in parts.items():
-        with (out / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["file", "label", "split"])
-            writer.writerows((path, path.parent.name, split) for path, split in part)
+        write(out / f"{name}.csv", part)
         held = sum(split == "test" for _, split in part)
         print(f"{name}: {len(part) - held} to train on, {held} to choose by")
 

@@ -2,9 +2,10 @@
 
 A file holds masks, norm weights, a head, and the rest: what the base is told by, and metadata. Words that nobody needs
 to use the mask go first. The rest of the room is shared out between the flips and the bits of each norm's weights, by
-how much each moves the network's features for the bits that it takes (`trade`), beside a head of 8, 4, 3 or 2 bits.
-Each such file is judged by how far it moves the outputs on some images, and the nearest is taken. No label is needed,
-and no test image.
+how much each moves the network's features for the bits that it takes (`trade`), beside a head of 8, 4, 3 or 2 bits,
+rounded so that it says of the network's features as they now are what was said before (`head_rounding`). Each such file
+is judged by how far it moves the outputs on some images, and the nearest is taken. No label is needed, and no test
+image.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from selfmask._common.modes import eval_mode
 from selfmask.errors import SettingsError
+from selfmask.maskfile.head_rounding import rounded_head
 from selfmask.maskfile.index import Base
 from selfmask.maskfile.quantised import Quantised, clipped, plain
 from selfmask.maskfile.saving import Head, mask_bytes
@@ -36,7 +38,7 @@ _SPARED = ("rule", "selection", "flipped", "compaction")
 class Fitted:
     """What was chosen.
 
-    content: the file's bytes, at most as many as were asked for. moved: how far the outputs moved, see `Worn.moved`.
+    content: the file's bytes, at most as many as were asked for. moved: how far the outputs moved, see `Worn.rounded`.
     """
 
     learnt: Learnt
@@ -76,15 +78,15 @@ class Worn:
             )
         self._model, self._theta, self._bases, self._images = model, theta, bases, images
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
-        self._first = self.outputs(learnt.head)
+        self._first = _said(self.features(), learnt.head)
         if not bool(self._first.isfinite().all()):
             raise SettingsError(
                 "max_bytes: the network's outputs on the images are not finite, so nothing can be judged"
             )
 
     @torch.no_grad()
-    def outputs(self, head: Head) -> Tensor:
-        """Of all images, float32 (N, …): what the head says where there is a linear one, else the model's."""
+    def features(self) -> Tensor:
+        """What the model makes of all images, as it is now: float32 (N, …)."""
         parts = []
         with eval_mode(self._model):
             for batch in self._images:
@@ -94,10 +96,7 @@ class Worn:
                         f"max_bytes: the model gives {type(found).__name__}, expected one tensor"
                     )
                 parts.append(found.float())
-        x, layer = torch.cat(parts), plain(head)
-        if {"weight", "bias"} <= layer.keys() and layer["weight"].shape[1:] == x.shape[1:]:
-            return F.linear(x, layer["weight"].to(x), layer["bias"].to(x))
-        return x
+        return torch.cat(parts)
 
     @torch.no_grad()
     def wear(self, learnt: Learnt) -> None:
@@ -109,25 +108,43 @@ class Worn:
             change = learnt.norms.get(name)
             self._parameters[name].copy_(base if change is None else change.added_to(base))
 
-    def moved(self, learnt: Learnt) -> float:
-        """How far the outputs are from the first, ≥ 0, with `learnt` worn.
+    def rounded(self, learnt: Learnt) -> tuple[Learnt, float]:
+        """`learnt`, worn, with its head rounded for what the network is now; and how far the outputs then are, ≥ 0.
 
-        With a linear head the mean Kullback-Leibler divergence of what it says, in nats; without one the mean squared
-        difference over the mean square.
+        How far: with a linear head the mean Kullback-Leibler divergence of what it says from what was said first, in
+        nats; without one the mean squared difference over the mean square.
         """
         self.wear(learnt)
-        now, first = self.outputs(learnt.head), self._first
+        x, first, head = self.features(), self._first, learnt.head
+        weight, bias = head.get("weight"), head.get("bias")
+        if isinstance(weight, Quantised) and isinstance(bias, Quantised) and _is_linear(x, head):
+            weight, bias = rounded_head(weight.values(), weight.bits, x, first, bias_bits=bias.bits)
+            learnt = replace(learnt, head={**head, "weight": weight, "bias": bias})
+        now = _said(x, learnt.head)
         if learnt.head and now.ndim == 2:
-            return float(
-                F.kl_div(now.log_softmax(1), first.log_softmax(1), reduction="batchmean", log_target=True)
-            )
-        return float((now - first).square().mean() / first.square().mean().clamp_min(1e-30))
+            far = F.kl_div(now.log_softmax(1), first.log_softmax(1), reduction="batchmean", log_target=True)
+        else:
+            far = (now - first).square().mean() / first.square().mean().clamp_min(1e-30)
+        return learnt, float(far)
 
     def trade(self, learnt: Learnt) -> Trade:
         """What each part of `learnt`, which is worn now, is worth."""
         ones = {name: torch.ones_like(self._bases[name]) for name in learnt.norms}
         found = sensitivity(self._model, {**self._theta, **ones}, self._images)
         return Trade(learnt, found)
+
+
+def _is_linear(x: Tensor, head: Head) -> bool:
+    """Whether `head` is a linear one of the features `x`."""
+    return {"weight", "bias"} <= head.keys() and plain(head)["weight"].shape[1:] == x.shape[1:]
+
+
+def _said(x: Tensor, head: Head) -> Tensor:
+    """Of the features: what the head says where there is a linear one, else they themselves."""
+    if not _is_linear(x, head):
+        return x
+    layer = plain(head)
+    return F.linear(x, layer["weight"].to(x), layer["bias"].to(x))
 
 
 def writer(
@@ -160,10 +177,11 @@ def in_bytes(max_bytes: int, learnt: Learnt, worn: Worn, write: Callable[[Learnt
 def _nearest(max_bytes: int, shorter: Learnt, worn: Worn, write: Callable[[Learnt], bytes]) -> Fitted:
     heads, trade = _heads(shorter.head), worn.trade(shorter)
     found = (_filled(replace(shorter, head=head), trade, max_bytes, write) for head in heads)
-    several = [Fitted(one, content, worn.moved(one)) for one, content in filter(None, found)]
+    several = [worn.rounded(one) for one in found if one is not None]
     if not several:
         raise SettingsError(_too_little(max_bytes, replace(shorter, norms={}, head=heads[-1]), write))
-    return min(several, key=lambda one: one.moved)
+    best, moved = min(several, key=lambda one: one[1])
+    return Fitted(best, write(best), moved)
 
 
 def spared(metadata: Mapping[str, Any], max_bytes: int, whole: int) -> dict[str, Any]:
@@ -191,29 +209,27 @@ def _head_tensor(tensor: Tensor | Quantised, bits: int, name: str) -> Tensor | Q
     return clipped(values, bits, f"the head's {name!r}")
 
 
-def _filled(
-    learnt: Learnt, trade: Trade, max_bytes: int, write: Callable[[Learnt], bytes]
-) -> tuple[Learnt, bytes] | None:
+def _filled(learnt: Learnt, trade: Trade, max_bytes: int, write: Callable[[Learnt], bytes]) -> Learnt | None:
     """`learnt` with as much of its flips and norm weights as fits; None where it does not fit without any."""
     best = _told(replace(learnt, masks={n: torch.ones_like(m) for n, m in learnt.masks.items()}, norms={}))
-    content = write(best)
-    if len(content) > max_bytes:
+    size = len(write(best))
+    if size > max_bytes:
         return None
     # What a price comes to in the file is known only from the file: aim, and correct the aim.
-    room = float(max_bytes - len(content))
+    room = float(max_bytes - size)
     for _ in range(_AIMS):
         if room <= 0:
             break
         masks, norms = trade.at(trade.priced(room))
         one = _told(replace(learnt, masks=masks, norms=norms))
-        written = write(one)
-        left = max_bytes - len(written)
-        if left >= 0 and len(written) > len(content):
-            best, content = one, written
+        written = len(write(one))
+        left = max_bytes - written
+        if left >= 0 and written > size:
+            best, size = one, written
         if 0 <= left <= _NEAR * max_bytes or (left >= 0 and one.off == learnt.off and norms == learnt.norms):
             break
         room += left - (_NEAR * max_bytes / 2 if left < 0 else 0)
-    return best, content
+    return best
 
 
 _AIMS, _NEAR = 6, 0.005
