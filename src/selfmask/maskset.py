@@ -261,7 +261,7 @@ class MaskSet:
             trained: settings of the ordinary parameters that `train` named, `{"lr": 0.1}` say; those that it
                 does not name are taken from `settings`.
             norms: settings of the norm weights, with `train_norms`. Their rate is else derived: with Adam and its like
-                a fifth of the scores', at most 0.003; with SGD a 500th. They have no weight decay.
+                two thirds of the scores', at most 0.01; with SGD a 500th. They have no weight decay.
             **settings: of the optimizer on the scores: `lr=50, momentum=0.9` are the paper's for ResNets.
         """
         self.masked.check("optimizer")

@@ -4,6 +4,7 @@ held out."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import selfmask
 from selfmask.errors import SettingsError
 from selfmask.maskfile.mask import Mask
 from selfmask.run.adapt import learn_mask
+from selfmask.run.plan import make_plan
 from selfmask.run.result import Result
 from selfmask.run.settings import AdaptSettings
 
@@ -68,4 +70,18 @@ def test_it_is_checked_before_anything_is_done() -> None:
             AdaptSettings("digits", max_bytes=bad)
     with pytest.raises(SettingsError, match="--rule topk has a density of its own"):
         AdaptSettings("digits", max_bytes="10k", rule="topk")
-    assert AdaptSettings("digits", max_bytes="10k").recorded() == AdaptSettings("digits").recorded()
+
+
+def test_little_room_means_few_flips_and_norm_weights_unless_something_else_is_asked(weights: Path) -> None:
+    settings = AdaptSettings(
+        "digits", backbone="timm:test_resnet", weights=weights, size=32, steps=4, images=80
+    )
+    whole = make_plan(settings)
+    count = sum(t.numel() for t in whole.selection.choose(whole.backbone.module)[0].values())
+    little = make_plan(replace(settings, max_bytes=count // 128 - 1))
+    assert (little.fit.method, little.train_norms) == ("tensor-adam", True)
+    asked = ({"max_bytes": count // 128 + 1}, {"max_bytes": count // 128 - 1, "optimizer": "adam"})
+    for plan in (whole, *(make_plan(replace(settings, **more)) for more in asked)):  # type: ignore[arg-type]
+        assert (plan.fit.method, plan.train_norms) == ("adam", False)
+    # What is masked are norm weights themselves: they cannot be trained as well, and nobody asked for it.
+    assert not make_plan(replace(settings, max_bytes=count // 128 - 1, select="bn1.weight")).train_norms

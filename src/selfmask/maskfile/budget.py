@@ -112,20 +112,19 @@ class Worn:
         """`learnt`, worn, with its head rounded for what the network is now; and how far the outputs then are, ≥ 0.
 
         How far: with a linear head the mean Kullback-Leibler divergence of what it says from what was said first, in
-        nats; without one the mean squared difference over the mean square.
+        nats; without one the mean squared difference over the mean square. A head that was rounded for some images is
+        judged by others: each half of them by a head rounded for the other half.
         """
         self.wear(learnt)
         x, first, head = self.features(), self._first, learnt.head
-        weight, bias = head.get("weight"), head.get("bias")
-        if isinstance(weight, Quantised) and isinstance(bias, Quantised) and _is_linear(x, head):
-            weight, bias = rounded_head(weight.values(), weight.bits, x, first, bias_bits=bias.bits)
-            learnt = replace(learnt, head={**head, "weight": weight, "bias": bias})
-        now = _said(x, learnt.head)
-        if learnt.head and now.ndim == 2:
-            far = F.kl_div(now.log_softmax(1), first.log_softmax(1), reduction="batchmean", log_target=True)
-        else:
-            far = (now - first).square().mean() / first.square().mean().clamp_min(1e-30)
-        return learnt, float(far)
+        if not (isinstance(head.get("weight"), Quantised) and _is_linear(x, head)) or len(x) < 4:
+            return learnt, _far(_said(x, head), first, head)
+        halves = (slice(0, None, 2), slice(1, None, 2))
+        far = [
+            _far(_said(x[these], _head_for(head, x[others], first[others])), first[these], head)
+            for these, others in (halves, halves[::-1])
+        ]
+        return replace(learnt, head=_head_for(head, x, first)), sum(far) / 2
 
     def trade(self, learnt: Learnt) -> Trade:
         """What each part of `learnt`, which is worn now, is worth."""
@@ -145,6 +144,23 @@ def _said(x: Tensor, head: Head) -> Tensor:
         return x
     layer = plain(head)
     return F.linear(x, layer["weight"].to(x), layer["bias"].to(x))
+
+
+def _head_for(head: Head, x: Tensor, wanted: Tensor) -> Head:
+    """A linear head as it is, but rounded to say `wanted` of the features `x`."""
+    weight, bias = head["weight"], head["bias"]
+    assert isinstance(weight, Quantised)
+    bits = bias.bits if isinstance(bias, Quantised) else 8
+    weight, bias = rounded_head(weight.values(), weight.bits, x, wanted, bias_bits=bits)
+    return {**head, "weight": weight, "bias": bias}
+
+
+def _far(now: Tensor, first: Tensor, head: Head) -> float:
+    if head and now.ndim == 2:
+        return float(
+            F.kl_div(now.log_softmax(1), first.log_softmax(1), reduction="batchmean", log_target=True)
+        )
+    return float((now - first).square().mean() / first.square().mean().clamp_min(1e-30))
 
 
 def writer(

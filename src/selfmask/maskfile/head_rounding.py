@@ -13,8 +13,9 @@ from torch import Tensor
 
 from selfmask.maskfile.quantised import Quantised, clipped, most_steps, quantised
 
-_NEAR = 0.1
-"""How strongly the elements are held where they were, in mean squares of a feature: features may outnumber images."""
+_HELD = 1.0
+"""How strongly the elements are held where they were, in mean squares of a feature: features may outnumber images. Of
+0.03 to 10 it was the best on images that the head was not rounded for (docs/sizes.md)."""
 _SWEEPS = 8
 
 
@@ -43,7 +44,7 @@ def rounded_head(
     exact, x, wanted = (t.detach().double().cpu() for t in (weight, x, wanted))
     middle, said = x.mean(0), wanted.mean(0)
     gram = (x - middle).T @ (x - middle) / len(x)
-    held = _NEAR * float(gram.diagonal().mean()) or 1.0
+    held = _HELD * float(gram.diagonal().mean()) or 1.0
     gram.diagonal().add_(held)
     target = (wanted - said).T @ (x - middle) / len(x) + held * exact
     start = clipped(exact, bits, what, gram.diagonal().expand_as(exact))

@@ -19,7 +19,7 @@ NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _OWN_NAMES = frozenset(("RmsNorm", "SimpleNorm"))
 """timm's own, which are derived from none of them in some of its versions."""
 
-MOST_ADAM, OF_ADAM, OF_SGD = 0.003, 1 / 5, 1 / 500
+MOST_ADAM, OF_ADAM, OF_SGD = 0.01, 2 / 3, 1 / 500
 
 
 def norm_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -55,7 +55,7 @@ def norm_rate(optimizer: type[torch.optim.Optimizer], rate: float) -> float:
     """The rate of the norm weights, from the optimizer and the scores' `rate`. Reasons: docs/defaults.md.
 
     Adam and its like make steps of the size of the rate. A score has 1 to go; a norm weight, about 1 itself, should
-    change by a few hundredths: a fifth of the scores' rate, at most 0.003. SGD's steps are in proportion to the
+    change by some tenths at most: two thirds of the scores' rate, at most 0.01. SGD's steps are in proportion to the
     gradient, and a norm weight's is the sum of the score gradients of its channel: a 500th of the scores' rate.
     """
     if issubclass(optimizer, torch.optim.SGD | torch.optim.ASGD):

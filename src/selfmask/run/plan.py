@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from selfmask._common.units import byte_count
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import build
 from selfmask.errors import SettingsError
@@ -122,13 +126,16 @@ def make_plan(settings: AdaptSettings) -> Plan:
     backbone.module.to(device)
     backbone.lay_out()
 
-    recipe = kind.recipe_for(settings.optimizer or ("sgd" if paper else None))
-    fit = _fit_settings(settings, recipe, paper, len(train))
-    rule = _rule(settings, fit, 0.0 if paper else recipe.spread)
     # At the cost of names and sizes, what a mask set would refuse only after the base has been measured.
     chosen = selection.choose(backbone.module)[0]
-    if settings.train_norms:
-        chosen = without_norms(chosen, norm_weights(backbone.module))
+    few = settings.optimizer is None and paper is None and _is_little(settings, chosen)
+    norms = norm_weights(backbone.module)
+    train_norms = settings.train_norms or (few and bool(norms) and not chosen.keys() <= norms.keys())
+    if train_norms:
+        chosen = without_norms(chosen, norms)
+    recipe = kind.recipe_for(settings.optimizer or ("sgd" if paper else "tensor-adam" if few else None))
+    fit = _fit_settings(settings, recipe, paper, len(train))
+    rule = _rule(settings, fit, 0.0 if paper else recipe.spread)
     check_densities(rule, chosen, selection.share)
     return Plan(
         settings=settings,
@@ -146,7 +153,7 @@ def make_plan(settings: AdaptSettings) -> Plan:
         rule=rule,
         selection=selection,
         norm_stats=settings.norm_stats or ("adapt" if paper else "frozen"),
-        train_norms=settings.train_norms,
+        train_norms=train_norms,
         size=size,
         native=native,
         channels_last=backbone.prefers_channels_last,
@@ -165,6 +172,17 @@ def view_size(images: ImageSet, backbone: Backbone, *, on_cpu: bool) -> int:
     size = max(min(2 * images.short_side(), most), min(48, native))
     step = backbone.multiple
     return max(step, size // step * step)
+
+
+def _is_little(settings: AdaptSettings, chosen: Mapping[str, Tensor]) -> bool:
+    """Whether the file may take so little that few flips and norm weights are the better start: docs/sizes.md.
+
+    Half of the flips of adam, as many as can be given up at no loss, take about a bit for 16 weights.
+    """
+    if settings.max_bytes is None:
+        return False
+    weights = sum(tensor.numel() for tensor in chosen.values())
+    return byte_count(settings.max_bytes, "--max-bytes") < weights / 128
 
 
 def _fit_settings(

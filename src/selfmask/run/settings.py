@@ -102,8 +102,9 @@ class AdaptSettings:
     """How the mask file stores the classifier. float16 takes half the bytes, int8 a quarter, int4 an eighth; what it
     costs is measured and said."""
     max_bytes: int | str | None = None
-    """The mask file takes no more, head and metadata included: 10240, 10k (× 1024), 10kB (× 1000). What is given up is
-    chosen and measured on images held out, and said."""
+    """The mask file takes no more, head and metadata included: 10240, 10k (× 1024), 10kB (× 1000). Where that is
+    little, few weights are switched off and norm weights are trained, unless you give --optimizer. What is given up
+    is chosen and measured on images held out, and said."""
 
     evaluate: bool = True
     """Measure k-NN, linear probe and head on the test images, before and after."""
@@ -136,7 +137,7 @@ class AdaptSettings:
 
     FREE: ClassVar[tuple[str, ...]] = (
         "resume", "threads", "checkpoint_every", "evaluate", "statistics", "larger", "finetune", "finetune_lr",
-        "norms_alone", "out", "device", "head_dtype", "max_bytes", "pictures", "track",
+        "norms_alone", "out", "device", "head_dtype", "pictures", "track",
     )  # fmt: skip
     """What a resumed run may change."""
 
