@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,10 +11,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from selfmask.errors import SettingsError
+from selfmask.maskfile import head_rounding
 from selfmask.maskfile.head_rounding import rounded_head
 from selfmask.maskfile.quantised import clipped, most_steps
 
 CLASSES, WIDTH = 3, 5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head_rounding, "_BLOCK", 2)
+        yield
 
 
 def drawn(seed: int, images: int) -> tuple[Tensor, Tensor, Tensor]:
