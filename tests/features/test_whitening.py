@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from selfmask.features.knn import knn
@@ -42,6 +43,17 @@ def test_k_nn_gains_where_one_direction_drowns_the_others() -> None:
     better = (knn(whitening.apply(train_x), train_y, whitening.apply(test_x)) == test_y).float().mean()
     assert better > plain + 0.1
     assert better > 0.9
+
+
+def test_it_is_held_to_help_where_the_first_direction_holds_much_by_scikit_learn() -> None:
+    x, _ = with_a_loud_direction(300, 0)
+    unit = x.double() / x.double().norm(dim=1, keepdim=True)
+    share = PCA().fit(unit.numpy()).explained_variance_ratio_[0]
+    assert Whitening.of(x).first == pytest.approx(share, abs=1e-9)
+    wide = torch.cat([10 * x, torch.randn(300, 100, generator=torch.Generator().manual_seed(1))], 1)
+    assert Whitening.of(wide).helps
+    assert not Whitening.of(wide[:, 1:]).helps
+    assert not Whitening.of(wide[:40]).helps  # too few to tell
 
 
 def test_images_that_are_all_the_same_whiten_to_nothing() -> None:

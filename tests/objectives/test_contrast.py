@@ -17,9 +17,11 @@ from lightly.loss import NTXentLoss
 
 from selfmask.backbones.backbone import Backbone
 from selfmask.errors import SettingsError
+from selfmask.features import whitening
 from selfmask.images.image_set import ImageSet
 from selfmask.maskset import MaskSet
-from selfmask.objectives.base import Batch, Objective
+from selfmask.objectives import contrast
+from selfmask.objectives.base import Batch, Choice, Objective
 from selfmask.objectives.contrast import Contrast, ContrastSettings, info_nce
 
 BatchFor = Callable[[Objective, int], Batch]
@@ -51,7 +53,7 @@ def test_the_pull_is_the_cosine_to_the_untouched_features(
         alone = info_nce(found[0], found[1], 0.1)
     assert figures["cosine"] == pytest.approx(float(cosine), abs=2e-3)  # targets are kept in half precision
     assert float(loss.detach()) == pytest.approx(float(alone + 2.0 * (1 - cosine)), abs=4e-3)
-    free = Contrast(backbone.width, len(images), 12, ContrastSettings(pull=0.0), flips=False)
+    free = Contrast(backbone.width, len(images), 12, ContrastSettings(pull=0.0, whiten=False), flips=False)
     assert "none" in free.prepare(backbone, images)[0]
     assert torch.allclose(free.loss(backbone.module, batch, 0, 10)[0], alone, atol=1e-6)
 
@@ -86,6 +88,28 @@ def test_whitened_it_is_nt_xent_of_numpy_s_whitening(
     expected = NTXentLoss(temperature=0.1)(one, other)
     expected += pull * (1 - (one * near + other * near).sum(dim=1).mean() / 2)
     assert float(loss.detach()) == pytest.approx(float(expected), rel=0.02)  # targets are in half precision
+
+
+@pytest.mark.parametrize(("stretched", "whitens"), [(1.0, False), (30.0, True)])
+def test_uneven_features_are_whitened_unasked(
+    backbone: Backbone, images: ImageSet, stretched: float, whitens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    drawn = torch.randn(len(images), backbone.width)
+    drawn[:, 0] *= stretched
+    monkeypatch.setattr(contrast, "take_targets", lambda targets, *_: Choice(targets.copy_(drawn), "drawn"))
+    monkeypatch.setattr(whitening, "FEWEST", 10)
+    monkeypatch.setattr(whitening, "UNEVEN", 0.5)
+    said = {}
+    for asked in (None, True, False):
+        objective = Contrast(backbone.width, len(images), 12, ContrastSettings(whiten=asked))
+        said[asked] = "whitened" in " ".join(objective.prepare(backbone, images))
+        x = torch.randn(4, backbone.width)
+        assert torch.equal(objective.compared(x), F.normalize(x, dim=1)) != said[asked]
+    assert said == {None: whitens, True: True, False: False}
+    monkeypatch.setattr(whitening, "FEWEST", backbone.width + 1)  # of a few images nobody can tell
+    objective = Contrast(backbone.width, len(images), 12)
+    assert "whitened" not in " ".join(objective.prepare(backbone, images))
 
 
 def test_views_change_colours_and_are_mirrored_only_where_they_may_be() -> None:

@@ -12,16 +12,25 @@ from torch import Tensor
 
 from selfmask._common.clustering import principal_axes
 
+UNEVEN = 0.1
+"""Features of whose variance more than this share lies in one direction, are uneven: docs/label-free.md."""
+FEWEST = 50
 SHRINKAGE = 0.1
 """Share of the mean variance that is added to each direction's: those that hardly vary are noise, better left small."""
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """mean: float64 (D,). axes: float64 (rank, D), the principal axes, each divided by its standard deviation."""
+    """mean: float64 (D,). axes: float64 (rank, D), the principal axes, each divided by its standard deviation.
+
+    first: the share of the variance that lies in the first of them, in [0, 1]. It is small where images are like those
+    that the network was trained on, which tells them apart in many ways; of those that are nothing like them it sees
+    little but what they have in common. Then whitening helps.
+    """
 
     mean: Tensor
     axes: Tensor
+    first: float = 0.0
 
     @classmethod
     def of(cls, x: Tensor) -> Whitening:
@@ -33,8 +42,18 @@ class Whitening:
         torch.Size([1, 2])
         """
         found = principal_axes(F.normalize(x.double(), dim=1))
-        least = SHRINKAGE * found.variances.mean() if len(found.variances) else 0.0
-        return cls(found.mean, found.axes / (found.variances + least).sqrt()[:, None])
+        variances = found.variances
+        least = SHRINKAGE * variances.mean() if len(variances) else 0.0
+        first = float(variances[0] / variances.sum()) if len(variances) else 0.0
+        return cls(found.mean, found.axes / (variances + least).sqrt()[:, None], first)
+
+    @property
+    def helps(self) -> bool:
+        """Whether it is worth it, judged by the features alone: whether they are uneven, of 50 images or more.
+
+        The first direction of a few images holds much whatever they show.
+        """
+        return self.first > UNEVEN and len(self.axes) >= FEWEST
 
     def apply(self, x: Tensor) -> Tensor:
         """Features (N, D) whitened: float32 (N, rank)."""

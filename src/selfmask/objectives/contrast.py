@@ -3,9 +3,9 @@
 InfoNCE (NT-Xent, Chen et al. 2020) on the backbone's own features: no projection head that learns, so that the masks
 are learnt in the space in which features are compared. A **pull**, pull × (1 − cosine) between a view's features and
 the untouched network's features of the whole image on a larger view (distil's targets), keeps what the network knows
-already: where the images are like those that it was trained on, contrast alone harms. On request both compare
-features **whitened** by those targets: a pretrained network's lie in few directions, and what tells images of another
-kind apart may be in the others. The default without labels; docs/label-free.md has what each brought.
+already: where the images are like those that it was trained on, contrast alone harms. Of images of another kind the
+network's features lie in few directions, and what tells them apart is in the others: both then compare features
+**whitened** by those targets. The default without labels; docs/label-free.md has what each brought.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ class ContrastSettings:
     """Weight of staying near the untouched network's features; 0 for none, as suits images unlike its own."""
     target_size: int | None = None
     """Side of the whole images that those features are taken from, in pixels. Default: as distil's."""
-    whiten: bool = False
+    whiten: bool | None = None
     """Compare features whitened by the untouched ones, so that no direction counts more than another: for images unlike
-    those that the network was trained on."""
+    those that the network was trained on. Default: where over a tenth of the untouched features' variance lies in one
+    direction."""
     crop: float = 0.3
     """Least share of an image's area in a view, in (0, 1]."""
     colours: float = 1.0
@@ -95,19 +96,22 @@ class Contrast(Objective):
         self.views = (view, view)
         # Half precision: a checkpoint holds them, and a direction needs no more.
         self.register_buffer(
-            "targets", torch.zeros(images if s.pull or s.whiten else 0, width, dtype=torch.float16)
+            "targets",
+            torch.zeros(images if s.pull or s.whiten is not False else 0, width, dtype=torch.float16),
         )
         self.targets: Tensor
-        side = width if s.whiten else 0
+        side = 0 if s.whiten is False else width
         self.register_buffer("mean", torch.zeros(side))
-        self.register_buffer("axes", torch.zeros(side, side))  # unused rows are 0, where there are few images
+        self.register_buffer(
+            "axes", torch.zeros(side, side)
+        )  # unused rows are 0; all are where nothing is whitened
         self.mean: Tensor
         self.axes: Tensor
         self.watch = RunWatch()
 
     @classmethod
     def make(cls, job: Job, settings: ContrastSettings) -> Self:
-        if settings.pull or settings.whiten:
+        if settings.pull or settings.whiten is not False:
             # Here, and not only when they are taken: by then a folder is open and the base is measured.
             target_size(settings.target_size, job.size, job.native, job.backbone)
         return cls(
@@ -122,16 +126,20 @@ class Contrast(Objective):
         at = take_targets(self.targets, backbone, images, self.views[0], s.target_size, self.native)
         there = f"the untouched features at {at.value} px ({at.why})"
         said = [f"pull: {s.pull:g} × (1 − cosine) to {there}" if s.pull else free]
-        if s.whiten:
+        if s.whiten is not False:
             found = Whitening.of(self.targets[:: -(-len(self.targets) // _TO_WHITEN_BY)])
-            self.mean.copy_(found.mean)
-            self.axes[: len(found.axes)].copy_(found.axes)
-            said.append("compared: features whitened by " + ("those" if s.pull else there))
+            if s.whiten or found.helps:
+                self.mean.copy_(found.mean)
+                self.axes[: len(found.axes)].copy_(found.axes)
+                said.append(
+                    f"compared: features whitened by {'those' if s.pull else there}, whose first direction holds "
+                    f"{100 * found.first:.0f} % of their variance"
+                )
         return said
 
     def compared(self, x: Tensor) -> Tensor:
         """Features (N, width) as they are compared: L2-normalised, and whitened before where that is wanted."""
-        if not self.settings.whiten:
+        if not bool(self.axes.any()):
             return F.normalize(x.float(), dim=1)
         # Not in half precision: directions of little variance are stretched a good deal.
         with torch.autocast(x.device.type, enabled=False):
