@@ -18,7 +18,8 @@ import selfmask
 from selfmask.cascades.settings import CascadeSettings
 from selfmask.embeddings.embedder import Embedder
 from selfmask.errors import DataError, MaskFileError, SettingsError
-from selfmask.features.knn import knn
+from selfmask.features import whitening
+from selfmask.features.knn import knn, knn_shares
 from selfmask.images.tables import read_labels
 from selfmask.maskset import MaskSet
 from selfmask.tasks.classifier import classifier_of
@@ -155,6 +156,35 @@ def test_neighbours_are_those_of_the_features(used, run: Path, tmp_path: Path) -
     )  # fmt: skip
     assert alone.labelled == 48
     assert all(row["label"] == row["file"][:3] for row in table(tmp_path / "a.csv"))
+
+
+def test_neighbours_by_whitened_features_where_that_helps(
+    used, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from selfmask.run.folder import RunFolder
+    from selfmask.run.split import open_as_recorded
+
+    labelled = open_as_recorded(RunFolder(run)).labelled
+    embedder = open_embedder(run, weights=used.weights)
+    x, y = embedder.embed(labelled)[0], embedder.embed(used.images())[0]
+    white = whitening.Whitening.of(x)
+    shares = {
+        True: knn_shares(white.apply(x), labelled.labels, white.apply(y), 2, 9),
+        False: knn_shares(x, labelled.labels, y, 2, 9),
+    }
+    assert not torch.allclose(shares[True], shares[False])
+    how: dict[str, Any] = {"network": run, "data": None, "classes": (), "k": 9}
+    monkeypatch.setattr(whitening, "FEWEST", 5)
+    for asked, uneven, wanted in (
+        (True, 1.0, True),
+        (False, 0.0, False),
+        (None, 0.0, True),
+        (None, 1.0, False),
+    ):
+        monkeypatch.setattr(whitening, "UNEVEN", uneven)
+        found = classifier_of(embedder, "knn", whiten=asked, **how)
+        assert found.whitened == wanted
+        assert torch.allclose(found(y), shares[wanted])
 
 
 def test_a_cascade_by_its_run_s_labels(used, tmp_path: Path) -> None:

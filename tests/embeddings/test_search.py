@@ -26,6 +26,7 @@ from selfmask.embeddings.parts import METADATA
 from selfmask.embeddings.record import Record
 from selfmask.embeddings.search import nearest
 from selfmask.errors import BackboneError, DataError, SelfmaskError, SettingsError
+from selfmask.features import whitening
 
 # Few values, so that many similarities are equal: then the lower row comes first.
 matrices = st.integers(1, 4).flatmap(
@@ -125,6 +126,28 @@ def test_whitened_by_numpy(
         assert [cosine[names.index(hit.path)] for hit in answer.found] == pytest.approx(
             [hit.similarity for hit in answer.found], abs=1e-4
         )
+
+
+def test_uneven_embeddings_are_compared_whitened_unasked(
+    used, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = str(used.photos / "cat")
+
+    def found(**how: Any) -> Any:
+        one = selfmask.search(made, query, k=3, **how)
+        return one.answers, " ".join(one.notes)
+
+    plain, white = (found(whiten=asked)[0] for asked in (False, True))
+    assert plain != white
+    monkeypatch.setattr(whitening, "FEWEST", 5)
+    for uneven, wanted, said in ((0.0, white, True), (1.0, plain, False)):
+        monkeypatch.setattr(whitening, "UNEVEN", uneven)
+        answers, notes = found()
+        assert answers == wanted
+        assert ("compared whitened" in notes) == said
+    monkeypatch.setattr(whitening, "UNEVEN", 0.0)
+    monkeypatch.setattr(search, "_UNASKED", 10)  # of more it would take long
+    assert found()[0] == plain
 
 
 def test_one_embedding_cannot_be_whitened(used, tmp_path: Path) -> None:

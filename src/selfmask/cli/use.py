@@ -41,7 +41,7 @@ def show_predicted(predicted: Predicted) -> None:
     print_rows(("label", "images"), rows, folded=("label",))
     if len(predicted.counts) > _MOST_SHOWN:
         say(f"and {len(predicted.counts) - _MOST_SHOWN:,} more classes")
-    how = _HOW[predicted.method].format(predicted.labelled)
+    how = _HOW[predicted.method].format(predicted.labelled) + (", whitened" if predicted.whitened else "")
     images = counted(predicted.record.rows, "image")
     classes = counted(len(predicted.classes), "class", "classes")
     say(f"{predicted.out}: {images}, {classes}, by {how}")

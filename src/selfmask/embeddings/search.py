@@ -75,14 +75,15 @@ def nearest(blocks: Iterable[Tensor], queries: Tensor, k: int) -> Nearest:
     return Nearest(rows, best)
 
 
-def hits(file: Embeddings, queries: Tensor, k: int, *, whiten: bool = False) -> list[tuple[Hit, ...]]:
+def hits(
+    file: Embeddings, queries: Tensor, k: int, *, whitening: Whitening | None = None
+) -> list[tuple[Hit, ...]]:
     """For each of the `queries` (Q, width) the `k` nearest images of a file, the nearest first; see `nearest`.
 
-    whiten: compare what `whitening_of` makes of both.
+    whitening: compare what it makes of both; see `whitening_of`.
     """
     blocks = passing(file.blocks(), len(file), "searching")
-    if whiten:
-        whitening = whitening_of(file)
+    if whitening is not None:
         queries, blocks = whitening.apply(queries), map(whitening.apply, blocks)
     best = nearest(blocks, queries, k)
     known = file.names(sorted(set(best.rows.flatten().tolist())))
@@ -92,14 +93,18 @@ def hits(file: Embeddings, queries: Tensor, k: int, *, whiten: bool = False) -> 
     ]
 
 
-_TO_WHITEN_BY = 20_000
+_TO_WHITEN_BY, _UNASKED = 20_000, 100_000
 
 
-def whitening_of(file: Embeddings) -> Whitening:
+def whitening_of(file: Embeddings, asked: bool | None = True) -> Whitening | None:
     """That of a file's embeddings, of at most some 20 000 of them, drawn evenly: images of one kind lie together.
+
+    asked: None gives one only where it helps, and the file has at most 100 000: to whiten more takes minutes.
 
     Raises `DataError` where there are fewer than two, which tell no direction from another.
     """
+    if asked is False or (asked is None and not 2 <= len(file) <= _UNASKED):
+        return None
     if len(file) < 2:
         raise DataError(f"{file.path} holds {len(file)} embedding: whitening needs two or more")
     step = -(-len(file) // _TO_WHITEN_BY)
@@ -107,7 +112,7 @@ def whitening_of(file: Embeddings) -> Whitening:
     for block in file.blocks():
         some.append(block[-start % step :: step])
         start += len(block)
-    return Whitening.of(torch.cat(some))
+    return Whitening.where_it_helps(torch.cat(some), asked)
 
 
 def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Whitening: features turned and stretched so that no direction counts more than another, which k-NN can gain from.
 
-It costs nothing but the features that are there already, so a gain of a mask counts only beside it.
+It costs nothing but the features that are there already, so a gain of a mask counts only beside it. Whether it helps
+can be told by the features alone (`Whitening.helps`; measured in docs/label-free.md).
 """
 
 from __future__ import annotations
@@ -46,6 +47,14 @@ class Whitening:
         least = SHRINKAGE * variances.mean() if len(variances) else 0.0
         first = float(variances[0] / variances.sum()) if len(variances) else 0.0
         return cls(found.mean, found.axes / (variances + least).sqrt()[:, None], first)
+
+    @classmethod
+    def where_it_helps(cls, x: Tensor, asked: bool | None) -> Whitening | None:
+        """`of` the features x if it is `asked` for, or if that is None and it `helps`; else None."""
+        if asked is False:
+            return None
+        found = cls.of(x)
+        return found if asked or found.helps else None
 
     @property
     def helps(self) -> bool:

@@ -126,15 +126,14 @@ class Contrast(Objective):
         at = take_targets(self.targets, backbone, images, self.views[0], s.target_size, self.native)
         there = f"the untouched features at {at.value} px ({at.why})"
         said = [f"pull: {s.pull:g} × (1 − cosine) to {there}" if s.pull else free]
-        if s.whiten is not False:
-            found = Whitening.of(self.targets[:: -(-len(self.targets) // _TO_WHITEN_BY)])
-            if s.whiten or found.helps:
-                self.mean.copy_(found.mean)
-                self.axes[: len(found.axes)].copy_(found.axes)
-                said.append(
-                    f"compared: features whitened by {'those' if s.pull else there}, whose first direction holds "
-                    f"{100 * found.first:.0f} % of their variance"
-                )
+        some = self.targets[:: -(-len(self.targets) // _TO_WHITEN_BY)]
+        if (found := Whitening.where_it_helps(some, s.whiten)) is not None:
+            self.mean.copy_(found.mean)
+            self.axes[: len(found.axes)].copy_(found.axes)
+            said.append(
+                f"compared: features whitened by {'those' if s.pull else there}, whose first direction holds "
+                f"{100 * found.first:.0f} % of their variance"
+            )
         return said
 
     def compared(self, x: Tensor) -> Tensor:

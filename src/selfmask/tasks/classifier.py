@@ -14,6 +14,7 @@ from selfmask.bank.prediction import has_head, names_of, probabilities
 from selfmask.embeddings.embedder import Embedder
 from selfmask.errors import DataError, MaskFileError, SettingsError
 from selfmask.features.knn import knn_shares
+from selfmask.features.whitening import Whitening
 from selfmask.images.image_set import ImageSet
 from selfmask.images.opening import open_data
 from selfmask.objectives.text import TextSettings, class_embeddings
@@ -27,12 +28,14 @@ _NO_CLASSES = "or do without classes: selfmask embed, then selfmask search"
 
 @dataclass(frozen=True)
 class Classifier:
-    """method: what it is. classes: their names. labelled: how many images k-NN compares with, else 0."""
+    """method: what it is. classes: their names. labelled: how many images k-NN compares with, else 0. whitened: whether
+    it compares whitened embeddings."""
 
     method: Method
     classes: tuple[str, ...]
     labelled: int
     _probabilities: Callable[[Tensor], Tensor] = field(repr=False)
+    whitened: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """Probabilities float32 (N, classes), rows summing to 1, of embeddings float32 (N, width).
@@ -53,11 +56,13 @@ def classifier_of(
     data: str | None,
     classes: tuple[str, ...],
     k: int,
+    whiten: bool | None = None,
 ) -> Classifier:
     """What turns the embeddings of `embedder` into classes.
 
     method: None takes class names if they are given, else the labelled `data` if it is given, else the mask's head,
-    else k-NN. k-NN compares with the labelled training images of `data`, or of the run in the folder `network`.
+    else k-NN. k-NN compares with the labelled training images of `data`, or of the run in the folder `network`,
+    whitened by those if `whiten` says so, or is None and it helps.
 
     Raises `SettingsError` where the method cannot be had, `DataError` where k-NN finds no labels.
     """
@@ -70,7 +75,7 @@ def classifier_of(
     if method == "text":
         return _by_names(embedder, classes)
     if method == "knn":
-        return _by_neighbours(embedder, network, data, k)
+        return _by_neighbours(embedder, network, data, k, whiten)
     if mask is None or not has_head(mask.head):
         raise SettingsError(
             f"{embedder.made_by} brings no head: leave --method out for k-NN against labelled images"
@@ -93,7 +98,9 @@ def _by_names(embedder: Embedder, classes: tuple[str, ...]) -> Classifier:
     return Classifier("text", classes, 0, lambda x: probabilities(x, head, "text"))
 
 
-def _by_neighbours(embedder: Embedder, network: Path | None, data: str | None, k: int) -> Classifier:
+def _by_neighbours(
+    embedder: Embedder, network: Path | None, data: str | None, k: int, whiten: bool | None
+) -> Classifier:
     """k-NN, the votes and their weights as `knn` has them."""
     if k < 1:
         raise SettingsError(f"--k is how many neighbours vote, 1 or more, got {k}")
@@ -105,7 +112,17 @@ def _by_neighbours(embedder: Embedder, network: Path | None, data: str | None, k
         )
     x, _ = embedder.embed(images)
     labels, count = images.labels, len(images.classes)
-    return Classifier("knn", images.classes, len(images), lambda y: knn_shares(x, labels, y, count, k))
+    whitening = Whitening.where_it_helps(x, whiten) if len(x) > 1 else None
+    if whitening is None:
+        return Classifier("knn", images.classes, len(images), lambda y: knn_shares(x, labels, y, count, k))
+    x = whitening.apply(x)
+    return Classifier(
+        "knn",
+        images.classes,
+        len(images),
+        lambda y: knn_shares(x, labels, whitening.apply(y), count, k),
+        True,
+    )
 
 
 def _labelled(network: Path | None, data: str | None) -> ImageSet:

@@ -49,6 +49,9 @@ class PredictSettings:
     """Names of classes, for a CLIP."""
     k: int = 200
     """Neighbours that vote."""
+    whiten: bool | None = None
+    """Neighbours by whitened embeddings. Default: where over a tenth of the variance of those with labels lies in one
+    direction, which tells that the images are unlike those that the network knows."""
     mode: Mode | None = None
     """Of a cascade: conditional (two passes an image; the default) or unconditional (a pass for each expert)."""
     size: int | None = None
@@ -91,12 +94,13 @@ class Predicted:
     classes: tuple[str, ...]
     labelled: int
     counts: dict[str, int]
+    whitened: bool = False
 
     def document(self) -> dict[str, Any]:
         """What --json prints."""
         return {
             "out": str(self.out), "images": self.record.images, "rows": self.record.rows, "method": self.method,
-            "labelled": self.labelled, "classes": list(self.classes), "counts": self.counts,
+            "labelled": self.labelled, "whitened": self.whitened, "classes": list(self.classes), "counts": self.counts,
             "network": str(self.record.made_by), "digest": self.record.made_by.digest,
             "left_out": self.record.left_out, "skipped": msgspec.to_builtins(self.record.skipped),
         }  # fmt: skip
@@ -120,7 +124,7 @@ def run(settings: PredictSettings, console: Console | None = None) -> Predicted:
     )  # fmt: skip
     classifier = classifier_of(
         embedder, settings.method, network=None if settings.run is None else Path(settings.run), data=settings.data,
-        classes=settings.classes, k=settings.k,
+        classes=settings.classes, k=settings.k, whiten=settings.whiten,
     )  # fmt: skip
     parts = Parts(
         settings.out, embedder.made_by.digest, embedder.width, "float32", embedder.cascade is not None
@@ -138,6 +142,7 @@ def run(settings: PredictSettings, console: Console | None = None) -> Predicted:
         classifier.classes,
         classifier.labelled,
         dict(counts.most_common()),
+        classifier.whitened,
     )
 
 

@@ -18,7 +18,7 @@ from selfmask._common.table import csv_lines
 from selfmask.embeddings.embedder import Embedder, in_parts
 from selfmask.embeddings.file import Embeddings, open_embeddings
 from selfmask.embeddings.record import MadeBy
-from selfmask.embeddings.search import hits
+from selfmask.embeddings.search import hits, whitening_of
 from selfmask.errors import DataError, SettingsError
 from selfmask.features.passes import passing
 from selfmask.images.every import every_image, find_images, place_of_images
@@ -41,9 +41,9 @@ class SearchSettings:
     """An image, or a folder (a list, shards …) of them: each is a query."""
     k: int = 10
     """How many images to tell of each query."""
-    whiten: bool = False
-    """Compare whitened embeddings: no direction of those searched counts more than another. Costs nothing; whether it
-    helps depends on the images (the rows of adapt and evaluate say so where there are labels)."""
+    whiten: bool | None = None
+    """Compare whitened embeddings: no direction of those searched counts more than another. Default: where over a tenth
+    of their variance lies in one direction, of 100 000 embeddings at most."""
     out: Path | None = None
     """Also write a contact sheet (.html) or a table (.csv)."""
     images: str | None = None
@@ -119,9 +119,17 @@ def run(settings: SearchSettings, console: Console | None = None) -> Found:
     names, x, contents, left_out = _queries(embedder, settings.query)
     for one in left_out:
         tell(console or SafeConsole(stderr=True), f"left out: {one}")
-    answers = tuple(map(Answer, names, hits(opened, x, settings.k, whiten=settings.whiten)))
-    notes = (_large(len(opened)),) if len(opened) > _MANY else ()
-    found = Found(opened.path, len(opened), opened.record.made_by, answers, left_out, notes, settings.out)
+    whitening = whitening_of(opened, settings.whiten)
+    answers = tuple(map(Answer, names, hits(opened, x, settings.k, whitening=whitening)))
+    notes = [_large(len(opened))] if len(opened) > _MANY else []
+    if whitening is not None and settings.whiten is None:
+        notes.append(
+            f"compared whitened, since the first direction of these embeddings holds {100 * whitening.first:.0f} % of "
+            "their variance; --no-whiten compares them as they are"
+        )
+    found = Found(
+        opened.path, len(opened), opened.record.made_by, answers, left_out, tuple(notes), settings.out
+    )
     if settings.out is not None:
         write_atomically(settings.out, _written(settings, opened, found, contents).encode())
     return found
