@@ -29,7 +29,7 @@ from selfmask.run.plan import make_plan
 from selfmask.run.result import write_json
 from selfmask.run.settings import AdaptSettings
 
-SIZES = {"efficientnet-lite0": (64, 128), "resnet-18": (64, 128), "vit-s14": (70, 140)}
+SIZES = {"efficientnet-lite0": (64, 128), "resnet-18": (64, 128), "vit-s14": (70,)}
 OF_DIGITS = {"efficientnet-lite0": (32,), "resnet-18": (32,), "vit-s14": (42,)}
 LEAST = 2.0
 """Points of k-NN below which neither is better, by 375 to 500 images."""

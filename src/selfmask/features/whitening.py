@@ -24,9 +24,8 @@ SHRINKAGE = 0.1
 class Whitening:
     """mean: float64 (D,). axes: float64 (rank, D), the principal axes, each divided by its standard deviation.
 
-    first: the share of the variance that lies in the first of them, in [0, 1]. It is small where images are like those
-    that the network was trained on, which tells them apart in many ways; of those that are nothing like them it sees
-    little but what they have in common. Then whitening helps.
+    first: the share of the variance that lies in the first of them, in [0, 1]. Of images that a network knows it tells
+    many things; of others mostly one, beside which what tells them apart is small. Then whitening helps.
     """
 
     mean: Tensor

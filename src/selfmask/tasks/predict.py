@@ -51,7 +51,7 @@ class PredictSettings:
     """Neighbours that vote."""
     whiten: bool | None = None
     """Neighbours by whitened embeddings. Default: where over a tenth of the variance of those with labels lies in one
-    direction, which tells that the images are unlike those that the network knows."""
+    direction."""
     mode: Mode | None = None
     """Of a cascade: conditional (two passes an image; the default) or unconditional (a pass for each expert)."""
     size: int | None = None
