@@ -102,9 +102,8 @@ class Contrast(Objective):
         self.targets: Tensor
         side = 0 if s.whiten is False else width
         self.register_buffer("mean", torch.zeros(side))
-        self.register_buffer(
-            "axes", torch.zeros(side, side)
-        )  # unused rows are 0; all are where nothing is whitened
+        # Unused rows are 0, where there are few images; all are where nothing is whitened.
+        self.register_buffer("axes", torch.zeros(side, side))
         self.mean: Tensor
         self.axes: Tensor
         self.watch = RunWatch()
