@@ -49,7 +49,7 @@ def parts(train: ImageSet, validation: ImageSet | None) -> tuple[ImageSet, Image
 
 def measured(data: str, backbone: str, size: int, signs: Path, threads: int) -> dict[str, Any]:
     """One cell."""
-    settings = DATA[data] | BACKBONES[backbone] | {"size": size}
+    settings: dict[str, Any] = DATA[data] | BACKBONES[backbone] | {"size": size}
     settings |= {"data": str(signs)} if data == "gtsrb" else {}
     settings.pop("images", None)
     plan = make_plan(AdaptSettings(**settings, objective="contrast", held_out=0.0, threads=threads))
