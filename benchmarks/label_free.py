@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -94,7 +93,7 @@ def kept(cell: Cell, seed: int, result: Mapping[str, Any]) -> dict[str, Any]:
     }
     return {
         "data": cell.data, "backbone": cell.backbone, "recipe": cell.recipe, "seed": seed,
-        "size": cell.settings().get("size"), "test": result["rows"]["images"], "rows": rows,
+        "size": result["size"], "test": result["rows"]["images"], "rows": rows,
         "density": round(result["masks"]["density"], 5), "file": result["bytes"]["file"],
         "seconds": round(result["seconds"]["training"]),
     }  # fmt: skip
@@ -104,21 +103,21 @@ MASKED, BASE, LARGER, WHITE = "masked", "pretrained", re.compile(r"pretrained, (
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown, a table for each backbone and size of what was `kept`: k-NN, and in brackets the linear probe.
+    """Markdown, a table for each backbone of what was `kept`: k-NN, and in brackets the linear probe.
 
     Means over the seeds. The gains are those of the seeds, with the interval of the first. The larger view is the best
     that any of them tried.
     """
     lines: list[str] = []
     order = sorted(found, key=_place)
-    for (backbone, size), group in itertools.groupby(order, key=lambda one: (one["backbone"], one["size"])):
+    for backbone, group in itertools.groupby(order, key=lambda one: one["backbone"]):
         lines += [
-            f"{backbone}, {size or 'native'} px:", "",
+            f"{backbone}:", "",
             "| data | recipe | seeds | untouched | whitened | on a larger view | whitened | statistics only | masked "
             "| whitened | gain, points | off, file |",
             "|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
-        for _, cell in itertools.groupby(group, key=lambda one: (one["data"], one["recipe"])):
+        for _, cell in itertools.groupby(group, key=lambda one: (one["data"], one["size"], one["recipe"])):
             lines.append(_line(list(cell)))
         lines.append("")
     return "\n".join(lines)
@@ -129,7 +128,7 @@ def _place(one: Mapping[str, Any]) -> tuple[Any, ...]:
     backbone, data, recipe = (
         k.index(one[w]) for k, w in zip(kinds, ("backbone", "data", "recipe"), strict=True)
     )
-    return (backbone, one["size"] or math.inf, data, recipe, one["seed"])
+    return (backbone, data, one["size"], recipe, one["seed"])
 
 
 def _line(cell: list[Mapping[str, Any]]) -> str:
@@ -149,7 +148,7 @@ def _line(cell: list[Mapping[str, Any]]) -> str:
     off = statistics.mean(1 - one["density"] for one in cell)
     file = statistics.mean(one["file"] for one in cell) / 1000
     seeds = ", ".join(str(one["seed"]) for one in cell)
-    cells = [first["data"], first["recipe"], seeds, *shown, f"{each} ({low:+.1f} to {high:+.1f})",
+    cells = [f"{first['data']}, {first['size']} px", first["recipe"], seeds, *shown, f"{each} ({low:+.1f} to {high:+.1f})",
              f"{100 * off:.1f} %, {file:.0f} kB"]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
