@@ -148,7 +148,8 @@ def _line(cell: list[Mapping[str, Any]]) -> str:
     off = statistics.mean(1 - one["density"] for one in cell)
     file = statistics.mean(one["file"] for one in cell) / 1000
     seeds = ", ".join(str(one["seed"]) for one in cell)
-    cells = [f"{first['data']}, {first['size']} px", first["recipe"], seeds, *shown, f"{each} ({low:+.1f} to {high:+.1f})",
+    data = f"{first['data']}, {first['size']} px"
+    cells = [data, first["recipe"], seeds, *shown, f"{each} ({low:+.1f} to {high:+.1f})",
              f"{100 * off:.1f} %, {file:.0f} kB"]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
