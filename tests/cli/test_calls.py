@@ -125,7 +125,7 @@ def test_embed_predict_and_search(
     same(found.document(), printed("search", tmp_path / "a.parquet", "--query", image, "--k", "3", "--out",
                                    tmp_path / "sheet.html"))  # fmt: skip
     assert len(found.answers[0].found) == 3
-    assert (tmp_path / "sheet.html").read_text().count("<li>") == 3
+    assert (tmp_path / "sheet.html").read_text().count("<li>") == 3 + len(found.notes)
 
 
 @pytest.mark.slow

@@ -19,9 +19,10 @@ CLASSES, WIDTH = 3, 5
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_blocks() -> Iterator[None]:
+def small_blocks_to_the_end() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(head_rounding, "_BLOCK", 2)
+        patch.setattr(head_rounding, "_SWEEPS", 100)  # until nothing changes
         yield
 
 
