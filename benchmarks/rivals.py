@@ -217,24 +217,8 @@ def linear(x: Tensor, head: Head) -> Tensor:
 
 def searched(out: Path, cell: Cell, name: str, seed: int) -> list[dict[str, Any]]:
     """What is there of a method's search, in the order of the rates."""
-    if not METHODS[name].rates:
-        files = [file_of(out, cell, name, None, seed)]
-    else:
-        start = file_of(out, cell, name, 1.0, seed).name.removesuffix(f"1-{seed}.json")
-        files = [
-            f
-            for f in out.glob(f"{start}*-{seed}.json")
-            if _is_rate(f.name[len(start) : -len(f"-{seed}.json")])
-        ]
-    found = [json.loads(file.read_text()) for file in files if file.is_file()]
-    return sorted(found, key=lambda one: one["rate"] or 0)
-
-
-def _is_rate(text: str) -> bool:
-    try:
-        return float(text) > 0
-    except ValueError:  # of a method whose name goes on
-        return False
+    found = [json.loads(file.read_text()) for file in out.glob(f"{cell.name}-*-{seed}.json")]
+    return sorted((one for one in found if one["method"] == name), key=lambda one: one["rate"] or 0)
 
 
 def to_try(out: Path, cell: Cell, name: str, seed: int) -> Iterator[float | None]:

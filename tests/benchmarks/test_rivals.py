@@ -123,7 +123,12 @@ class Counted:
     def __init__(self, setting: int, name: str, rate: float | None) -> None:
         Counted.made.append((name, rate, setting))
         held = -abs((rate or 0) - 0.01)
-        self.result = {"rate": rate, "seed": setting, "validation": {"top1": held, "loss": 0.0}}
+        self.result = {
+            "method": name,
+            "rate": rate,
+            "seed": setting,
+            "validation": {"top1": held, "loss": 0.0},
+        }
 
     def measured(self) -> dict[str, Any]:
         Counted.measures.append(self.result["rate"])

@@ -21,7 +21,7 @@ _SWEEPS, _BLOCK = 4, 64
 
 @torch.no_grad()
 def rounded_head(
-    weight: Tensor, bits: int, x: Tensor, wanted: Tensor, what: str = "the head", bias_bits: int = 8
+    weight: Tensor, bits: int, x: Tensor, wanted: Tensor, bias_bits: int = 8
 ) -> tuple[Quantised, Quantised]:
     """A linear head in `bits` bits an element that says `wanted` of the features `x`, or nearly so.
 
@@ -30,7 +30,6 @@ def rounded_head(
         bits: 2 to 8.
         x: (N, width), features of images that stand for those to come.
         wanted: (N, classes), what should be said of them.
-        what: for a message.
         bias_bits: those of an element of its bias.
 
     Returns (weight, bias). Raises `SettingsError` where the weight or the wanted is not finite.
@@ -47,7 +46,7 @@ def rounded_head(
     held = _HELD * float(gram.diagonal().mean()) or 1.0
     gram.diagonal().add_(held)
     target = (wanted - said).T @ (x - middle) / len(x) + held * exact
-    start = clipped(exact, bits, what, gram.diagonal().expand_as(exact))
+    start = clipped(exact, bits, "the head", gram.diagonal().expand_as(exact))
     size, most = start.scales.double(), most_steps(bits)
     steps = start.steps.double()
     slope = (steps * size[:, None]) @ gram - target
@@ -66,4 +65,4 @@ def rounded_head(
             break
     found = Quantised(steps.to(torch.int8), start.scales, bits)
     bias = said - found.values().double() @ middle
-    return found, quantised(bias, bias_bits, f"{what}'s bias")
+    return found, quantised(bias, bias_bits, "the head's bias")

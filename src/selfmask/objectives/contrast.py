@@ -61,6 +61,11 @@ class ContrastSettings:
         if not 0 <= self.colours <= 2:
             raise SettingsError(f"colours is a strength in [0, 2], got {self.colours}")
 
+    @property
+    def needs_targets(self) -> bool:
+        """Whether the untouched features are asked for: to pull, to whiten by, or to see whether whitening helps."""
+        return bool(self.pull) or self.whiten is not False
+
 
 class Contrast(Objective):
     """InfoNCE between two augmented views over the batch of all processes, and the pull.
@@ -96,8 +101,7 @@ class Contrast(Objective):
         self.views = (view, view)
         # Half precision: a checkpoint holds them, and a direction needs no more.
         self.register_buffer(
-            "targets",
-            torch.zeros(images if s.pull or s.whiten is not False else 0, width, dtype=torch.float16),
+            "targets", torch.zeros(images if s.needs_targets else 0, width, dtype=torch.float16)
         )
         self.targets: Tensor
         side = 0 if s.whiten is False else width
@@ -110,7 +114,7 @@ class Contrast(Objective):
 
     @classmethod
     def make(cls, job: Job, settings: ContrastSettings) -> Self:
-        if settings.pull or settings.whiten is not False:
+        if settings.needs_targets:
             # Here, and not only when they are taken: by then a folder is open and the base is measured.
             target_size(settings.target_size, job.size, job.native, job.backbone)
         return cls(
@@ -137,7 +141,7 @@ class Contrast(Objective):
 
     def compared(self, x: Tensor) -> Tensor:
         """Features (N, width) as they are compared: L2-normalised, and whitened before where that is wanted."""
-        if not bool(self.axes.any()):
+        if not bool(self.axes[:1].any()):  # the first axis is there wherever any is
             return F.normalize(x.float(), dim=1)
         # Not in half precision: directions of little variance are stretched a good deal.
         with torch.autocast(x.device.type, enabled=False):
