@@ -78,7 +78,7 @@ class Worn:
             )
         self._model, self._theta, self._bases, self._images = model, theta, bases, images
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
-        self._first = _said(self.features(), learnt.head)
+        self._first, self._head = _said(self.features(), learnt.head), plain(learnt.head)
         if not bool(self._first.isfinite().all()):
             raise SettingsError(
                 "max_bytes: the network's outputs on the images are not finite, so nothing can be judged"
@@ -121,10 +121,18 @@ class Worn:
             return learnt, _far(_said(x, head), first, head)
         halves = (slice(0, None, 2), slice(1, None, 2))
         far = [
-            _far(_said(x[these], _head_for(head, x[others], first[others])), first[these], head)
+            _far(_said(x[these], self._head_for(head, x[others], first[others])), first[these], head)
             for these, others in (halves, halves[::-1])
         ]
-        return replace(learnt, head=_head_for(head, x, first)), sum(far) / 2
+        return replace(learnt, head=self._head_for(head, x, first)), sum(far) / 2
+
+    def _head_for(self, head: Head, x: Tensor, wanted: Tensor) -> Head:
+        """A linear head that says `wanted` of the features `x`, in the bits of `head`, near what was learnt."""
+        weight, bias = head["weight"], head["bias"]
+        assert isinstance(weight, Quantised)
+        bits = bias.bits if isinstance(bias, Quantised) else 8
+        weight, bias = rounded_head(self._head["weight"], weight.bits, x, wanted, bias_bits=bits)
+        return {**head, "weight": weight, "bias": bias}
 
     def trade(self, learnt: Learnt) -> Trade:
         """What each part of `learnt`, which is worn now, is worth."""
@@ -144,15 +152,6 @@ def _said(x: Tensor, head: Head) -> Tensor:
         return x
     layer = plain(head)
     return F.linear(x, layer["weight"].to(x), layer["bias"].to(x))
-
-
-def _head_for(head: Head, x: Tensor, wanted: Tensor) -> Head:
-    """A linear head as it is, but rounded to say `wanted` of the features `x`."""
-    weight, bias = head["weight"], head["bias"]
-    assert isinstance(weight, Quantised)
-    bits = bias.bits if isinstance(bias, Quantised) else 8
-    weight, bias = rounded_head(weight.values(), weight.bits, x, wanted, bias_bits=bits)
-    return {**head, "weight": weight, "bias": bias}
 
 
 def _far(now: Tensor, first: Tensor, head: Head) -> float:
