@@ -55,6 +55,10 @@ class RunError(SelfmaskError):
     """A run folder is not empty, not a run, or was made with other settings; or a run has gone wrong."""
 
 
+class DivergedError(RunError):
+    """A loss or its gradients are no longer finite numbers, as after too high a learning rate."""
+
+
 class MissingExtraError(SelfmaskError, ImportError):
     """A feature needs an optional package: the message names the extra to install."""
 

@@ -19,7 +19,7 @@ from selfmask.maskfile.loading import load
 from selfmask.run.adapt import Run, learn_mask
 from selfmask.run.checkpoint import write_checkpoint
 from selfmask.run.folder import RunFolder
-from selfmask.run.measuring import choose_crop, little_to_gain, measure_base
+from selfmask.run.measuring import choose_crop, measure_base, to_gain
 from selfmask.run.plan import make_plan
 from selfmask.run.result import Check
 from selfmask.run.settings import AdaptSettings
@@ -53,7 +53,7 @@ def test_a_mask_that_harms_is_kept_under_another_name(weights: Path, tmp_path: P
     assert not folder.mask_file.exists()
     assert "warning: on 60 labelled images held out, the masked network is worse" in text
     assert (
-        "Keep the untouched network; or try --lr 1.7, fewer --steps than 4, or a larger --size than 32"
+        "Keep the untouched network; or try --lr 1.7, --search-lr, fewer --steps than 4, or a larger --size than 32"
         in text
     )
     assert folder.result() == result
@@ -117,19 +117,29 @@ def test_the_share_held_out_is_told_only_where_images_were(weights: Path, tmp_pa
         assert load(run.mask).metadata["training"]["split"].get("held_out") == told
 
 
-def test_where_there_is_little_to_gain_it_is_said_before_the_training(weights: Path, tmp_path: Path) -> None:
-    plan = make_plan(short(weights, tmp_path / "run"))
+def test_where_there_is_to_gain_it_is_said_before_the_training(weights: Path, tmp_path: Path) -> None:
+    plan = make_plan(short(weights, tmp_path / "run", lr=None))
 
     def outcome(wrong: int) -> Outcome:
         return Outcome("pretrained", knn=right(100, 60), probe=right(100, wrong))
 
     line = "little to gain: a linear probe of the untouched network is right on 97.0 % of 100 {} already"
-    assert little_to_gain(plan, [outcome(3)], None) == line.format("test images")
-    assert little_to_gain(plan, [outcome(50)], outcome(3)) == line.format("images held out")
-    assert little_to_gain(plan, [outcome(3)], outcome(4)) is None
-    assert little_to_gain(plan, [outcome(4)], None) is None
-    assert little_to_gain(plan, [], None) is None
-    assert little_to_gain(replace(plan, objective="distil"), [outcome(0)], None) is None
+    assert to_gain(plan, [outcome(3)], None) == line.format("test images")
+    assert to_gain(plan, [outcome(50)], outcome(3)) == line.format("images held out")
+    assert to_gain(plan, [outcome(3)], outcome(4)) is None
+    assert to_gain(plan, [outcome(4)], None) is None
+    assert to_gain(plan, [], None) is None
+    often = to_gain(plan, [], outcome(25))
+    assert often is not None
+    assert often.startswith(
+        "much to gain: a linear probe of the untouched network is right on 75.0 % of 100 images"
+    )
+    assert "--search-lr finds it" in often
+    assert to_gain(plan, [], outcome(20)) is None
+    assert to_gain(plan, [outcome(25)], None) is None
+    for asked in (replace(plan.settings, lr=0.1), replace(plan.settings, search_lr=True)):
+        assert to_gain(replace(plan, settings=asked), [], outcome(25)) is None
+    assert to_gain(replace(plan, objective="distil"), [outcome(0)], None) is None
 
 
 def test_it_is_said_once(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

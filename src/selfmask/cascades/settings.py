@@ -57,6 +57,8 @@ class CascadeSettings(AdaptSettings):
             raise SettingsError(f"--expert-lr must be positive, got {self.expert_lr}")
         if self.held_out:
             raise SettingsError("--held-out is a check of `selfmask adapt`; a cascade has none")
+        if self.search_lr:
+            raise SettingsError("--search-lr is a search of `selfmask adapt`; for a cascade give --lr")
         if self.finetune:
             raise SettingsError("--finetune is a row of `selfmask adapt`; a cascade has none")
 

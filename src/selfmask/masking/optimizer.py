@@ -15,7 +15,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from selfmask.errors import RunError, SettingsError
+from selfmask.errors import DivergedError, SettingsError
 from selfmask.masking.gradient import flat, same_layout, score_gradient, shared_term
 from selfmask.masking.masked import MaskedTensor, MaskedTensors, laid_out_as
 from selfmask.masking.norm_weights import norm_rate
@@ -127,8 +127,8 @@ class MaskOptimizer(torch.optim.Optimizer):
         """One step on the scores, and the new weights. Tensors without a gradient keep their scores.
 
         So do those whose gradient is not finite: one NaN would destroy their scores for good, while outputs and loss
-        stay finite. `skipped` counts such steps by the tensor's name. Raises `RunError` after `PATIENCE` of them in a
-        row, and `SettingsError` where the model is not masked any more, or not the one that was.
+        stay finite. `skipped` counts such steps by the tensor's name. Raises `DivergedError` after `PATIENCE` of them
+        in a row, and `SettingsError` where the model is not masked any more, or not the one that was.
         """
         loss = None
         if closure is not None:
@@ -194,7 +194,7 @@ class MaskOptimizer(torch.optim.Optimizer):
             if name in unsound:
                 self.skipped[name] = self.skipped.get(name, 0) + 1
             if self._in_a_row[name] >= PATIENCE:
-                raise RunError(
+                raise DivergedError(
                     f"the gradient of {name!r} held NaN or infinity in {PATIENCE} steps in a row; they were skipped, "
                     "so its scores are intact. Look for what makes it so: a loss that overflows, half precision "
                     "without a GradScaler, too large a learning rate"

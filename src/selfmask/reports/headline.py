@@ -100,6 +100,7 @@ def _checked(result: Result | None) -> str:
     sentence = (
         f" On {count(check.images)} training images held out, it was {points(check.gain.value)} from a linear probe of "
         f"the pretrained network ({signed(check.gain.low)} to {signed(check.gain.high)})"
+        + (f", at the best of {len(result.rates)} rates by these images" if result.rates else "")
     )
     return sentence + (
         "."

@@ -37,17 +37,18 @@ from selfmask.run.measuring import (
     check_mask,
     choose_crop,
     linear,
-    little_to_gain,
     measure_base,
     measure_held_out,
     measure_masked,
     sparing,
+    to_gain,
     warn,
 )
 from selfmask.run.plan import Plan, make_plan
 from selfmask.run.process import accelerator_for, console_for
 from selfmask.run.provenance import command_of, machine, versions
-from selfmask.run.result import Check, MaskSummary, Result, Seconds, Spent
+from selfmask.run.rate_search import search_rate
+from selfmask.run.result import Check, MaskSummary, RateTried, Result, Seconds, Spent
 from selfmask.run.schedule import path_length
 from selfmask.run.settings import HELD_OUT, AdaptSettings
 from selfmask.run.spending import save_within
@@ -132,10 +133,7 @@ def _adapt(
         tell(console, line)
 
     started = time.perf_counter()
-    training = plan.record()
-    if first:
-        trained = put_on_record(plan.train, folder)
-        training["split"] = rule_of(settings, trained, held_out=plan.held_out is not None)
+    trained = put_on_record(plan.train, folder) if first else None
     measurable = first and settings.evaluate and can_be_measured(plan)
     if not resume:
         extra = settings.statistics + settings.finetune + settings.norms_alone
@@ -146,10 +144,22 @@ def _adapt(
     outcomes = measure_base(plan, folder, console) if measurable else []
     untouched = measure_held_out(plan, folder) if first else None
     if not resume:
-        if said := little_to_gain(plan, outcomes, untouched):
+        if said := to_gain(plan, outcomes, untouched):
             tell(console, said)
         for line in objective.prepare(plan.backbone, plan.train):
             tell(console, line)
+
+    tried: tuple[RateTried, ...] = ()
+    if settings.search_lr:
+        search = search_rate(plan, objective, folder, accelerator.device, console)
+        if search.interrupted:
+            return Run(folder.path, interrupted=True, steps=search.steps)
+        tell(console, str(search))
+        # The best training is there, finished: what follows resumes it at its end.
+        plan, tried, resume = plan.at_rate(search.best.rate), search.tried, True
+    training = plan.record()
+    if trained is not None:
+        training["split"] = rule_of(settings, trained, held_out=plan.held_out is not None)
 
     masks = build_masks(plan)
     tell(
@@ -220,6 +230,7 @@ def _adapt(
             verdict=_unmeasured(measurable, settings),
             progress=folder.log().progress(),
             check=check,
+            rates=tried,
             spent=spent,
             crop=plan.backbone.preprocessing.crop,
             masks=MaskSummary(**{k: v for k, v in status.as_dict().items() if k != "tensors"}),
@@ -301,10 +312,11 @@ def _too_short(plan: Plan) -> str | None:
 def _rejected(check: Check, plan: Plan, path: Path) -> str:
     """What to do about a mask that does harm."""
     low, high = (f"{100 * end:+.1f}" for end in (check.gain.low, check.gain.high))
+    other = "" if plan.settings.search_lr else f"--lr {plan.fit.rate / 3:.2g}, --search-lr, "
     return (
         f"on {check.images} labelled images held out, the masked network is worse than the untouched one with a probe "
         f"({100 * check.gain.value:+.1f} points, 95 % interval {low} to {high}), so the mask is kept as {path.name} "
-        f"only. Keep the untouched network; or try --lr {plan.fit.rate / 3:.2g}, fewer --steps than {plan.fit.steps}, "
+        f"only. Keep the untouched network; or try {other}fewer --steps than {plan.fit.steps}, "
         f"or a larger --size than {plan.size}"
     )
 

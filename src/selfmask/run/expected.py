@@ -37,7 +37,7 @@ def expected_seconds(plan: Plan, objective: Objective, rows: int) -> float:
         measured += areas[len(areas) // 2] * (len(plan.labelled) + test)
     held_out = 0 if plan.held_out is None else len(plan.train) + 2 * len(plan.held_out)
     views = sum((view.size / plan.size) ** 2 for view in objective.views)
-    trainings = 1 + plan.settings.finetune + plan.settings.norms_alone
+    trainings = (3 if plan.settings.search_lr else 1) + plan.settings.finetune + plan.settings.norms_alone
     training = plan.fit.steps * plan.fit.batch * views * (1 + _BACKWARD) * trainings
     return an_image * (measured + held_out + len(plan.train) + training)
 

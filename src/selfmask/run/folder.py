@@ -58,6 +58,16 @@ class RunFolder:
         return self.path / "split.safetensors"
 
     @property
+    def rates(self) -> Path:
+        """The trainings of a search for the rate, while it goes on: a folder each."""
+        return self.path / "rates"
+
+    @property
+    def rates_file(self) -> Path:
+        """What a search for the rate has found."""
+        return self.path / "rates.json"
+
+    @property
     def mask_file(self) -> Path:
         """The mask."""
         return self.path / "mask.safetensors"

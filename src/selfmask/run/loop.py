@@ -22,7 +22,7 @@ from torch import nn
 from selfmask._common.console import SafeConsole
 from selfmask._common.processes import any_of, average, same_on_all
 from selfmask.backbones.backbone import Backbone
-from selfmask.errors import RunError
+from selfmask.errors import DivergedError, RunError
 from selfmask.images.batches import Batches
 from selfmask.images.image_set import ImageSet
 from selfmask.masking.norm import running_statistics
@@ -71,7 +71,7 @@ def fit(
     figures to a line of the log, and stop a run by raising.
 
     A step whose gradient is not finite is skipped for the tensor whose gradient it is, and counted in the log.
-    Raises `RunError` where that goes on, or the loss is no longer finite; the last checkpoint is kept.
+    Raises `DivergedError` where that goes on, or the loss is no longer finite; the last checkpoint is kept.
     """
     keep_freed_memory()
     accelerator = accelerator or accelerator_for(backbone.module)
@@ -137,7 +137,7 @@ def fit(
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 loss, figures = objective.loss(module, batch, step, settings.steps)
             if not math.isfinite(float(loss.detach())):
-                raise RunError(_not_finite(step, settings, masks is None, folder.checkpoint.is_file()))
+                raise DivergedError(_not_finite(step, settings, masks is None, folder.checkpoint.is_file()))
             optimizer.zero_grad(set_to_none=True)
             if head is not None:
                 head.zero_grad(set_to_none=True)
@@ -185,7 +185,7 @@ def _told(step: int, checkpoint: Path) -> Iterator[None]:
         yield
     except RunError as error:
         kept = f"; the checkpoint {checkpoint} is kept" if checkpoint.is_file() else ""
-        raise RunError(f"step {step}: {error}{kept}") from error
+        raise type(error)(f"step {step}: {error}{kept}") from error
 
 
 def _step_if_sound(head: torch.optim.Optimizer, skipped: dict[str, int]) -> None:

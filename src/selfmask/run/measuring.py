@@ -172,8 +172,8 @@ def measure_held_out(plan: Plan, folder: RunFolder) -> Outcome | None:
 _HELD_OUT = "held out"
 
 
-def little_to_gain(plan: Plan, outcomes: Sequence[Outcome], held_out: Outcome | None) -> str | None:
-    """A line for a run with labels whose untouched network is nearly right already; else None.
+def to_gain(plan: Plan, outcomes: Sequence[Outcome], held_out: Outcome | None) -> str | None:
+    """A line for a run with labels whose untouched network is nearly always right, or often wrong; else None.
 
     By its probe on the images held out, or where there are none on the test images of `outcomes`.
     """
@@ -181,28 +181,44 @@ def little_to_gain(plan: Plan, outcomes: Sequence[Outcome], held_out: Outcome | 
     right = next((outcome.probe for outcome in measured if outcome.probe is not None), None)
     if right is None or objective_class(plan.objective).labels != "needed":
         return None
-    if (share := float(right.float().mean())) < _NEARLY_RIGHT:
-        return None
+    share = float(right.float().mean())
     which = "test images" if held_out is None else "images held out"
-    return (
-        f"little to gain: a linear probe of the untouched network is right on {100 * share:.1f} % of {len(right)} "
-        f"{which} already"
-    )
+    said = f"a linear probe of the untouched network is right on {100 * share:.1f} % of {len(right)} {which}"
+    if share >= _NEARLY_RIGHT:
+        return f"little to gain: {said} already"
+    if (
+        share < _OFTEN_WRONG
+        and held_out is not None
+        and plan.settings.lr is None
+        and not plan.settings.search_lr
+    ):
+        return f"much to gain: {said}. A rate that suits such images may bring more: --search-lr finds it"
+    return None
 
 
-_NEARLY_RIGHT = 0.97
+_NEARLY_RIGHT, _OFTEN_WRONG = 0.97, 0.8
 
 
 def check_mask(plan: Plan, untouched: Outcome, head: dict[str, Tensor]) -> Check | None:
     """How the masked network, as it is now, does beside `measure_held_out`; None for an objective without a head."""
+    logits = held_out_logits(plan, head)
+    if plan.held_out is None or logits is None or untouched.probe is None:
+        return None
+    return Check.of(logits.argmax(dim=1) == plan.held_out.labels, untouched.probe)
+
+
+def held_out_logits(plan: Plan, head: dict[str, Tensor]) -> Tensor | None:
+    """What a linear head says of the images held out, by the network as it is now: float32 (N, classes).
+
+    None where there is no such head, or no image is held out.
+    """
     layer = linear(head)
-    if plan.held_out is None or layer is None or untouched.probe is None:
+    if plan.held_out is None or layer is None:
         return None
     x = features(
         plan.backbone, plan.held_out, size=plan.size, channels_last=plan.channels_last, what="held out"
     )
-    right = F.linear(x, layer[0].cpu(), layer[1].cpu()).argmax(dim=1) == plan.held_out.labels
-    return Check.of(right, untouched.probe)
+    return F.linear(x, layer[0].cpu(), layer[1].cpu())
 
 
 def choose_crop(plan: Plan, folder: RunFolder, console: Console) -> None:

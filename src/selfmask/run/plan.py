@@ -59,6 +59,10 @@ class Plan:
     native: int
     channels_last: bool
 
+    def at_rate(self, rate: float) -> Plan:
+        """The same with another peak rate of the scores."""
+        return replace(self, fit=replace(self.fit, rate=rate))
+
     def record(self) -> dict[str, Any]:
         """What the mask file keeps of the training: no path, and no image's name."""
         labels = objective_class(self.objective).labels
@@ -125,6 +129,14 @@ def make_plan(settings: AdaptSettings) -> Plan:
     backbone.preprocessing = replace(backbone.preprocessing, size=size, crop=crops[0])
     backbone.module.to(device)
     backbone.lay_out()
+
+    if settings.search_lr and (kind.labels != "needed" or images.held_out is None):
+        why = (
+            f"--objective {objective} has no head"
+            if kind.labels != "needed"
+            else f"of {len(train)} none is: give more labels, or --held-out 0.15 with --no-evaluate"
+        )
+        raise SettingsError(f"--search-lr judges a rate by the head on labelled images held out, and {why}")
 
     # At the cost of names and sizes, what a mask set would refuse only after the base has been measured.
     chosen = selection.choose(backbone.module)[0]

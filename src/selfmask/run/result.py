@@ -57,6 +57,18 @@ class Check:
 
 
 @dataclass(frozen=True)
+class RateTried:
+    """How a training at one peak rate of the scores does on the images held out, by its head.
+
+    right: the share of them, in [0, 1]. loss: the mean cross-entropy, nats; None where the training diverged.
+    """
+
+    rate: float
+    right: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
 class Spent:
     """What a file of so many bytes gave up, and what that costs.
 
@@ -140,6 +152,7 @@ class Result:
     verdict: what that comes to. progress: how far the objective itself came, whether or not there were labels.
     check: how the mask stood the check on images held out, if there was one. crop: what evaluation views show of an
         image, the share of its short side, in all rows alike; it was chosen on the untouched network.
+    rates: those that `--search-lr` tried, in their order; empty without it.
     spent: what was given up for `--max-bytes`. masks: None for a cascade.
     bytes: of the file that the run is about, by part. command: the words that make this run.
     warnings: what a user should see: how the data was split, what could not be measured or drawn.
@@ -160,6 +173,7 @@ class Result:
     verdict: Verdict = NOT_MEASURED
     progress: Progress | None = None
     check: Check | None = None
+    rates: tuple[RateTried, ...] = ()
     spent: Spent | None = None
     crop: float | None = None
     masks: MaskSummary | None = None

@@ -76,6 +76,9 @@ class AdaptSettings:
     0.95; else, and with --preset paper, 0."""
     lr: float | None = None
     """Peak learning rate of the scores. Default: from the number of steps (sgd has none)."""
+    search_lr: bool = False
+    """Find the peak rate, from --lr on: whole trainings at rates twice apart while it gets better, 3 to 6 of them; the
+    one that does best on the images held out is taken. For labelled images unlike those that the backbone knows."""
     warmup: float | None = None
     """Share of the steps over which the rate rises, in [0, 1)."""
 
@@ -227,7 +230,8 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "": ("data", "out", "backbone", "weights", "objective", "labels", "size", "epochs", "finetune", "resume"),
     "Images": ("mirror", "budget", "split_file", "test_share", "held_out", "images"),
     "Training": (
-        "steps", "batch", "optimizer", "lr", "warmup", "spread", "precision", "seed", "preset", "checkpoint_every",
+        "steps", "batch", "optimizer", "lr", "search_lr", "warmup", "spread", "precision", "seed", "preset",
+        "checkpoint_every",
     ),
     "Which weights, and how many": (
         "select", "weights_share", "stages", "rule", "density", "density_from", "scores", "norm_stats",

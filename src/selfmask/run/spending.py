@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from selfmask.features.features import features, module_device
+from selfmask.features.features import module_device
 from selfmask.features.intervals import paired_interval
 from selfmask.features.rows import Estimate
 from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import at_most
 from selfmask.maskfile.loading import load
 from selfmask.maskset import MaskSet
-from selfmask.run.measuring import linear
+from selfmask.run.measuring import held_out_logits
 from selfmask.run.plan import Plan
 from selfmask.run.result import Spent
 
@@ -31,16 +30,16 @@ def save_within(
 
     `more`: as for `MaskSet.save`. What is given up is judged on the images held out, else on some that were trained on.
     """
-    held, layer = plan.held_out, linear(head)
+    held = plan.held_out
     judged = at_most(plan.train if held is None else held, MOST, plan.settings.seed)
-    before = None if held is None or layer is None else _right(plan, held, layer)
+    before = _right(plan, head)
     masks.save(path, head=head, max_bytes=max_bytes, images=_batches(plan, judged), **more)
     mask = load(path)
-    record, stored = mask.metadata.get("budget"), linear(mask.head)
+    record, after = mask.metadata.get("budget"), _right(plan, mask.head)
     spent = Spent(max_bytes, mask.bytes()["file"], record)
-    if record is not None and before is not None and held is not None and stored is not None:
-        change = Estimate(*paired_interval(_right(plan, held, stored), before))
-        spent = Spent(max_bytes, spent.file, record, len(held), change)
+    if record is not None and before is not None and after is not None:
+        change = Estimate(*paired_interval(after, before))
+        spent = Spent(max_bytes, spent.file, record, len(after), change)
     return spent, mask.head
 
 
@@ -56,6 +55,9 @@ def _batches(plan: Plan, images: ImageSet) -> list[Tensor]:
     ]
 
 
-def _right(plan: Plan, images: ImageSet, head: tuple[Tensor, Tensor]) -> Tensor:
-    x = features(plan.backbone, images, size=plan.size, channels_last=plan.channels_last, what="held out")
-    return F.linear(x, head[0].cpu(), head[1].cpu()).argmax(1) == images.labels
+def _right(plan: Plan, head: dict[str, Tensor]) -> Tensor | None:
+    """Which of the images held out the network as it is now gets right; None where there are none, or no such head."""
+    logits = held_out_logits(plan, head)
+    if plan.held_out is None or logits is None:
+        return None
+    return logits.argmax(1) == plan.held_out.labels
