@@ -16,7 +16,7 @@ from torch import Tensor
 from selfmask.embeddings.file import Embeddings
 from selfmask.errors import DataError, SettingsError
 from selfmask.features.passes import passing
-from selfmask.features.whitening import Whitening
+from selfmask.features.whitening import ENOUGH, Whitening
 
 # Similarities held at one time: 2**24 float32 are 64 MiB.
 _SIMILARITIES = 2**24
@@ -93,7 +93,7 @@ def hits(
     ]
 
 
-_TO_WHITEN_BY, _UNASKED = 20_000, 100_000
+_UNASKED = 100_000
 
 
 def whitening_of(file: Embeddings, asked: bool | None = True) -> Whitening | None:
@@ -107,7 +107,7 @@ def whitening_of(file: Embeddings, asked: bool | None = True) -> Whitening | Non
         return None
     if len(file) < 2:
         raise DataError(f"{file.path} holds {len(file)} embedding: whitening needs two or more")
-    step = -(-len(file) // _TO_WHITEN_BY)
+    step = -(-len(file) // ENOUGH)
     some, start = [], 0
     for block in file.blocks():
         some.append(block[-start % step :: step])

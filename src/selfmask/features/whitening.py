@@ -16,6 +16,8 @@ from selfmask._common.clustering import principal_axes
 UNEVEN = 0.1
 """Features of whose variance more than this share lies in one direction, are uneven: docs/label-free.md."""
 FEWEST = 50
+ENOUGH = 20_000
+"""So many features are enough to whiten by; of more, some are taken evenly."""
 SHRINKAGE = 0.1
 """Share of the mean variance that is added to each direction's: those that hardly vary are noise, better left small."""
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from selfmask._common.processes import gathered_with_gradient, place
 from selfmask.backbones.backbone import Backbone
 from selfmask.errors import SettingsError
-from selfmask.features.whitening import Whitening
+from selfmask.features.whitening import ENOUGH, Whitening
 from selfmask.images.image_set import ImageSet
 from selfmask.images.views import Augment
 from selfmask.objectives.base import FROM_TARGETS, Batch, Figures, Job, Objective
@@ -129,7 +129,7 @@ class Contrast(Objective):
         at = take_targets(self.targets, backbone, images, self.views[0], s.target_size, self.native)
         there = f"the untouched features at {at.value} px ({at.why})"
         said = [f"pull: {s.pull:g} × (1 − cosine) to {there}" if s.pull else free]
-        some = self.targets[:: -(-len(self.targets) // _TO_WHITEN_BY)]
+        some = self.targets[:: -(-len(self.targets) // ENOUGH)]
         if (found := Whitening.where_it_helps(some, s.whiten)) is not None:
             self.mean.copy_(found.mean)
             self.axes[: len(found.axes)].copy_(found.axes)
@@ -161,9 +161,6 @@ class Contrast(Objective):
         if s.watch:
             self.watch.observe(step, steps, float(loss.detach()), figures["spread"])
         return loss, figures
-
-
-_TO_WHITEN_BY = 20_000
 
 
 def info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:
