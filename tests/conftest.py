@@ -21,6 +21,14 @@ from torch import Tensor, nn
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+FORKED = multiprocessing.get_context("forkserver")
+# New processes are forked from one that has imported what takes longer than most of the tests that start one. None of
+# it is ours: each command still imports its own modules.
+FORKED.set_forkserver_preload([
+    "torch", "torchvision", "timm", "accelerate", "cyclopts", "rich.progress", "matplotlib.backends.backend_agg",
+    "scipy.cluster.hierarchy", "scipy.stats", "sklearn.datasets", "sklearn.cluster", "sklearn.mixture", "pyarrow.parquet",
+])  # fmt: skip
+
 
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
@@ -39,13 +47,10 @@ def shared() -> Path:
 class Command:
     """`selfmask …` in a process of its own; what it prints goes to a file.
 
-    The process is forked from one that has imported torch and timm, which takes as long as most of these tests. That
-    a command imports all that it needs is what tests/cli/test_process.py is for.
+    That a command imports all that it needs is what tests/cli/test_process.py is for.
     """
 
     def __init__(self, words: list[str], said: Path, **environment: str) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torchvision", "timm", "accelerate"])
         code = (
             f"import os, sys; os.environ.update({environment!r})\n"
             f"said = os.open({os.fspath(said)!r}, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)\n"
@@ -53,7 +58,7 @@ class Command:
             f"from selfmask.cli import main; sys.exit(main({words!r}))"
         )
         self.said = said
-        self.process = context.Process(target=exec, args=(code, {"__name__": "selfmask command"}))
+        self.process = FORKED.Process(target=exec, args=(code, {"__name__": "selfmask command"}))
         self.process.start()
 
     @property

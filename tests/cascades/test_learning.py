@@ -1,4 +1,4 @@
-"""A whole cascade on digits with the default backbone: its parts, its files, a stop between experts, and resume."""
+"""A whole cascade on digits: its parts, its files, a stop between experts, and resume."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from selfmask.backbones.catalogue import DEFAULT
 from selfmask.cascades import experts as experts_module
 from selfmask.cascades.cascade_file import load_cascade
 from selfmask.cascades.learning import CascadeRun, learn_cascade
@@ -26,20 +27,28 @@ from selfmask.run.provenance import command_of
 QUIET = Console(quiet=True)
 
 
-def tiny(folder: Path, **changed: Any) -> CascadeSettings:
-    """Three steps at a rate at which weights do cross, on digits of 32 pixels."""
+Tiny = Callable[..., CascadeSettings]
+
+
+@pytest.fixture
+def tiny(weights: Path) -> Tiny:
+    """`tiny(folder, **changed)`: three steps at a rate at which weights do cross, on digits of 32 pixels.
+
+    Of a random network's features a mixture of Gaussians makes one cluster: hence k-means.
+    """
     values: dict[str, Any] = {
-        "data": "digits", "out": folder, "objective": "supervised", "images": 150, "size": 32, "steps": 3, "batch": 16,
-        "lr": 0.6, "warmup": 0.0, "experts": 2, "width": 20, "evaluate": False, "pictures": False, "threads": 1,
+        "data": "digits", "objective": "supervised", "images": 150, "size": 32, "steps": 3, "batch": 16,
+        "lr": 0.6, "warmup": 0.0, "experts": 2, "router": "kmeans", "width": 20, "evaluate": False,
+        "larger": False, "pictures": False, "threads": 1, "backbone": "timm:test_resnet", "weights": weights,
     }  # fmt: skip
-    return CascadeSettings(**(values | changed))
+    return lambda folder, **changed: CascadeSettings(out=folder, **(values | changed))
 
 
 @pytest.mark.parametrize(
     "wrong",
     [{"select": "resnt"}, {"rule": "topk", "density": 1.5}, {"objective_settings": {"target_size": 80}}],
 )
-def test_a_setting_that_cannot_be_blocks_no_folder(tmp_path: Path, wrong: dict[str, Any]) -> None:
+def test_a_setting_that_cannot_be_blocks_no_folder(tmp_path: Path, tiny: Tiny, wrong: dict[str, Any]) -> None:
     with pytest.raises(SelfmaskError):
         learn_cascade(tiny(tmp_path / "c", **wrong), console=QUIET)
     assert not (tmp_path / "c").exists()
@@ -47,7 +56,7 @@ def test_a_setting_that_cannot_be_blocks_no_folder(tmp_path: Path, wrong: dict[s
 
 @pytest.mark.slow
 def test_a_cascade_stopped_between_experts_ends_as_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = learn_cascade(tiny(tmp_path / "whole"), console=QUIET)
     assert not whole.interrupted
@@ -81,7 +90,6 @@ def test_a_cascade_stopped_between_experts_ends_as_an_uninterrupted_one(
     assert len(calls) == 3  # only the unfinished expert was trained again
     _same_masks(whole, tmp_path / "part")
     _what_it_says(document)
-    _embeds(tmp_path / "part")
 
 
 def _same_masks(whole: CascadeRun, folder: Path) -> None:
@@ -124,7 +132,7 @@ def _embeds(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_an_expert_stopped_for_the_harm_it_does_starts_anew_at_another_rate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[str, bool, float]] = []
 
@@ -159,7 +167,7 @@ def test_an_expert_stopped_for_the_harm_it_does_starts_anew_at_another_rate(
 
 
 @pytest.mark.slow
-def test_finished_experts_survive_kill_9(tmp_path: Path, start: Callable[..., Any]) -> None:
+def test_finished_experts_survive_kill_9(tmp_path: Path, tiny: Tiny, start: Callable[..., Any]) -> None:
     folder = tmp_path / "run"
     settings = tiny(folder)
     first, second = (folder / f"expert-{number}" / "mask.safetensors" for number in (1, 2))
@@ -181,9 +189,10 @@ def test_finished_experts_survive_kill_9(tmp_path: Path, start: Callable[..., An
 
 @pytest.mark.slow
 def test_two_processes_learn_one_cascade_and_the_first_says_so(
-    tmp_path: Path, start: Callable[..., Any], free_port: int
+    tmp_path: Path, tiny: Tiny, start: Callable[..., Any], free_port: int
 ) -> None:
-    words = command_of(tiny(tmp_path / "run", images=40, experts=1, steps=1), "cascade")[1:]
+    default = {"backbone": DEFAULT, "weights": None, "router": "gmm"}
+    words = command_of(tiny(tmp_path / "run", images=40, experts=1, steps=1, **default), "cascade")[1:]
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "WORLD_SIZE": "2"}
     ranks = [
         start(words, tmp_path / f"said-{rank}", **meeting, RANK=str(rank), LOCAL_RANK=str(rank))
@@ -194,3 +203,4 @@ def test_two_processes_learn_one_cascade_and_the_first_says_so(
     assert said.count("part of the file") == 1
     assert "part of the file" not in silent
     assert load_cascade(tmp_path / "run" / "cascade.safetensors").experts == 1
+    _embeds(tmp_path / "run")

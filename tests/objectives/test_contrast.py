@@ -180,7 +180,7 @@ def _problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
-    mp.spawn(_gradients, args=(str(tmp_path),), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    mp.start_processes(_gradients, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     weight, x, y = _problem()
     info_nce(F.normalize(x @ weight, dim=1), F.normalize(y @ weight, dim=1), 0.1).backward()
     assert weight.grad is not None

@@ -82,7 +82,7 @@ def one_of_two(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_learn_the_masks_of_one(tmp_path: Path) -> None:
-    mp.spawn(one_of_two, args=(str(tmp_path),), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    mp.start_processes(one_of_two, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     alone = train(0, 1)
     flipped = sum(int((score <= 0).sum()) for name, score in alone.items() if name.startswith("scores."))
     assert flipped > 50, "masks that do not move prove nothing"

@@ -66,10 +66,14 @@ class Chart:
             object.__setattr__(self, field, one_line(getattr(self, field)))
 
     def figure(self, width: int = WIDE) -> Figure:
-        """A new matplotlib figure `width` CSS pixels wide. Nothing global (pyplot) is touched."""
+        """A new matplotlib figure `width` CSS pixels wide, laid out. Nothing global (pyplot) is touched."""
         figure = Figure(figsize=(width / PIXELS_PER_INCH, 4), layout="constrained")
         FigureCanvasAgg(figure)
         self.draw(figure)
+        layout = figure.get_layout_engine()
+        assert layout is not None
+        layout.execute(figure)
+        figure.set_layout_engine("none")  # with one, matplotlib draws everything twice to save it
         return figure
 
     def svg(self, width: int = WIDE, prefix: str = "") -> str:

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 from selfmask._common.clustering import kmeans, principal_axes
@@ -52,6 +51,8 @@ def embed(features: Tensor, *, method: Method = "tsne", seed: int = 0) -> NDArra
 
         flat = umap.UMAP(n_neighbors=min(15, count - 1), random_state=seed, n_jobs=1).fit_transform(reduced)
     elif method == "tsne":
+        from sklearn.manifold import TSNE  # here, because it takes seconds to import
+
         perplexity = min(30.0, (count - 1) / 3)
         flat = TSNE(2, perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(reduced)
     else:
