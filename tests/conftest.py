@@ -117,6 +117,12 @@ def model() -> nn.Module:
     return Small().eval()
 
 
+@pytest.fixture
+def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The linear probe has two penalties to choose from; that it chooses well is for tests/features/test_probe.py."""
+    monkeypatch.setattr("selfmask.features.probe.PENALTIES", (0.1, 0.01))
+
+
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of timm's `test_resnet` (0.5 M, random, batch norms that have seen something) in a file, so that runs are

@@ -55,6 +55,7 @@ def test_a_setting_that_cannot_be_blocks_no_folder(tmp_path: Path, tiny: Tiny, w
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_probe")
 def test_a_cascade_stopped_between_experts_ends_as_an_uninterrupted_one(
     tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,13 +25,15 @@ from selfmask.run.result import Check
 from selfmask.run.settings import AdaptSettings
 from selfmask.run.split import open_as_recorded, open_images, seen_in_training
 
+pytestmark = pytest.mark.usefixtures("quick_probe")
+
 QUIET = Console(quiet=True)
 
 
 def short(weights: Path, out: Path, **more: Any) -> AdaptSettings:
     settings = AdaptSettings(
         "digits", out=out, backbone="timm:test_resnet", weights=weights, size=32, batch=16, images=400, steps=4,
-        threads=1, statistics=False, lr=0.02,
+        threads=1, statistics=False, larger=False, lr=0.02,
     )  # fmt: skip
     return replace(settings, **more)
 

@@ -23,12 +23,13 @@ def shown(result: Result) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_probe")
 def test_the_rounded_head_is_stored_and_measured(tmp_path: Path, weights: Path) -> None:
     runs = {}
     for dtype in ("float32", "float16", "int8"):
         settings = AdaptSettings(
             "digits", out=tmp_path / dtype, backbone="timm:test_resnet", weights=weights, size=32, steps=4,
-            images=120, head_dtype=dtype, threads=1,
+            images=120, head_dtype=dtype, threads=1, statistics=False, larger=False,
         )  # fmt: skip
         console = Console(file=(tmp_path / f"{dtype}.txt").open("w"))
         runs[dtype] = learn_mask(settings, console=console).result
