@@ -25,8 +25,10 @@ FORKED = multiprocessing.get_context("forkserver")
 # New processes are forked from one that has imported what takes longer than most of the tests that start one. None of
 # it is ours: each command still imports its own modules.
 FORKED.set_forkserver_preload([
-    "torch", "torchvision", "timm", "accelerate", "cyclopts", "rich.progress", "matplotlib.backends.backend_agg",
-    "scipy.cluster.hierarchy", "scipy.stats", "sklearn.datasets", "sklearn.cluster", "sklearn.mixture", "pyarrow.parquet",
+    "torch", "torchvision", "timm", "accelerate", "cyclopts", "rich.progress", "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "scipy.cluster.hierarchy", "scipy.stats", "sklearn.datasets", "sklearn.cluster", "sklearn.mixture",
+    "pyarrow.parquet",
 ])  # fmt: skip
 
 

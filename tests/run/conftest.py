@@ -13,6 +13,11 @@ from selfmask.run.plan import make_plan
 from selfmask.run.settings import AdaptSettings
 
 
+@pytest.fixture(autouse=True)
+def _quick_probe(quick_probe: None) -> None:
+    """What a probe is worth is told elsewhere."""
+
+
 def top1_of(settings: AdaptSettings, mask: Mask) -> float:
     """Share of the test images of a run with `settings` that the head in the file gets right on the masked network."""
     plan = make_plan(settings)

@@ -25,8 +25,6 @@ from selfmask.run.result import Check
 from selfmask.run.settings import AdaptSettings
 from selfmask.run.split import open_as_recorded, open_images, seen_in_training
 
-pytestmark = pytest.mark.usefixtures("quick_probe")
-
 QUIET = Console(quiet=True)
 
 

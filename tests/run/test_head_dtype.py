@@ -23,7 +23,6 @@ def shown(result: Result) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_probe")
 def test_the_rounded_head_is_stored_and_measured(tmp_path: Path, weights: Path) -> None:
     runs = {}
     for dtype in ("float32", "float16", "int8"):

@@ -20,7 +20,6 @@ from selfmask.run.settings import AdaptSettings
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_probe")
 def test_what_is_measured_is_what_the_small_file_holds(
     tmp_path: Path, weights: Path, top1_of: Callable[[AdaptSettings, Mask], float]
 ) -> None:

@@ -27,7 +27,7 @@ from selfmask.run.settings import AdaptSettings
 def short(weights: Path, out: Path, **more: Any) -> AdaptSettings:
     settings = AdaptSettings(
         "digits", out=out, backbone="timm:test_resnet", weights=weights, size=32, batch=16, images=64, steps=4,
-        threads=1, statistics=False, lr=0.3,
+        threads=1, statistics=False, larger=False, lr=0.3,
     )  # fmt: skip
     return replace(settings, **more)
 

@@ -16,7 +16,7 @@ from selfmask.run.checkpoint import read_checkpoint
 def run(start: Callable[..., Any], port: int, weights: Path, out: Path, world: int) -> list[tuple[int, str]]:
     """Exit status and output of each process."""
     words = [
-        "adapt", "digits", "--out", str(out), "--backbone", "timm:test_resnet",
+        "adapt", "digits", "--images", "256", "--out", str(out), "--backbone", "timm:test_resnet",
         "--weights", str(weights), "--size", "32", "--steps", "12", "--lr", "0.1", "--warmup", "0",
         "--objective", "swav", "--threads", "1", "--device", "cpu", "--no-evaluate",
     ]  # fmt: skip
