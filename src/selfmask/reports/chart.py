@@ -71,9 +71,9 @@ class Chart:
         FigureCanvasAgg(figure)
         self.draw(figure)
         layout = figure.get_layout_engine()
-        assert layout is not None
-        layout.execute(figure)
-        figure.set_layout_engine("none")  # with one, matplotlib draws everything twice to save it
+        if figure.axes and layout is not None:
+            layout.execute(figure)
+            figure.set_layout_engine("none")  # with one, matplotlib draws everything twice to save it
         return figure
 
     def svg(self, width: int = WIDE, prefix: str = "") -> str:
