@@ -11,6 +11,11 @@ from torch import nn
 from selfmask.maskset import MaskSet
 
 
+@pytest.fixture(autouse=True)
+def _quick_probe(quick_probe: None) -> None:
+    """What a probe is worth is told elsewhere."""
+
+
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
     """a.safetensors and b.safetensors: masks of one convolution, each with its own 30 % off."""

@@ -15,7 +15,6 @@ from selfmask.features.rows import MASKED, PRETRAINED
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_probe")
 def test_it_measures_what_the_run_measured_and_says_where_a_mask_has_seen_the_images(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
