@@ -14,6 +14,11 @@ import selfmask
 Pictures = Callable[..., None]
 
 
+@pytest.fixture(autouse=True)
+def _quick_probe(quick_probe: None) -> None:
+    """What a probe is worth is told elsewhere."""
+
+
 @pytest.fixture(scope="session")
 def pictures() -> Pictures:
     """`pictures(folder, count, classes=True)`: so many digits of two classes, 32 px, in a folder a class or in one."""

@@ -20,8 +20,8 @@ STEPS = 36  # too few for a run to be ended because it learns nothing: the netwo
 
 def command(weights: Path, out: Path, *more: str) -> list[str]:
     return [
-        "adapt", "digits", "--out", str(out), "--backbone", "timm:test_resnet",
-        "--weights", str(weights), "--size", "32", "--steps", str(STEPS), "--no-evaluate",
+        "adapt", "digits", "--images", "128", "--out", str(out), "--backbone", "timm:test_resnet",
+        "--weights", str(weights), "--size", "32", "--batch", "32", "--steps", str(STEPS), "--no-evaluate",
         "--checkpoint-every", "4", "--threads", "1", "--norm-stats", "adapt", *more,
     ]  # fmt: skip
 
