@@ -26,7 +26,7 @@ def test_flags_make_the_rule(tmp_path: Path) -> None:
     masks.remove()
 
     expected = [
-        ({}, Threshold(spread=0.5)),
+        ({}, Threshold(spread=0.95)),
         ({"optimizer": "sgd", "lr": 1.0}, Threshold()),
         ({"rule": "topk"}, TopK(0.5)),
         ({"rule": "topk", "density": 0.9, "scores": "magnitude"}, TopK(0.9, "magnitude")),

@@ -72,8 +72,8 @@ class AdaptSettings:
     optimizer: Method | None = None
     """What moves the scores: adam (the default), tensor-adam (a tenth of the flips), or sgd (the paper's)."""
     spread: float | None = None
-    """Scores start between 1 - spread and 1 + spread, in [0, 1). Default with adam: 0.5, without labels
-    0.95; else, and with --preset paper, 0."""
+    """Scores start between 1 - spread and 1 + spread, in [0, 1). Default with adam: 0.95; else, and with --preset
+    paper, 0."""
     lr: float | None = None
     """Peak learning rate of the scores. Default: from the number of steps (sgd has none)."""
     search_lr: bool = False
