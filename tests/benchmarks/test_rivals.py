@@ -170,7 +170,10 @@ def test_all_start_from_the_same_head(
                 "objective_settings": {"head_rate": 1e-12}}  # fmt: skip
     setting = rivals.Setting(rivals.Cell("digits", "test", 32, settings), 0, 1)
     method = METHODS[name]
-    monkeypatch.setitem(METHODS, name, replace(method, rates=(1e-9,) if method.rates else ()))
+    still = replace(
+        method, rates=(1e-9,) if method.rates else (), scores=None if method.scores is None else 1e-9
+    )
+    monkeypatch.setitem(METHODS, name, still)
     trained = rivals.Trained(setting, name, 1e-9 if method.rates else None)
     found = trained.measured()
     x = setting.features(setting.plan.backbone, setting.test)
