@@ -82,7 +82,7 @@ class ScoreRecipe:
     spread: float = 0.0
 
 
-FROM_LABELS = ScoreRecipe("adam", path=4.5, most=0.06, warmup=0.3, spread=0.95)
+FROM_LABELS = ScoreRecipe("adam", path=2.6, most=0.06, warmup=0.3, spread=0.95)
 """At a rate of 0.1 a set of 800 photographs lost five points, at 0.05 one. Adam carries all scores at one speed: from
 near 1 they all cross in the same few steps, on the gradient of a network that the others have just changed. Spread from
 nearly 0 to nearly 2 they cross over the whole run."""
