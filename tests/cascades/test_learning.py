@@ -57,7 +57,7 @@ def test_a_setting_that_cannot_be_blocks_no_folder(tmp_path: Path, tiny: Tiny, w
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_probe")
 def test_a_cascade_stopped_between_experts_ends_as_an_uninterrupted_one(
-    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: Tiny, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = learn_cascade(tiny(tmp_path / "whole"), console=QUIET)
     assert not whole.interrupted
@@ -91,6 +91,8 @@ def test_a_cascade_stopped_between_experts_ends_as_an_uninterrupted_one(
     assert len(calls) == 3  # only the unfinished expert was trained again
     _same_masks(whole, tmp_path / "part")
     _what_it_says(document)
+    monkeypatch.setenv("SELFMASK_WEIGHTS", str(weights.parent))
+    _embeds(tmp_path / "part")
 
 
 def _same_masks(whole: CascadeRun, folder: Path) -> None:
@@ -204,4 +206,3 @@ def test_two_processes_learn_one_cascade_and_the_first_says_so(
     assert said.count("part of the file") == 1
     assert "part of the file" not in silent
     assert load_cascade(tmp_path / "run" / "cascade.safetensors").experts == 1
-    _embeds(tmp_path / "run")

@@ -108,7 +108,7 @@ def test_a_folder_of_queries(used, made: Path, end: str) -> None:
 def test_whitened_by_numpy(
     used, made: Path, end: str, most: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(search, "_TO_WHITEN_BY", most)
+    monkeypatch.setattr(search, "ENOUGH", most)
     found = selfmask.search(made.with_suffix(f".{end}"), str(used.photos / "cat"), k=3, whiten=True)
     x = np.array(pq.read_table(made)["embedding"].to_pylist())
     names = pq.read_table(made)["path"].to_pylist()
