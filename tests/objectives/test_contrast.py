@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from lightly.loss import NTXentLoss
+from torch.multiprocessing.spawn import start_processes
 
 from selfmask.backbones.backbone import Backbone
 from selfmask.errors import SettingsError
@@ -180,7 +180,7 @@ def _problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
-    mp.start_processes(_gradients, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
+    start_processes(_gradients, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     weight, x, y = _problem()
     info_nce(F.normalize(x @ weight, dim=1), F.normalize(y @ weight, dim=1), 0.1).backward()
     assert weight.grad is not None

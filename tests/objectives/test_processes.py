@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
 
 from selfmask.maskset import MaskSet
 from selfmask.objectives.base import Batch
@@ -82,7 +82,7 @@ def one_of_two(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_learn_the_masks_of_one(tmp_path: Path) -> None:
-    mp.start_processes(one_of_two, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
+    start_processes(one_of_two, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     alone = train(0, 1)
     flipped = sum(int((score <= 0).sum()) for name, score in alone.items() if name.startswith("scores."))
     assert flipped > 50, "masks that do not move prove nothing"
