@@ -201,10 +201,16 @@ _NEARLY_RIGHT, _OFTEN_WRONG = 0.97, 0.8
 
 def check_mask(plan: Plan, untouched: Outcome, head: dict[str, Tensor]) -> Check | None:
     """How the masked network, as it is now, does beside `measure_held_out`; None for an objective without a head."""
+    right = held_out_right(plan, head)
+    return None if right is None or untouched.probe is None else Check.of(right, untouched.probe)
+
+
+def held_out_right(plan: Plan, head: dict[str, Tensor]) -> Tensor | None:
+    """Which of the images held out the network as it is now gets right, bool (N,); None as `held_out_logits`."""
     logits = held_out_logits(plan, head)
-    if plan.held_out is None or logits is None or untouched.probe is None:
+    if plan.held_out is None or logits is None:
         return None
-    return Check.of(logits.argmax(dim=1) == plan.held_out.labels, untouched.probe)
+    return logits.argmax(dim=1) == plan.held_out.labels
 
 
 def held_out_logits(plan: Plan, head: dict[str, Tensor]) -> Tensor | None:

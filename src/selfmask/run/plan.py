@@ -115,6 +115,14 @@ def make_plan(settings: AdaptSettings) -> Plan:
     objective, train = images.objective, images.train
     kind = objective_class(objective)
 
+    if settings.search_lr and (kind.labels != "needed" or images.held_out is None):
+        why = (
+            f"--objective {objective} has no head"
+            if kind.labels != "needed"
+            else f"of {len(train)} none is: give more labels, or --held-out 0.15 with --no-evaluate"
+        )
+        raise SettingsError(f"--search-lr judges a rate by the head on labelled images held out, and {why}")
+
     backbone = build(settings.backbone, weights=settings.weights)
     native = backbone.preprocessing.size  # what it was pretrained at: targets without labels are taken there
     paper = kind.paper(backbone.family) if settings.preset == "paper" else None
@@ -129,14 +137,6 @@ def make_plan(settings: AdaptSettings) -> Plan:
     backbone.preprocessing = replace(backbone.preprocessing, size=size, crop=crops[0])
     backbone.module.to(device)
     backbone.lay_out()
-
-    if settings.search_lr and (kind.labels != "needed" or images.held_out is None):
-        why = (
-            f"--objective {objective} has no head"
-            if kind.labels != "needed"
-            else f"of {len(train)} none is: give more labels, or --held-out 0.15 with --no-evaluate"
-        )
-        raise SettingsError(f"--search-lr judges a rate by the head on labelled images held out, and {why}")
 
     # At the cost of names and sizes, what a mask set would refuse only after the base has been measured.
     chosen = selection.choose(backbone.module)[0]

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import torch
@@ -22,15 +21,14 @@ from torch import Tensor
 
 from selfmask._common.console import tell
 from selfmask._common.processes import by_the_first, same_on_all
-from selfmask.errors import DivergedError, RunError
-from selfmask.features.features import module_device
+from selfmask.errors import DivergedError
 from selfmask.objectives.base import Objective
 from selfmask.run.build import build_masks, build_objective
 from selfmask.run.folder import RunFolder
 from selfmask.run.loop import fit
 from selfmask.run.measuring import held_out_logits
 from selfmask.run.plan import Plan
-from selfmask.run.result import RateTried, read_json, write_json
+from selfmask.run.result import RateTried, read_as, write_json
 
 MOST = 6
 """Trainings at most."""
@@ -47,7 +45,7 @@ class Searched:
     @property
     def best(self) -> RateTried:
         """The one that the run goes on with."""
-        return max(self.tried, key=_merit)
+        return best_of(self.tried)
 
     def __str__(self) -> str:
         others = ", ".join(f"{one.right:.3f} at {one.rate:.3g}" for one in self.tried if one != self.best)
@@ -62,14 +60,15 @@ def next_rate(tried: Sequence[RateTried], first: float) -> float | None:
     """
     if not tried:
         return first
-    best = max(tried, key=_merit).rate
+    best = best_of(tried).rate
     known = {one.rate for one in tried}
     left = [rate for rate in (2 * best, best / 2) if rate not in known]
     return left[0] if left and len(tried) < MOST else None
 
 
-def _merit(one: RateTried) -> tuple[float, float]:
-    return one.right, -torch.inf if one.loss is None else -one.loss
+def best_of(tried: Sequence[RateTried]) -> RateTried:
+    """The one that is right most often, of equal ones that of the least loss."""
+    return max(tried, key=lambda one: (one.right, -torch.inf if one.loss is None else -one.loss))
 
 
 def search_rate(
@@ -80,12 +79,13 @@ def search_rate(
     Of the best the checkpoint and the log are then those of `folder`: a training that is to resume at its end. What
     `folder` has of a search that was stopped is not done again. Raises `DivergedError` where every rate diverged.
     """
-    tried = _read(folder.rates_file) if folder.rates_file.is_file() else ()
+    known = folder.rates_file
+    tried = read_as(known, tuple[RateTried, ...], "is damaged") if known.is_file() else ()
     prepared = copy.deepcopy(objective.state_dict())
     while (rate := next_rate(tried, plan.fit.rate)) is not None:
         here = _of(folder, rate)
         here.path.mkdir(parents=True, exist_ok=True)
-        found = _try(plan.at_rate(rate), prepared, here, console)
+        found = _try(plan.at_rate(rate), prepared, here, device, console)
         if isinstance(found, int):
             return Searched(tried, interrupted=True, steps=found)
         tried = (*tried, found)
@@ -106,8 +106,9 @@ def _of(folder: RunFolder, rate: float) -> RunFolder:
 def _keep_best(folder: RunFolder, tried: tuple[RateTried, ...]) -> None:
     """Put on record what was tried, and make room: a checkpoint is twelve bytes a weight."""
     write_json(folder.rates_file, msgspec.to_builtins(tried))
+    best = best_of(tried)
     for one in tried:
-        if one.rate != Searched(tried).best.rate:
+        if one != best:
             _of(folder, one.rate).checkpoint.unlink(missing_ok=True)
 
 
@@ -119,7 +120,9 @@ def _move_in(folder: RunFolder, rate: float) -> None:
     shutil.rmtree(folder.rates, ignore_errors=True)
 
 
-def _try(plan: Plan, prepared: dict[str, Tensor], here: RunFolder, console: Console) -> RateTried | int:
+def _try(
+    plan: Plan, prepared: dict[str, Tensor], here: RunFolder, device: torch.device, console: Console
+) -> RateTried | int:
     """How the training of `plan` does; or, where it was interrupted, the steps that it had made."""
     objective, rate = build_objective(plan), plan.fit.rate
     objective.load_state_dict(prepared)
@@ -137,17 +140,10 @@ def _try(plan: Plan, prepared: dict[str, Tensor], here: RunFolder, console: Cons
         labels = plan.held_out.labels
         right = (logits.argmax(1) == labels).double().mean()
         figures = torch.stack([right, F.cross_entropy(logits.double(), labels)])
-        figures = figures.to(module_device(plan.backbone.module), torch.float32)
+        figures = figures.to(device, torch.float32)
         same_on_all([figures])
         return RateTried(rate, float(figures[0]), float(figures[1]))
     except DivergedError:
         return RateTried(rate, 0.0, None)
     finally:
         masks.remove()
-
-
-def _read(path: Path) -> tuple[RateTried, ...]:
-    try:
-        return msgspec.convert(read_json(path), tuple[RateTried, ...])
-    except msgspec.ValidationError as error:
-        raise RunError(f"{path} is damaged: {error}") from error

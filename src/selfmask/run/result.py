@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from torch import Tensor
@@ -17,6 +17,8 @@ from selfmask.features.intervals import paired_interval
 from selfmask.features.measure import HeadCost
 from selfmask.features.rows import NOT_MEASURED, Estimate, Rows, Verdict
 from selfmask.run.log import Progress
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -197,10 +199,7 @@ class Result:
     @classmethod
     def read(cls, path: Path) -> Result:
         """What `write` wrote. Raises `RunError`, naming the place, where it is damaged or something else."""
-        try:
-            return msgspec.convert(read_json(path), cls)
-        except (msgspec.ValidationError, UnicodeError) as error:  # half a character is no text to msgspec
-            raise RunError(f"{path} is not a result of this program: {error}") from error
+        return read_as(path, cls, "is not a result of this program")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -211,6 +210,14 @@ def write_json(path: Path, content: Any) -> None:
         raise RunError(
             f"{path} cannot be written: {error.strerror}; make room and go on with --resume"
         ) from error
+
+
+def read_as(path: Path, kind: type[T], wrong: str) -> T:
+    """What `write_json` wrote of a `kind`. Raises `RunError` where it is none, saying that `path` `wrong`."""
+    try:
+        return msgspec.convert(read_json(path), kind)
+    except (msgspec.ValidationError, UnicodeError) as error:  # half a character is no text to msgspec
+        raise RunError(f"{path} {wrong}: {error}") from error
 
 
 def read_json(path: Path) -> Any:

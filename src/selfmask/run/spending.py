@@ -15,7 +15,7 @@ from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import at_most
 from selfmask.maskfile.loading import load
 from selfmask.maskset import MaskSet
-from selfmask.run.measuring import held_out_logits
+from selfmask.run.measuring import held_out_right
 from selfmask.run.plan import Plan
 from selfmask.run.result import Spent
 
@@ -32,12 +32,13 @@ def save_within(
     """
     held = plan.held_out
     judged = at_most(plan.train if held is None else held, MOST, plan.settings.seed)
-    before = _right(plan, head)
+    before = held_out_right(plan, head)
     masks.save(path, head=head, max_bytes=max_bytes, images=_batches(plan, judged), **more)
     mask = load(path)
-    record, after = mask.metadata.get("budget"), _right(plan, mask.head)
+    record = mask.metadata.get("budget")
     spent = Spent(max_bytes, mask.bytes()["file"], record)
-    if record is not None and before is not None and after is not None:
+    after = None if record is None or before is None else held_out_right(plan, mask.head)
+    if before is not None and after is not None:
         change = Estimate(*paired_interval(after, before))
         spent = Spent(max_bytes, spent.file, record, len(after), change)
     return spent, mask.head
@@ -53,11 +54,3 @@ def _batches(plan: Plan, images: ImageSet) -> list[Tensor]:
         recipe.normalise(part.to(device)).contiguous(memory_format=layout)
         for part in views.split(plan.fit.batch)
     ]
-
-
-def _right(plan: Plan, head: dict[str, Tensor]) -> Tensor | None:
-    """Which of the images held out the network as it is now gets right; None where there are none, or no such head."""
-    logits = held_out_logits(plan, head)
-    if plan.held_out is None or logits is None:
-        return None
-    return logits.argmax(1) == plan.held_out.labels
