@@ -39,6 +39,10 @@ DATA: dict[str, dict[str, Any]] = {
 RECIPES: dict[str, dict[str, Any]] = {
     "contrast": {"objective": "contrast"},
     "contrast, 8 passes, rate 0.025": {"objective": "contrast", "epochs": 8, "lr": 0.025},
+    "contrast, 8 passes, rate 0.05": {"objective": "contrast", "epochs": 8, "lr": 0.05},
+    "contrast, 12 passes, rate 0.025": {"objective": "contrast", "epochs": 12, "lr": 0.025},
+    "contrast, 18 passes, rate 0.025": {"objective": "contrast", "epochs": 18, "lr": 0.025},
+    "contrast, targets at 64 px": {"objective": "contrast", "objective_settings": {"target_size": 64}},
     "distil": {"objective": "distil"},
     "distil, tensor-adam 0.015, 3 epochs": {
         "objective": "distil", "optimizer": "tensor-adam", "lr": 0.015, "epochs": 3
