@@ -105,9 +105,8 @@ def test_uneven_features_are_whitened_unasked(
         objective = Contrast(backbone.width, len(images), 12, ContrastSettings(whiten=asked))
         lines = " ".join(objective.prepare(backbone, images))
         said[asked] = "whitened" in lines
-        assert ("--epochs 18" in lines) == (
-            whitens and asked is not False
-        )  # advice only where the images say so
+        # Advice only where the images say so.
+        assert ("--epochs 18" in lines) == (whitens and asked is not False)
         x = torch.randn(4, backbone.width)
         assert torch.equal(objective.compared(x), F.normalize(x, dim=1)) != said[asked]
     assert said == {None: whitens, True: True, False: False}
