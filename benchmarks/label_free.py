@@ -4,6 +4,7 @@
     python benchmarks/label_free.py --out runs/label_free --recipes all --seeds 0
     python benchmarks/label_free.py --out runs/label_free --backbones resnet-18
     python benchmarks/label_free.py --out runs/label_free --table        # prints only
+    python benchmarks/label_free.py --table --curve docs                 # and draws the gain against the passes
 
 Labels serve to measure k-NN before and after, never to train. Needs the folder `shared` beside the repository.
 """
@@ -21,7 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
+from selfmask._common.style import MARKERS, SERIES
+from selfmask.reports.chart import Chart, DataTable, set_height
 from selfmask.run.adapt import learn_mask
 from selfmask.run.result import write_json
 from selfmask.run.settings import AdaptSettings
@@ -42,6 +46,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "contrast, 8 passes, rate 0.05": {"objective": "contrast", "epochs": 8, "lr": 0.05},
     "contrast, 12 passes, rate 0.025": {"objective": "contrast", "epochs": 12, "lr": 0.025},
     "contrast, 18 passes, rate 0.025": {"objective": "contrast", "epochs": 18, "lr": 0.025},
+    "contrast, 18 passes, rate 0.05": {"objective": "contrast", "epochs": 18, "lr": 0.05},
     "contrast, targets at 64 px": {"objective": "contrast", "objective_settings": {"target_size": 64}},
     "distil": {"objective": "distil"},
     "distil, tensor-adam 0.015, 3 epochs": {
@@ -50,6 +55,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "distil, tensor-adam": {"objective": "distil", "optimizer": "tensor-adam"},
     "distil, targets at 210 px": {"objective": "distil", "objective_settings": {"target_size": 210}},
     "swav": {"objective": "swav"},
+    "swav, 1 pass": {"objective": "swav", "epochs": 1},
+    "swav, 2 passes": {"objective": "swav", "epochs": 2},
+    "swav, 8 passes": {"objective": "swav", "epochs": 8},
+    "swav, 16 passes": {"objective": "swav", "epochs": 16},
 }  # fmt: skip
 FIRST = "efficientnet-lite0"
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -166,6 +175,44 @@ def _mean(cell: list[Mapping[str, Any]], name: str) -> str:
     return f"{statistics.mean(knn):.3f}" + (f" ({statistics.mean(probe):.3f})" if probe else "")
 
 
+def curve(found: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """Draw the gain in k-NN against the passes, traffic signs with the first backbone, as PNG, SVG, CSV and JSON."""
+    rows: list[tuple[str, int, int, float, float, float]] = []
+    for one in sorted(found, key=_place):
+        recipe = RECIPES[one["recipe"]]
+        if (one["data"], one["backbone"], one["size"]) == ("gtsrb", FIRST, DATA["gtsrb"]["size"]):
+            rate = f", rate {recipe['lr']}" if "lr" in recipe else ""
+            gain = (100 * x for x in one["rows"][MASKED]["knn_gain"])
+            rows.append((recipe["objective"] + rate, recipe.get("epochs", 4), one["seed"], *gain))
+    lines = {name: [row for row in rows if row[0] == name] for name in dict.fromkeys(row[0] for row in rows)}
+
+    def draw(figure: Figure) -> None:
+        set_height(figure, 380)
+        axis = figure.subplots()
+        for (name, own), ink, marker in zip(lines.items(), SERIES, MARKERS, strict=False):
+            passes = sorted({row[1] for row in own})
+            means = [statistics.mean(row[3] for row in own if row[1] == at) for at in passes]
+            axis.plot(passes, means, color=ink.light, marker=marker, label=name)
+            axis.scatter(
+                [row[1] for row in own], [row[3] for row in own], color=ink.light, marker=marker, s=9
+            )
+        axis.axhline(0, color=SERIES[7].light, linewidth=0.8)
+        axis.set_xlabel("passes over 3 512 images")
+        axis.set_ylabel("gain in k-NN, points")
+        axis.legend()
+
+    best = max(rows, key=lambda row: row[3])
+    return Chart(
+        "label-free",
+        "What longer runs bring without labels",
+        "k-NN on the test images of the traffic signs beside the untouched network, both at 64 px; lines are means "
+        "over the seeds, small marks the seeds.",
+        f"The most is {best[3]:+.1f} points, by {best[0]} after {best[1]} passes.",
+        DataTable(("recipe", "passes", "seed", "gain", "low", "high"), tuple(rows)),
+        draw,
+    ).save(folder)
+
+
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(
@@ -183,6 +230,9 @@ def main() -> None:
     parser.add_argument("--finetune", action="store_true", help="full fine-tuning as well")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument(
+        "--curve", type=Path, metavar="FOLDER", help="draw the gain against the passes into it"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     recipes = list(RECIPES) if "all" in asked.recipes else asked.recipes
@@ -201,7 +251,10 @@ def main() -> None:
             )  # fmt: skip
         asked.keep.mkdir(parents=True, exist_ok=True)
         write_json(file, kept(cell, seed, json.loads((place / "result.json").read_text())))
-    print(table([json.loads(file.read_text()) for file in sorted(asked.keep.glob("*.json"))]))
+    found = [json.loads(file.read_text()) for file in sorted(asked.keep.glob("*.json"))]
+    print(table(found))
+    if asked.curve is not None:
+        curve(found, asked.curve)
 
 
 if __name__ == "__main__":

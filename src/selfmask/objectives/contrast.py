@@ -22,7 +22,7 @@ from selfmask.backbones.backbone import Backbone
 from selfmask.errors import SettingsError
 from selfmask.features.whitening import ENOUGH, Whitening
 from selfmask.images.image_set import ImageSet
-from selfmask.images.views import Augment
+from selfmask.images.views import coloured
 from selfmask.objectives.base import FROM_TARGETS, Batch, Figures, Job, Objective
 from selfmask.objectives.distil import take_targets, target_size
 from selfmask.objectives.watch import RunWatch, spread_of
@@ -93,11 +93,7 @@ class Contrast(Objective):
         super().__init__()
         self.native = native
         self.settings = s = ContrastSettings() if settings is None else settings
-        view = Augment(
-            size, scale=(s.crop, 1.0), flip=0.5 if flips else 0.0, jitter=0.8 if s.colours else 0.0,
-            brightness=0.4 * s.colours, contrast=0.4 * s.colours, saturation=0.2 * s.colours, hue=0.1 * s.colours,
-            grey=0.2 * min(s.colours, 1.0), interpolation=interpolation,
-        )  # fmt: skip
+        view = coloured(size, flips=flips, least=s.crop, strength=s.colours, interpolation=interpolation)
         self.views = (view, view)
         # Half precision: a checkpoint holds them, and a direction needs no more.
         self.register_buffer(

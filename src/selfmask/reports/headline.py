@@ -76,7 +76,10 @@ def headline(run: ReadRun) -> Headline:
     )
     if run.result is not None:
         tiles.append((duration(run.result.seconds.training), _effort(run, run.result)))
-    return Headline(title, status, verdict, tendency, deed + outcome + _checked(run.result), tuple(tiles))
+    outcome += _checked(run.result)
+    if run.result is not None and (agreement := run.result.agreement) is not None:
+        outcome += f" {agreement.sentence}"
+    return Headline(title, status, verdict, tendency, deed + outcome, tuple(tiles))
 
 
 def _beside(rows: Rows) -> str:

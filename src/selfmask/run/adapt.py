@@ -18,6 +18,7 @@ from selfmask._common.console import tell
 from selfmask._common.processes import by_the_first
 from selfmask._common.units import byte_count
 from selfmask.errors import EmptyMaskWarning, RunError
+from selfmask.features.agreement import Agreement
 from selfmask.features.measure import HeadCost, head_cost
 from selfmask.features.passes import showing
 from selfmask.features.rows import FULL_FINE_TUNING, NORMS_ALONE, NOT_MEASURED, Rows, Verdict
@@ -26,6 +27,7 @@ from selfmask.maskfile.saving import head_as
 from selfmask.masking.rules import Threshold
 from selfmask.masking.status import Status
 from selfmask.objectives.base import Objective
+from selfmask.run.agreement import FirstLook
 from selfmask.run.build import build_masks, build_objective
 from selfmask.run.curves import draw_curves
 from selfmask.run.expected import expected_seconds, in_words
@@ -143,6 +145,7 @@ def _adapt(
     choose_crop(plan, folder, console)
     outcomes = measure_base(plan, folder, console) if measurable else []
     untouched = measure_held_out(plan, folder) if first else None
+    first_look = FirstLook.of(plan) if first else None
     if not resume:
         if said := to_gain(plan, outcomes, untouched):
             tell(console, said)
@@ -240,6 +243,10 @@ def _adapt(
         result.write(folder.result_file)
 
     cost: HeadCost | None = None
+    agreement: Agreement | None = None
+    if first_look is not None:
+        with sparing("looking at the masked network without labels", warnings, console):
+            agreement = first_look.beside(plan)
     if measurable:
         with sparing("measuring the masked network", warnings, console):
             # The row is that of the head as it is stored: what a reader of the file will find.
@@ -260,10 +267,12 @@ def _adapt(
     with sparing("drawing the curves", warnings, console):
         draw_curves(folder.log(), folder.curves, f"{plan.train.name} on {plan.backbone.spec}")
     rows = Rows.of(outcomes) if outcomes else None
+    verdict = result.verdict if rows is None else rows.verdict()
     result = replace(
         result,
         rows=rows,
-        verdict=result.verdict if rows is None else rows.verdict(),
+        verdict=verdict if agreement is None else agreement.beside(verdict),
+        agreement=agreement,
         seconds=Seconds(result.seconds.training, round(time.perf_counter() - started, 1)),
         head_cost=cost,
         warnings=tuple(warnings),

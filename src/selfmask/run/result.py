@@ -13,6 +13,7 @@ from torch import Tensor
 
 from selfmask._common.files import write_atomically
 from selfmask.errors import RunError
+from selfmask.features.agreement import Agreement
 from selfmask.features.intervals import paired_interval
 from selfmask.features.measure import HeadCost
 from selfmask.features.rows import NOT_MEASURED, Estimate, Rows, Verdict
@@ -152,8 +153,10 @@ class Result:
 
     training: what the mask file's metadata has under "training". rows: None where nothing could be measured.
     verdict: what that comes to. progress: how far the objective itself came, whether or not there were labels.
-    check: how the mask stood the check on images held out, if there was one. crop: what evaluation views show of an
-        image, the share of its short side, in all rows alike; it was chosen on the untouched network.
+    check: how the mask stood the check on images held out, if there was one.
+    agreement: how it stood measures without labels, of an objective that needs none.
+    crop: what evaluation views show of an image, the share of its short side, in all rows alike; it was chosen on the
+        untouched network.
     rates: those that `--search-lr` tried, in their order; empty without it.
     spent: what was given up for `--max-bytes`. masks: None for a cascade.
     bytes: of the file that the run is about, by part. command: the words that make this run.
@@ -175,6 +178,7 @@ class Result:
     verdict: Verdict = NOT_MEASURED
     progress: Progress | None = None
     check: Check | None = None
+    agreement: Agreement | None = None
     rates: tuple[RateTried, ...] = ()
     spent: Spent | None = None
     crop: float | None = None

@@ -1,0 +1,177 @@
+"""What a mask did to the features, told without labels: the verdict where there are none, and one beside it elsewhere.
+
+Two measures, on images that were not trained on where there are such:
+
+- **found**: of two views of an image, cropped and their colours changed, whether the second is nearest to the first
+  among the second views of all images. A network that tells these images apart finds them.
+- **shared**: how many of an image's ten nearest neighbours are those of the untouched network on a larger view. A mask
+  that forgets what the network knew loses them, however well it finds views: SwAV on photographs did.
+
+docs/label-free.md holds both against k-NN with labels, run by run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfmask._common.modes import eval_mode
+from selfmask.backbones.backbone import Backbone
+from selfmask.errors import DataError
+from selfmask.features.features import check_features, features, module_device
+from selfmask.features.intervals import paired_interval
+from selfmask.features.passes import passing
+from selfmask.features.rows import Estimate, Verdict
+from selfmask.images.augment import augment
+from selfmask.images.draws import hashed
+from selfmask.images.image_set import ImageSet
+from selfmask.images.views import coloured
+
+_NEIGHBOURS = 10
+_BATCH = 64
+_FORGOTTEN = 0.875
+"""Of the neighbours shared before, what a mask may leave: losses left 0.61 and 0.64, gains 0.94 or more."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one network makes of N images.
+
+    found: whether an image's second view is nearest to its first, bool (N,). nearest: the images nearest to each among
+    the others, int64 (N, 10).
+    """
+
+    found: Tensor
+    nearest: Tensor
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A masked network beside the untouched one, by measures that need no labels, each a mean over the images.
+
+    images: how many; unseen: whether they were not trained on. found, shared: of the untouched and of the masked
+    network, in [0, 1]; their gains are paired. larger: pixels of the views that the neighbours are shared with; None,
+    and nothing shared, where the untouched network takes none.
+    """
+
+    images: int
+    unseen: bool
+    found: tuple[float, float]
+    found_gain: Estimate
+    larger: int | None = None
+    shared: tuple[float, float] | None = None
+    shared_gain: Estimate | None = None
+
+    @classmethod
+    def of(
+        cls, untouched: Look, masked: Look, nearest: Tensor | None, *, larger: int | None, unseen: bool
+    ) -> Agreement:
+        """nearest: as `Look.nearest`, of the untouched network at `larger` pixels; both None where it takes none."""
+        found = Estimate(*paired_interval(masked.found, untouched.found))
+        rates = (float(untouched.found.float().mean()), float(masked.found.float().mean()))
+        if nearest is None:
+            return cls(len(untouched.found), unseen, rates, found)
+        before, after = (_shared(look.nearest, nearest) for look in (untouched, masked))
+        change = after - before
+        value, margin = float(change.mean()), 1.96 * float(change.std()) / math.sqrt(len(change))
+        gain = Estimate(value, value - margin, value + margin)
+        shared = (float(before.mean()), float(after.mean()))
+        return cls(len(untouched.found), unseen, rates, found, larger, shared, gain)
+
+    @property
+    def kind(self) -> Literal["better", "worse", "no different"]:
+        """Worse where views are found less, or an eighth of the neighbours is lost; better where either rises."""
+        forgot = self.shared is not None and self.shared[1] < _FORGOTTEN * self.shared[0]
+        if self.found_gain.high < 0 or forgot:
+            return "worse"
+        more = self.shared_gain is not None and self.shared_gain.low > 0
+        return "better" if self.found_gain.low > 0 or more else "no different"
+
+    @property
+    def sentence(self) -> str:
+        """What was found, and what it says."""
+        low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (self.found_gain.low, self.found_gain.high))
+        said = (
+            f"Told without labels, on {self.images} images that it was {'not ' if self.unseen else ''}trained on, "
+            f"the masked network finds the other view of {100 * self.found[1]:.0f} % of them, untouched "
+            f"{100 * self.found[0]:.0f} % (95 % interval {low} to {high})"
+        )
+        if self.shared is not None:
+            said += (
+                f" and shares {100 * self.shared[1]:.0f} % of their neighbours with the untouched network at "
+                f"{self.larger} px, untouched {100 * self.shared[0]:.0f} %"
+            )
+        return f"{said}: that speaks {_SPEAKS[self.kind]}."
+
+    def beside(self, verdict: Verdict) -> Verdict:
+        """`verdict` with what the labels could not say, or instead of one that nothing was measured for."""
+        base = " Keep the base."
+        if verdict.kind == "not measured":
+            return Verdict(self.kind, self.sentence + ("" if self.kind == "better" else base))
+        neither = "better" not in (verdict.kind, self.kind)
+        return Verdict(verdict.kind, f"{verdict.sentence} {self.sentence}{base if neither else ''}")
+
+
+_SPEAKS = {
+    "better": "for the mask",
+    "worse": "against the mask",
+    "no different": "neither for nor against it",
+}
+
+
+def look(backbone: Backbone, images: ImageSet, *, size: int, seed: int, channels_last: bool) -> Look:
+    """How the backbone, as it is now, sees the images on views of `size` pixels; the views are those of the `seed`.
+
+    Raises `DataError` where a feature is not finite, or there are too few images for ten neighbours.
+    """
+    whole = features(backbone, images, size=size, channels_last=channels_last, what="neighbours")
+    one, other = (
+        torch.cat(list(_of_views(backbone, images, size, seed, kind, channels_last))) for kind in (0, 1)
+    )
+    check_features(one, "views")
+    found = (_unit(one) @ _unit(other).T).argmax(dim=1) == torch.arange(len(images))
+    return Look(found, nearest(whole))
+
+
+def nearest(x: Tensor) -> Tensor:
+    """The ten images nearest to each among the others by the cosine of their features (N, width): int64 (N, 10).
+
+    Raises `DataError` where a feature is not finite, or there are no ten others.
+    """
+    check_features(x, "neighbours")
+    if len(x) <= _NEIGHBOURS:
+        raise DataError(f"ten neighbours of each image need 11 images or more, got {len(x)}")
+    cosine = _unit(x) @ _unit(x).T
+    return cosine.fill_diagonal_(float("-inf")).topk(_NEIGHBOURS, dim=1).indices
+
+
+def _shared(one: Tensor, other: Tensor) -> Tensor:
+    """Of the neighbours (N, k) of each image the share that is in both, float32 (N,)."""
+    return (one[:, :, None] == other[:, None, :]).any(dim=2).float().mean(dim=1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x.float(), dim=1)
+
+
+@torch.no_grad()
+def _of_views(
+    backbone: Backbone, images: ImageSet, size: int, seed: int, kind: int, channels_last: bool
+) -> Iterator[Tensor]:
+    """Features of one view of each image, the same view each time."""
+    module, preprocessing = backbone.module, backbone.preprocessing
+    view = coloured(size, flips=images.flips, interpolation=preprocessing.interpolation)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    starts = [range(at, min(at + _BATCH, len(images))) for at in range(0, len(images), _BATCH)]
+    with eval_mode(module):
+        for places in passing(starts, len(images), "views"):
+            pixels = augment([images.image(at) for at in places], view, hashed(seed, kind, np.array(places)))
+            x = preprocessing.normalise(pixels.to(module_device(module)))
+            yield module(x.contiguous(memory_format=layout)).float().cpu()
