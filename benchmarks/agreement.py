@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,29 +52,32 @@ def learn(out: Path, name: str) -> Path:
 
 
 def looked_at(place: Path) -> dict[str, Any]:
-    """A run's gain in k-NN as (value, low, high), and the measures without labels."""
+    """A run's gain in k-NN as (value, low, high), the measures without labels, and the verdict on trained images."""
     folder = RunFolder(place)
     result, recorded = folder.result(), folder.recorded()
     assert result.rows is not None
     gain = result.rows["masked"].knn_gain
     assert gain is not None
-    same = {key: recorded[key] for key in ("data", "backbone", "weights", "mirror", "seed", "objective")}
+    kept = ("data", "backbone", "weights", "mirror", "seed", "objective", "images", "held_out")
+    same = {key: recorded[key] for key in kept}
     plan = make_plan(AdaptSettings(**same, size=result.size))
-    first = FirstLook.of(plan)
+    unsplit = replace(plan, splits=replace(plan.splits, test=None))
+    first, trained = FirstLook.of(plan), FirstLook.of(unsplit)
     assert first is not None
+    assert trained is not None
     with folder.mask().apply(plan.backbone.module):
-        found = first.beside(plan)
+        found, fitted = first.beside(plan), trained.beside(plan)
     return {
         "run": place.name, "objective": result.objective, "gain": [gain.value, gain.low, gain.high],
-        "kind": found.kind, **asdict(found),
+        "kind": found.kind, "trained": fitted.kind, **asdict(found),
     }  # fmt: skip
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Markdown, the runs in the order of their gain, and how often the verdict had the sign of a clear gain."""
     lines = [
-        "| run | gain by labels, points | views found | neighbours shared | verdict without labels |",
-        "|---|---|---|---|---|",
+        "| run | gain by labels, points | views found | neighbours shared | without labels | on images trained on |",
+        "|---|---|---|---|---|---|",
     ]
     right = clear = 0
     for one in sorted(found, key=lambda one: one["gain"][0]):
@@ -87,7 +90,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
             for pair in (one["found"], one["shared"])
         )
         lines.append(
-            f"| {one['run']} | {value:+.1f} ({low:+.1f} to {high:+.1f}) | {views} | {shared} | {one['kind']} |"
+            f"| {one['run']} | {value:+.1f} ({low:+.1f} to {high:+.1f}) | {views} | {shared} | {one['kind']} "
+            f"| {one['trained']} |"
         )
     return "\n".join([*lines, "", f"{right} of {clear} clear gains and losses have their sign."])
 

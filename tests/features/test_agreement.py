@@ -109,10 +109,10 @@ def test_without_a_larger_view_nothing_is_said_of_neighbours() -> None:
     ("labels", "found", "keep"),
     [
         ("better", 40, False), ("no different", 40, True), ("worse", 40, True), ("no different", 70, False),
-        ("worse", 70, False), ("not measured", 40, True), ("not measured", 70, False),
+        ("worse", 70, True), ("not measured", 40, True), ("not measured", 70, False),
     ],
 )  # fmt: skip
-def test_where_neither_says_that_it_helped_the_base_is_to_be_kept(
+def test_the_base_is_to_be_kept_unless_labels_or_in_their_stead_this_say_that_it_helped(
     labels: str, found: int, keep: bool
 ) -> None:
     agreement = Agreement.of(seen(40), seen(found), None, larger=None, unseen=True)

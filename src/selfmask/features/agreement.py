@@ -78,7 +78,7 @@ class Agreement:
         rates = (float(untouched.found.float().mean()), float(masked.found.float().mean()))
         if nearest is None:
             return cls(len(untouched.found), unseen, rates, found)
-        before, after = (_shared(look.nearest, nearest) for look in (untouched, masked))
+        before, after = (_shared(seen.nearest, nearest) for seen in (untouched, masked))
         change = after - before
         value, margin = float(change.mean()), 1.96 * float(change.std()) / math.sqrt(len(change))
         gain = Estimate(value, value - margin, value + margin)
@@ -111,12 +111,15 @@ class Agreement:
         return f"{said}: that speaks {_SPEAKS[self.kind]}."
 
     def beside(self, verdict: Verdict) -> Verdict:
-        """`verdict` with what the labels could not say, or instead of one that nothing was measured for."""
-        base = " Keep the base."
-        if verdict.kind == "not measured":
-            return Verdict(self.kind, self.sentence + ("" if self.kind == "better" else base))
-        neither = "better" not in (verdict.kind, self.kind)
-        return Verdict(verdict.kind, f"{verdict.sentence} {self.sentence}{base if neither else ''}")
+        """`verdict`, which counts where both differ, and this behind it; instead of it where nothing was measured.
+
+        The base is to be kept unless labels say that the mask helped, or leave it open and this says so.
+        """
+        measured = verdict.kind != "not measured"
+        kind = verdict.kind if measured else self.kind
+        helped = kind == "better" or (kind == "no different" and self.kind == "better")
+        said = f"{verdict.sentence} {self.sentence}" if measured else self.sentence
+        return Verdict(kind, said if helped else f"{said} Keep the base.")
 
 
 _SPEAKS = {
@@ -135,7 +138,7 @@ def look(backbone: Backbone, images: ImageSet, *, size: int, seed: int, channels
     one, other = (
         torch.cat(list(_of_views(backbone, images, size, seed, kind, channels_last))) for kind in (0, 1)
     )
-    check_features(one, "views")
+    check_features(torch.cat([one, other]), "views")
     found = (_unit(one) @ _unit(other).T).argmax(dim=1) == torch.arange(len(images))
     return Look(found, nearest(whole))
 
