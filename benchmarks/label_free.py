@@ -4,7 +4,7 @@
     python benchmarks/label_free.py --out runs/label_free --recipes all --seeds 0
     python benchmarks/label_free.py --out runs/label_free --backbones resnet-18
     python benchmarks/label_free.py --out runs/label_free --table        # prints only
-    python benchmarks/label_free.py --table --curve docs                 # and draws the gain against the passes
+    python benchmarks/label_free.py --table --curve runs/curve           # and draws the gain against the passes
 
 Labels serve to measure k-NN before and after, never to train. Needs the folder `shared` beside the repository.
 """
@@ -197,6 +197,7 @@ def curve(found: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
                 [row[1] for row in own], [row[3] for row in own], color=ink.light, marker=marker, s=9
             )
         axis.axhline(0, color=SERIES[7].light, linewidth=0.8)
+        axis.set_xticks(sorted({row[1] for row in rows}))
         axis.set_xlabel("passes over 3 512 images")
         axis.set_ylabel("gain in k-NN, points")
         axis.legend()
