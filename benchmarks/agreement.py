@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from label_free import BACKBONES, DATA, DOCS
 
+from selfmask.features.rows import Estimate, Verdict
 from selfmask.run.adapt import learn_mask
 from selfmask.run.agreement import FirstLook
 from selfmask.run.folder import RunFolder
@@ -82,7 +83,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     right = clear = 0
     for one in sorted(found, key=lambda one: one["gain"][0]):
         value, low, high = (100 * x for x in one["gain"])
-        truth = "better" if low > 0 else "worse" if high < 0 else "no different"
+        truth = Verdict.on(Estimate(*one["gain"]), "the mask", "k-NN").kind
         clear += truth != "no different"
         right += truth != "no different" and one["kind"] == truth
         views, shared = (

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from selfmask._common.style import MARKERS, SERIES
+from selfmask._common.style import MARKERS, SERIES, SLATE
 from selfmask.reports.chart import Chart, DataTable, set_height
 from selfmask.run.adapt import learn_mask
 from selfmask.run.result import write_json
@@ -196,7 +196,7 @@ def curve(found: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
             axis.scatter(
                 [row[1] for row in own], [row[3] for row in own], color=ink.light, marker=marker, s=9
             )
-        axis.axhline(0, color=SERIES[7].light, linewidth=0.8)
+        axis.axhline(0, color=SLATE.light, linewidth=0.8)
         axis.set_xticks(sorted({row[1] for row in rows}))
         axis.set_xlabel("passes over 3 512 images")
         axis.set_ylabel("gain in k-NN, points")

@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfmask._common.modes import eval_mode
 from selfmask.backbones.backbone import Backbone
 from selfmask.errors import DataError
-from selfmask.features.features import check_features, features, module_device
+from selfmask.features import knn
+from selfmask.features.features import check_features, features, module_device, of_batches
 from selfmask.features.intervals import paired_interval
 from selfmask.features.passes import passing
 from selfmask.features.rows import Estimate, Verdict
@@ -135,9 +135,7 @@ def look(backbone: Backbone, images: ImageSet, *, size: int, seed: int, channels
     Raises `DataError` where a feature is not finite, or there are too few images for ten neighbours.
     """
     whole = features(backbone, images, size=size, channels_last=channels_last, what="neighbours")
-    one, other = (
-        torch.cat(list(_of_views(backbone, images, size, seed, kind, channels_last))) for kind in (0, 1)
-    )
+    one, other = (_of_views(backbone, images, size, seed, kind, channels_last) for kind in (0, 1))
     check_features(torch.cat([one, other]), "views")
     found = (_unit(one) @ _unit(other).T).argmax(dim=1) == torch.arange(len(images))
     return Look(found, nearest(whole))
@@ -151,8 +149,7 @@ def nearest(x: Tensor) -> Tensor:
     check_features(x, "neighbours")
     if len(x) <= _NEIGHBOURS:
         raise DataError(f"ten neighbours of each image need 11 images or more, got {len(x)}")
-    cosine = _unit(x) @ _unit(x).T
-    return cosine.fill_diagonal_(float("-inf")).topk(_NEIGHBOURS, dim=1).indices
+    return knn.nearest(x, torch.arange(len(x)), _NEIGHBOURS)
 
 
 def _shared(one: Tensor, other: Tensor) -> Tensor:
@@ -164,17 +161,18 @@ def _unit(x: Tensor) -> Tensor:
     return F.normalize(x.float(), dim=1)
 
 
-@torch.no_grad()
 def _of_views(
     backbone: Backbone, images: ImageSet, size: int, seed: int, kind: int, channels_last: bool
-) -> Iterator[Tensor]:
+) -> Tensor:
     """Features of one view of each image, the same view each time."""
-    module, preprocessing = backbone.module, backbone.preprocessing
-    view = coloured(size, flips=images.flips, interpolation=preprocessing.interpolation)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    starts = [range(at, min(at + _BATCH, len(images))) for at in range(0, len(images), _BATCH)]
-    with eval_mode(module):
-        for places in passing(starts, len(images), "views"):
-            pixels = augment([images.image(at) for at in places], view, hashed(seed, kind, np.array(places)))
-            x = preprocessing.normalise(pixels.to(module_device(module)))
-            yield module(x.contiguous(memory_format=layout)).float().cpu()
+    view = coloured(size, flips=images.flips, interpolation=backbone.preprocessing.interpolation)
+
+    def batches() -> Iterator[Tensor]:
+        for start in range(0, len(images), _BATCH):
+            places = range(start, min(start + _BATCH, len(images)))
+            yield augment([images.image(at) for at in places], view, hashed(seed, kind, np.array(places)))
+
+    return of_batches(
+        backbone, backbone.module, passing(batches(), len(images), "views"),
+        device=module_device(backbone.module), channels_last=channels_last,
+    )  # fmt: skip

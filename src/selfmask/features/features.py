@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,15 +41,28 @@ def features(
     """
     module = backbone.module if module is None else module
     device = module_device(module) if device is None else torch.device(device)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
     if batch_size < 1:
         raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
     if len(images) == 0:
         raise DataError("there are no images to take features of: the set is empty")
 
+    batches = view_batches(backbone, images, size, batch_size, what=what)
+    return of_batches(backbone, module, batches, device=device, channels_last=channels_last)
+
+
+def of_batches(
+    backbone: Backbone,
+    module: nn.Module,
+    batches: Iterable[Tensor],
+    *,
+    device: torch.device,
+    channels_last: bool,
+) -> Tensor:
+    """Features float32 (N, width) on the CPU of batches of views, not normalised: see `features`."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     parts: list[Tensor] = []
     with eval_mode(module), torch.no_grad():
-        for batch in view_batches(backbone, images, size, batch_size, what=what):
+        for batch in batches:
             x = backbone.preprocessing.normalise(batch.to(device))
             parts.append(module(x.contiguous(memory_format=layout)).float().cpu())
     return torch.cat(parts)

@@ -48,6 +48,17 @@ def knn_shares(
     return shares
 
 
+def nearest(features: Tensor, queries: Tensor, k: int = 5) -> Tensor:
+    """For each query (int64 (Q,), indices into `features` (N, width)) its `k` nearest others by cosine.
+
+    Returns int64 (Q, min(k, N − 1)), nearest first, never the query itself.
+    """
+    normalised = F.normalize(features.detach().float(), dim=1)
+    cosine = normalised[queries] @ normalised.T
+    cosine[torch.arange(len(queries)), queries] = -torch.inf
+    return cosine.topk(min(k, len(features) - 1), dim=1).indices
+
+
 def _votes(train_x: Tensor, train_y: Tensor, test_x: Tensor, k: int, temperature: float) -> Iterator[Tensor]:
     """What the votes for each class weigh, a chunk of `test_x` after another: float32 (m, largest of train_y + 1)."""
     if k < 1 or temperature <= 0:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from selfmask.features.knn import nearest
 from selfmask.reports.before_after import BeforeAfter
 from selfmask.reports.chart import DataTable
 
@@ -65,17 +65,6 @@ def strip_table(seen: BeforeAfter, found: Sequence[Strip]) -> DataTable:
         for rank, index in enumerate(side, 1)
     ]
     return DataTable(("query", "query_class", "when", "rank", "neighbour", "neighbour_class"), tuple(rows))
-
-
-def nearest(features: Tensor, queries: Tensor, k: int = 5) -> Tensor:
-    """For each query (int64 (Q,), indices into `features` (N, width)) its `k` nearest others by cosine.
-
-    Returns int64 (Q, min(k, N − 1)), nearest first, never the query itself.
-    """
-    normalised = F.normalize(features.detach().float(), dim=1)
-    cosine = normalised[queries] @ normalised.T
-    cosine[torch.arange(len(queries)), queries] = -torch.inf
-    return cosine.topk(min(k, len(features) - 1), dim=1).indices
 
 
 def choose_queries(labels: Tensor, count: int, seed: int = 0) -> Tensor:

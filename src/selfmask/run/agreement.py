@@ -36,16 +36,11 @@ class FirstLook:
     @classmethod
     def of(cls, plan: Plan) -> Self | None:
         """Of up to 500 test images, else training images; None for an objective with labels, or with fewer than 50."""
-        if not plan.settings.evaluate or objective_class(plan.objective).labels == "needed":
+        if (chosen := _to_look_at(plan)) is None:
             return None
-        for images, unseen in ((plan.splits.test, True), (plan.train, False)):
-            if images is not None and len(images) >= FEWEST:
-                order = np.random.default_rng(plan.settings.seed).permutation(len(images))
-                return cls._at(plan, images.subset(np.sort(order[:MOST]).tolist()), unseen)
-        return None
-
-    @classmethod
-    def _at(cls, plan: Plan, images: ImageSet, unseen: bool) -> Self:
+        images, unseen = chosen
+        order = np.random.default_rng(plan.settings.seed).permutation(len(images))
+        images = images.subset(np.sort(order[:MOST]).tolist())
         seen = _look(plan, images)
         at = target_size_for(plan.size, plan.native, plan.backbone).value
         if at == plan.size:
@@ -60,6 +55,24 @@ class FirstLook:
         return Agreement.of(
             self.look, _look(plan, self.images), self.nearest, larger=self.larger, unseen=self.unseen
         )
+
+
+def passes(plan: Plan) -> float:
+    """What both looks cost, in images passed through the network at the views' size; 0 where there are none."""
+    if (chosen := _to_look_at(plan)) is None:
+        return 0.0
+    above = target_size_for(plan.size, plan.native, plan.backbone).value / plan.size
+    return min(MOST, len(chosen[0])) * (6 + above**2)  # three views twice, and a larger one
+
+
+def _to_look_at(plan: Plan) -> tuple[ImageSet, bool] | None:
+    """The images to choose from, and whether the run does not train on them."""
+    if not plan.settings.evaluate or objective_class(plan.objective).labels == "needed":
+        return None
+    sets = ((plan.splits.test, True), (plan.train, False))
+    return next(
+        ((images, unseen) for images, unseen in sets if images is not None and len(images) >= FEWEST), None
+    )
 
 
 def _look(plan: Plan, images: ImageSet) -> Look:

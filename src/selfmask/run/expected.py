@@ -6,8 +6,7 @@ import time
 
 from selfmask.features.features import features
 from selfmask.objectives.base import Objective
-from selfmask.objectives.distil import target_size_for
-from selfmask.run.agreement import MOST
+from selfmask.run.agreement import passes
 from selfmask.run.measuring import MOST_FOR_SIZE, larger_sizes
 from selfmask.run.plan import Plan
 
@@ -37,15 +36,11 @@ def expected_seconds(plan: Plan, objective: Objective, rows: int) -> float:
         areas = [(size / plan.size) ** 2 for size in larger]
         measured += sum(areas) * min(MOST_FOR_SIZE, len(plan.labelled))
         measured += areas[len(areas) // 2] * (len(plan.labelled) + test)
-    looked = 0.0
-    if plan.settings.evaluate and objective.labels != "needed":  # three views twice, and a larger one
-        above = target_size_for(plan.size, plan.native, plan.backbone).value / plan.size
-        looked = min(MOST, max(test, len(plan.train))) * (6 + above**2)
     held_out = 0 if plan.held_out is None else len(plan.train) + 2 * len(plan.held_out)
     views = sum((view.size / plan.size) ** 2 for view in objective.views)
     trainings = (3 if plan.settings.search_lr else 1) + plan.settings.finetune + plan.settings.norms_alone
     training = plan.fit.steps * plan.fit.batch * views * (1 + _BACKWARD) * trainings
-    return an_image * (measured + looked + held_out + len(plan.train) + training)
+    return an_image * (measured + passes(plan) + held_out + len(plan.train) + training)
 
 
 def in_words(seconds: float) -> str:
