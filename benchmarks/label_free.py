@@ -122,7 +122,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     that any of them tried.
     """
     lines: list[str] = []
-    order = sorted(found, key=_place)
+    order = [{**one, "rows": _shared(one, found) | one["rows"]} for one in sorted(found, key=_place)]
     for backbone, group in itertools.groupby(order, key=lambda one: one["backbone"]):
         lines += [
             f"{backbone}:", "",
@@ -134,6 +134,13 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
             lines.append(_line(list(cell)))
         lines.append("")
     return "\n".join(lines)
+
+
+def _shared(one: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows without masks, from the runs of other recipes on the same images."""
+    same = ("data", "backbone", "size", "seed")
+    others = [other["rows"] for other in found if all(other[key] == one[key] for key in same)]
+    return {name: row for rows in others for name, row in rows.items() if not name.startswith(MASKED)}
 
 
 def _place(one: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -229,6 +236,9 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=[*RECIPES, "all"], default=["contrast"])
     parser.add_argument("--size", type=int, help="of the views in pixels; default: the data's own")
     parser.add_argument("--finetune", action="store_true", help="full fine-tuning as well")
+    parser.add_argument(
+        "--masked-only", action="store_true", help="no larger views, no statistics: another recipe's run has them"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument(
@@ -247,6 +257,7 @@ def main() -> None:
             learn_mask(
                 AdaptSettings(
                     **cell.settings(), finetune=asked.finetune, out=place, seed=seed, threads=asked.threads,
+                    larger=not asked.masked_only, statistics=not asked.masked_only,
                     resume=(place / "settings.json").is_file(),
                 )
             )  # fmt: skip
