@@ -237,7 +237,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="of the views in pixels; default: the data's own")
     parser.add_argument("--finetune", action="store_true", help="full fine-tuning as well")
     parser.add_argument(
-        "--masked-only", action="store_true", help="no larger views, no statistics: another recipe's run has them"
+        "--masked-only",
+        action="store_true",
+        help="no larger views, no statistics: another recipe's run has them",
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="run nothing")

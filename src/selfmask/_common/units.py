@@ -1,4 +1,4 @@
-"""Amounts as people write them: of bytes, and of anything."""
+"""Amounts as people write them: of bytes, of anything, and of points that an accuracy gained."""
 
 from __future__ import annotations
 
@@ -33,3 +33,12 @@ def counted(number: int, one: str, several: str | None = None) -> str:
     ('1 image', '3,068 images', '0 batches')
     """
     return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def signed(difference: float) -> str:
+    """A difference of two shares in percentage points, one decimal, always with its sign.
+
+    >>> signed(0.094), signed(-0.042)
+    ('+9.4', '−4.2')
+    """
+    return f"{100 * difference:+.1f}".replace("-", "−")

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfmask._common.units import signed
 from selfmask.backbones.backbone import Backbone
 from selfmask.errors import DataError
 from selfmask.features import knn
@@ -97,7 +98,7 @@ class Agreement:
     @property
     def sentence(self) -> str:
         """What was found, and what it says."""
-        low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (self.found_gain.low, self.found_gain.high))
+        low, high = signed(self.found_gain.low), signed(self.found_gain.high)
         said = (
             f"Told without labels, on {self.images} images that it was {'not ' if self.unseen else ''}trained on, "
             f"the masked network finds the other view of {100 * self.found[1]:.0f} % of them, untouched "

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from rich.table import Table
 from torch import Tensor
 
+from selfmask._common.units import signed
 from selfmask.errors import DataError
 from selfmask.features.intervals import accuracy_interval, paired_interval
 
@@ -100,7 +101,7 @@ class Verdict:
         """Of `subject`, by its paired difference in `measure`: "better" is better by more than the interval."""
         kind = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no different"
         within = ", within the interval" if kind == "no different" else ""
-        value, low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (gain.value, gain.low, gain.high))
+        value, low, high = signed(gain.value), signed(gain.low), signed(gain.high)
         return cls(
             kind,
             f"{subject} is {kind}{within}: {value} points of {measure} (95 % interval {low} to {high}).",

@@ -13,12 +13,11 @@ from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from selfmask._common.modes import eval_mode
 from selfmask.backbones.backbone import Backbone, measured_width
 from selfmask.errors import BackboneError, SettingsError
-from selfmask.features.features import module_device, view_batches
+from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
 from selfmask.images.views import Augment, light
 from selfmask.objectives.base import FROM_TARGETS, Batch, Choice, Figures, Job, Objective
@@ -93,7 +92,7 @@ class Distil(Objective):
         )
         return [f"targets: the pretrained features of {len(images)} images at {at.value} px ({at.why})"]
 
-    def loss(self, module: torch.nn.Module, batch: Batch, step: int, steps: int) -> tuple[Tensor, Figures]:
+    def loss(self, module: nn.Module, batch: Batch, step: int, steps: int) -> tuple[Tensor, Figures]:
         found = F.normalize(module(batch.views[0]).float(), dim=1)
         targets = self.targets[batch.indices.to(self.targets.device)].float()
         loss = 1 - (found * targets).sum(dim=1).mean()
@@ -158,22 +157,27 @@ def target_size_for(size: int, native: int, backbone: Backbone) -> Choice[int]:
     return Choice(size, f"the views' size: the network does not take {wanted.value} px")
 
 
-@torch.no_grad()
+class _Mirrored(nn.Module):
+    """The mean of a network's features of a batch and of its mirror images."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.module(x).float() + self.module(x.flip(3)).float()) / 2
+
+
 def clean_features(backbone: Backbone, images: ImageSet, size: int, *, mirrored: bool) -> Tensor:
     """Features float32 (N, width) on the CPU of the whole images at `size` pixels, in evaluation mode.
 
     mirrored: the mean with those of the mirror images, which is a better estimate of what is in the picture.
     """
-    module, parts = backbone.module, []
-    device = module_device(module)
-    parameter = next(module.parameters())
-    layout = torch.channels_last if _is_channels_last(parameter) else torch.contiguous_format
-    with eval_mode(module):
-        for batch in view_batches(backbone, images, size, _BATCH, what="targets"):
-            x = backbone.preprocessing.normalise(batch.to(device)).contiguous(memory_format=layout)
-            found = module(x).float()
-            parts.append((found if not mirrored else (found + module(x.flip(3)).float()) / 2).cpu())
-    return torch.cat(parts)
+    module = backbone.module
+    return features(
+        backbone, images, size=size, batch_size=_BATCH, module=_Mirrored(module) if mirrored else module,
+        channels_last=_is_channels_last(next(module.parameters())), what="targets",
+    )  # fmt: skip
 
 
 def _takes(backbone: Backbone, size: int) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from selfmask._common.units import signed
 from selfmask.features.rows import Estimate, Row, Rows, Verdict
 from selfmask.objectives.registry import is_label_free
 from selfmask.reports.reading import ReadRun
 from selfmask.reports.results import MEASURES, OURS
-from selfmask.reports.wording import accuracy, count, duration, percent, points, signed, size
+from selfmask.reports.wording import accuracy, count, duration, percent, points, size
 from selfmask.run.result import Result
 
 
@@ -56,7 +57,9 @@ def headline(run: ReadRun) -> Headline:
         f"of {backbone or 'the network'}"
     )
     tiles: list[tuple[str, str]] = []
-    verdict, tendency, outcome = "", "", "; how good that is was not measured."
+    agreement = None if run.result is None else run.result.agreement
+    verdict, tendency = "", ""
+    outcome = "; how good that is was not measured." if agreement is None else "."
     found = _main_measure(run.rows, objective)
     if found is not None and run.rows is not None:
         key, base, masked, gain = found
@@ -77,7 +80,7 @@ def headline(run: ReadRun) -> Headline:
     if run.result is not None:
         tiles.append((duration(run.result.seconds.training), _effort(run, run.result)))
     outcome += _checked(run.result)
-    if run.result is not None and (agreement := run.result.agreement) is not None:
+    if agreement is not None:
         outcome += f" {agreement.sentence}"
     return Headline(title, status, verdict, tendency, deed + outcome, tuple(tiles))
 

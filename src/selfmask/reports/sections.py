@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from selfmask._common.units import signed
 from selfmask.features.rows import Estimate, Rows
 from selfmask.reports.before_after import BeforeAfter
 from selfmask.reports.chart import NARROW, WIDE, Chart, DataTable
@@ -17,7 +18,7 @@ from selfmask.reports.frame import thumbnail
 from selfmask.reports.neighbours import Strip, same_class_share, strip_table
 from selfmask.reports.reading import ReadRun
 from selfmask.reports.results import MEASURES, OURS, measures_of, result_chart, scale_of
-from selfmask.reports.wording import accuracy, count, percent, points, signed
+from selfmask.reports.wording import accuracy, count, percent, points
 from selfmask.version import VERSION
 
 SQUARES, COLUMNS = 1000, 50

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfmask._common.escape import one_line
+from selfmask._common.units import signed
 
 _UNIT = "\N{NO-BREAK SPACE}"
 
@@ -33,11 +34,6 @@ def percents(shares: Sequence[float]) -> list[str]:
 def accuracy(share: float) -> str:
     """An accuracy in [0, 1] with one decimal, as all of them have: 0.7 → "70.0 %"."""
     return f"{100 * share:.1f}{_UNIT}%"
-
-
-def signed(difference: float) -> str:
-    """A difference of two shares in points, one decimal, always with its sign: −0.042 → "−4.2"."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def points(difference: float) -> str:
