@@ -113,13 +113,16 @@ def kept(cell: Cell, seed: int, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 MASKED, BASE, LARGER, WHITE = "masked", "pretrained", re.compile(r"pretrained, (\d+) px"), ", whitened"
+STATISTICS, NORMS, ALL = "statistics only", "norm weights alone", "full fine-tuning"
+UNTRAINED = (BASE, STATISTICS)
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
     """Markdown, a table for each backbone of what was `kept`: k-NN, and in brackets the linear probe.
 
-    Means over the seeds. The gains are those of the seeds, with the interval of the first. The larger view is the best
-    that any of them tried.
+    "norm weights alone" and "all weights" learnt by the same loss, at the rates that `adapt` takes. Means over the
+    seeds. The gains are those of the seeds, with the interval of the first. The larger view is the best that any of
+    them tried.
     """
     lines: list[str] = []
     order = [{**one, "rows": _shared(one, found) | one["rows"]} for one in sorted(found, key=_place)]
@@ -127,8 +130,8 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         lines += [
             f"{backbone}:", "",
             "| data | recipe | seeds | untouched | whitened | on a larger view | whitened | statistics only | masked "
-            "| whitened | gain, points | off, file |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+            "| whitened | norm weights alone | all weights | gain, points | off, file |",
+            f"|{'---|' * 14}",
         ]  # fmt: skip
         for _, cell in itertools.groupby(group, key=lambda one: (one["data"], one["size"], one["recipe"])):
             lines.append(_line(list(cell)))
@@ -140,7 +143,7 @@ def _shared(one: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> dict[
     """The rows without masks, from the runs of other recipes on the same images."""
     same = ("data", "backbone", "size", "seed")
     others = [other["rows"] for other in found if all(other[key] == one[key] for key in same)]
-    return {name: row for rows in others for name, row in rows.items() if not name.startswith(MASKED)}
+    return {name: row for rows in others for name, row in rows.items() if name.startswith(UNTRAINED)}
 
 
 def _place(one: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -157,8 +160,8 @@ def _line(cell: list[Mapping[str, Any]]) -> str:
         (row["knn"][0], name) for one in cell for name, row in one["rows"].items() if LARGER.fullmatch(name)
     ]
     larger = LARGER.fullmatch(max(sizes)[1]) if sizes else None
-    names = [BASE, BASE + WHITE, larger and larger[0], larger and larger[0] + WHITE, "statistics only", MASKED,
-             MASKED + WHITE]  # fmt: skip
+    names = [BASE, BASE + WHITE, larger and larger[0], larger and larger[0] + WHITE, STATISTICS, MASKED,
+             MASKED + WHITE, NORMS, ALL]  # fmt: skip
     shown = [_mean(cell, name) if name else "none better" for name in names]
     if larger:
         shown[2] += f" at {larger[1]} px"
@@ -235,7 +238,8 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=[FIRST])
     parser.add_argument("--recipes", nargs="+", choices=[*RECIPES, "all"], default=["contrast"])
     parser.add_argument("--size", type=int, help="of the views in pixels; default: the data's own")
-    parser.add_argument("--finetune", action="store_true", help="full fine-tuning as well")
+    parser.add_argument("--finetune", action="store_true", help="full fine-tuning by the same loss as well")
+    parser.add_argument("--norms-alone", action="store_true", help="and norm weights without masks")
     parser.add_argument(
         "--masked-only",
         action="store_true",
@@ -252,19 +256,23 @@ def main() -> None:
     cells = [Cell(*words, asked.size) for words in itertools.product(asked.data, asked.backbones, recipes)]
     for seed, cell in itertools.product([] if asked.table else asked.seeds, cells):
         file = asked.keep / f"{cell.name(seed)}.json"
-        if file.is_file():
+        known = json.loads(file.read_text()) if file.is_file() else {"rows": {}}
+        rows = {MASKED, *([NORMS] if asked.norms_alone else []), *([ALL] if asked.finetune else [])}
+        if rows <= set(known["rows"]):
             continue
         place = asked.out / cell.name(seed)
         if not (place / "result.json").is_file():
             learn_mask(
                 AdaptSettings(
-                    **cell.settings(), finetune=asked.finetune, out=place, seed=seed, threads=asked.threads,
+                    **cell.settings(), finetune=asked.finetune,
+                    norms_alone=asked.norms_alone, out=place, seed=seed, threads=asked.threads,
                     larger=not asked.masked_only, statistics=not asked.masked_only,
                     resume=(place / "settings.json").is_file(),
                 )
             )  # fmt: skip
         asked.keep.mkdir(parents=True, exist_ok=True)
-        write_json(file, kept(cell, seed, json.loads((place / "result.json").read_text())))
+        found = kept(cell, seed, json.loads((place / "result.json").read_text()))
+        write_json(file, found | {"rows": known["rows"] | found["rows"]})
     found = [json.loads(file.read_text()) for file in sorted(asked.keep.glob("*.json"))]
     print(table(found))
     if asked.curve is not None:
