@@ -1,5 +1,7 @@
 """Measures that need no labels beside the gain that labels tell, for runs that gained and runs that did not.
 
+What is told after a run by both networks, and before it by the untouched one alone (`features.forecast`).
+
     python benchmarks/label_free.py --out runs/label_free                 # runs that gain
     python benchmarks/agreement.py --out runs/agreement runs/label_free   # and some that may not
 
@@ -10,15 +12,17 @@ Each run's mask is looked at as `adapt` does it; what is found is kept in docs/a
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from label_free import BACKBONES, DATA, DOCS
 
+from selfmask.features.forecast import LIMITS
 from selfmask.features.rows import Estimate, Verdict
 from selfmask.run.adapt import learn_mask
 from selfmask.run.agreement import FirstLook
@@ -37,9 +41,13 @@ TRIALS: dict[str, dict[str, Any]] = {
     "signs-distil": DATA["gtsrb"] | {"images": 2000, "objective": "distil"},
     "digits-bare": DATA["digits"] | {"objective_settings": BARE},
     "dtd-bare": DATA["dtd10"] | {"objective_settings": {"pull": 0.0}},
+    "signs-128": DATA["gtsrb"] | {"images": 1500, "size": 128},
+    "clothing-128": DATA["clothing"] | {"images": 1500, "size": 128},
+    "dtd-160": DATA["dtd10"] | {"size": 160},
     "vit-clothing": DATA["clothing"] | BACKBONES["vit-s14"] | {"images": 1000},
 }
-"""Too bold, without what holds it back, or an objective that is not made for so few images; seed 0."""
+"""Too bold, without what holds it back, with an objective that is not made for so few images, or at a size where there
+is little to gain; seed 0."""
 
 
 def learn(out: Path, name: str) -> Path:
@@ -69,7 +77,9 @@ def looked_at(place: Path) -> dict[str, Any]:
     with folder.mask().apply(plan.backbone.module):
         found, fitted = first.beside(plan), trained.beside(plan)
     return {
-        "run": place.name, "objective": result.objective, "gain": [gain.value, gain.low, gain.high],
+        "run": place.name, "data": Path(recorded["data"]).name, "backbone": result.backbone, "size": result.size,
+        "objective": result.objective, "plain": not recorded["objective_settings"],
+        "gain": [gain.value, gain.low, gain.high],
         "kind": found.kind, "trained": fitted.kind, **asdict(found),
     }  # fmt: skip
 
@@ -97,6 +107,56 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", f"{right} of {clear} clear gains and losses have their sign."])
 
 
+@dataclass(frozen=True)
+class Cell:
+    """Runs of one objective as it is, on one data set. share: what `LIMITS` goes by; None: not taken."""
+
+    objective: str
+    data: str
+    backbone: str
+    size: int
+    share: float | None
+    gained: bool
+
+
+def cells_of(found: Sequence[dict[str, Any]]) -> list[Cell]:
+    """Of several runs of a cell the one of the middle gain counts."""
+    runs: dict[tuple[str, str, str, int], list[dict[str, Any]]] = {}
+    for one in sorted((one for one in found if one["plain"]), key=lambda one: one["gain"][0]):
+        runs.setdefault((one["objective"], one["data"], one["backbone"], one["size"]), []).append(one)
+    middle = {at: some[(len(some) - 1) // 2] for at, some in sorted(runs.items())}
+    return [Cell(*at, (one[LIMITS[at[0]][0]] or [None])[0], one["gain"][1] > 0) for at, one in middle.items()]
+
+
+def limit_of(cells: Sequence[Cell]) -> float:
+    """The share below which an objective gained, with the fewest errors; of several limits that with the most room."""
+    known = [(cell.share, cell.gained) for cell in cells if cell.share is not None]
+    rooms = itertools.pairwise([0.0, *sorted(share for share, _ in known), 1.0])
+    tried = [((low + high) / 2, high - low) for low, high in rooms]
+    wrong = [sum((share < limit) != gained for share, gained in known) for limit, _ in tried]
+    return min(zip(wrong, tried, strict=True), key=lambda one: (one[0], -one[1][1]))[1][0]
+
+
+def foretold(cells: Sequence[Cell]) -> str:
+    """Markdown: each cell, and whether the other data sets' limit tells its gain."""
+    lines = ["| objective | data | backbone | px | told by | gained | by the other sets |", f"|{'---|' * 7}"]
+    right = asked = 0
+    for own in cells:
+        others = [cell for cell in cells if cell.objective == own.objective and cell.data != own.data]
+        if own.share is None or not others:
+            continue
+        limit = limit_of(others)
+        asked, right = asked + 1, right + ((own.share < limit) == own.gained)
+        lines.append(
+            f"| {own.objective} | {own.data} | {own.backbone.partition(':')[2]} | {own.size} "
+            f"| {LIMITS[own.objective][0]} {100 * own.share:.0f} % | {'yes' if own.gained else 'not clearly'} "
+            f"| limit {100 * limit:.0f} %: {'right' if (own.share < limit) == own.gained else 'wrong'} |"
+        )
+    whole = {name: [cell for cell in cells if cell.objective == name] for name in LIMITS}
+    limits = ", ".join(f"{name} {100 * limit_of(some):.0f} %" for name, some in whole.items() if some)
+    return "\n".join([*lines, "", f"{right} of {asked} right. By all sets: {limits}."])
+
+
 def main() -> None:
     """Learn what is missing, look at what was not looked at, print the table."""
     parser = argparse.ArgumentParser(
@@ -109,14 +169,18 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     known: list[dict[str, Any]] = json.loads(asked.keep.read_text()) if asked.keep.is_file() else []
-    others = [
+    there = {one["run"] for one in known}
+    others = (
         place for runs in asked.runs for place in sorted(runs.iterdir()) if (place / "result.json").is_file()
-    ]
-    for place in [*(learn(asked.out, name) for name in TRIALS), *others]:
-        if place.name not in {one["run"] for one in known}:
+    )
+    trials = (learn(asked.out, name) for name in TRIALS if name not in there)
+    for place in itertools.chain(others, trials):
+        if place.name not in there:
             known.append(looked_at(place))
             write_json(asked.keep, known)
     print(table(known))
+    print()
+    print(foretold(cells_of(known)))
 
 
 if __name__ == "__main__":

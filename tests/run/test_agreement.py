@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from selfmask.errors import DataError
+from selfmask.features.forecast import LIMITS
 from selfmask.maskfile.loading import load
 from selfmask.run import agreement as module
 from selfmask.run.adapt import Run, learn_mask
@@ -38,6 +39,8 @@ def test_the_verdict_of_a_run_is_that_of_its_file(weights: Path, tmp_path: Path)
     assert found is not None
     assert (found.images, found.unseen, found.larger) == (500, True, 64)
     assert found.sentence in run.result.verdict.sentence
+    assert run.result.forecast is not None
+    assert run.result.forecast.helps == (found.shared is not None and found.shared[0] < LIMITS["contrast"][1])
     assert RunFolder(chosen.folder()).result() == run.result
 
     plan = make_plan(chosen)

@@ -79,12 +79,12 @@ class Agreement:
         rates = (float(untouched.found.float().mean()), float(masked.found.float().mean()))
         if nearest is None:
             return cls(len(untouched.found), unseen, rates, found)
-        before, after = (_shared(seen.nearest, nearest) for seen in (untouched, masked))
+        before, after = (shared(seen.nearest, nearest) for seen in (untouched, masked))
         change = after - before
         value, margin = float(change.mean()), 1.96 * float(change.std()) / math.sqrt(len(change))
         gain = Estimate(value, value - margin, value + margin)
-        shared = (float(before.mean()), float(after.mean()))
-        return cls(len(untouched.found), unseen, rates, found, larger, shared, gain)
+        shares = (float(before.mean()), float(after.mean()))
+        return cls(len(untouched.found), unseen, rates, found, larger, shares, gain)
 
     @property
     def kind(self) -> Literal["better", "worse", "no different"]:
@@ -153,7 +153,7 @@ def nearest(x: Tensor) -> Tensor:
     return knn.nearest(x, torch.arange(len(x)), _NEIGHBOURS)
 
 
-def _shared(one: Tensor, other: Tensor) -> Tensor:
+def shared(one: Tensor, other: Tensor) -> Tensor:
     """Of the neighbours (N, k) of each image the share that is in both, float32 (N,)."""
     return (one[:, :, None] == other[:, None, :]).any(dim=2).float().mean(dim=1)
 

@@ -146,7 +146,10 @@ def _adapt(
     outcomes = measure_base(plan, folder, console) if measurable else []
     untouched = measure_held_out(plan, folder) if first else None
     first_look = FirstLook.of(plan) if first else None
+    foreseen = None if first_look is None else first_look.forecast(plan.objective)
     if not resume:
+        if foreseen is not None:
+            tell(console, f"will it help? {foreseen.sentence}")
         if said := to_gain(plan, outcomes, untouched):
             tell(console, said)
         for line in objective.prepare(plan.backbone, plan.train):
@@ -233,6 +236,7 @@ def _adapt(
             verdict=_unmeasured(measurable, settings),
             progress=folder.log().progress(),
             check=check,
+            forecast=foreseen,
             rates=tried,
             spent=spent,
             crop=plan.backbone.preprocessing.crop,

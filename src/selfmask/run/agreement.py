@@ -8,8 +8,9 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
-from selfmask.features.agreement import Agreement, Look, look, nearest
+from selfmask.features.agreement import Agreement, Look, look, nearest, shared
 from selfmask.features.features import features
+from selfmask.features.forecast import Forecast, forecast
 from selfmask.images.image_set import ImageSet
 from selfmask.objectives.distil import target_size_for
 from selfmask.objectives.registry import objective_class
@@ -49,6 +50,12 @@ class FirstLook:
             plan.backbone, images, size=at, channels_last=plan.channels_last, what=f"neighbours at {at} px"
         )
         return cls(images, unseen, seen, nearest(x), at)
+
+    def forecast(self, objective: str) -> Forecast | None:
+        """What is to be expected of `objective` on these images; None where nothing is known."""
+        found = float(self.look.found.float().mean())
+        neighbours = None if self.nearest is None else float(shared(self.look.nearest, self.nearest).mean())
+        return forecast(objective, found, neighbours, self.larger)
 
     def beside(self, plan: Plan) -> Agreement:
         """The plan's network as it is now, masked, beside it."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from selfmask._common.files import write_atomically
 from selfmask.errors import RunError
 from selfmask.features.agreement import Agreement
+from selfmask.features.forecast import Forecast
 from selfmask.features.intervals import paired_interval
 from selfmask.features.measure import HeadCost
 from selfmask.features.rows import NOT_MEASURED, Estimate, Rows, Verdict
@@ -155,6 +156,7 @@ class Result:
     verdict: what that comes to. progress: how far the objective itself came, whether or not there were labels.
     check: how the mask stood the check on images held out, if there was one.
     agreement: how it stood measures without labels, of an objective that needs none.
+    forecast: what was to be expected of that objective, said before it trained.
     crop: what evaluation views show of an image, the share of its short side, in all rows alike; it was chosen on the
         untouched network.
     rates: those that `--search-lr` tried, in their order; empty without it.
@@ -179,6 +181,7 @@ class Result:
     progress: Progress | None = None
     check: Check | None = None
     agreement: Agreement | None = None
+    forecast: Forecast | None = None
     rates: tuple[RateTried, ...] = ()
     spent: Spent | None = None
     crop: float | None = None
