@@ -177,12 +177,12 @@ def _line(ways: Mapping[str, Point], probe: Point | None) -> str:
 
 
 def _budgets(own: Sequence[Point]) -> list[str]:
-    """The best of ours and the best rival in so many bytes, head and all."""
+    """The best of ours and the best rival in so many bytes, head and all, and in any number."""
     lines = [
         "| in | ours | top-1 | best rival | top-1 | ours over it, points |",
         "|---|---|---:|---|---:|---:|",
     ]
-    for budget in BUDGETS:
+    for budget in (*BUDGETS, math.inf):
         best = [
             max((p for p in own if p.ours is ours and p.file <= budget), key=lambda p: p.top1, default=None)
             for ours in (True, False)
@@ -195,7 +195,8 @@ def _budgets(own: Sequence[Point]) -> list[str]:
         if mine and theirs and mine.right.keys() & theirs.right.keys():
             value, low, high = mine.gain(theirs)
             gain = f"{signed(value)} ({signed(low)} to {signed(high)})"
-        lines.append(f"| {budget / 1024:.0f} kB | {' | '.join(cells)} | {gain} |")
+        room = "any" if budget == math.inf else f"{budget / 1024:.0f} kB"
+        lines.append(f"| {room} | {' | '.join(cells)} | {gain} |")
     return lines
 
 
