@@ -17,9 +17,10 @@ from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import Splits
 from selfmask.maskfile.loading import load
 from selfmask.run.adapt import Run, learn_mask
+from selfmask.run.best_views import choose_crop
 from selfmask.run.checkpoint import write_checkpoint
 from selfmask.run.folder import RunFolder
-from selfmask.run.measuring import choose_crop, measure_base, to_gain
+from selfmask.run.measuring import measure_base, to_gain
 from selfmask.run.plan import make_plan
 from selfmask.run.result import Check
 from selfmask.run.settings import AdaptSettings
@@ -210,7 +211,7 @@ def test_the_crop_is_the_one_that_serves_the_untouched_network(
             return torch.nn.functional.one_hot(images.labels, 10).float()
         return torch.rand(len(images), 10, generator=torch.Generator().manual_seed(1))
 
-    monkeypatch.setattr("selfmask.run.measuring.features", features)
+    monkeypatch.setattr("selfmask.run.best_views.features", features)
     choose_crop(plan, RunFolder(tmp_path), QUIET)
     assert plan.backbone.preprocessing.crop == better
 

@@ -15,7 +15,7 @@ from selfmask.cascades.network import DISPATCHER, Cascade
 from selfmask.errors import DataError
 from selfmask.features.measure import measure_features
 from selfmask.features.rows import Outcome, Rows
-from selfmask.run.measuring import can_be_measured, measure_base
+from selfmask.run.measuring import measure_base
 from selfmask.run.plan import Plan
 from selfmask.run.result import Cluster
 
@@ -35,7 +35,7 @@ def measure_cascade(
     where there are no labelled images of two classes to train on, or no labelled test images.
     """
     train, test = plan.labelled, plan.splits.test
-    if not can_be_measured(plan) or test is None or len(set(train.labels.tolist())) < 2:
+    if not plan.can_be_measured or test is None or len(set(train.labels.tolist())) < 2:
         console.print(
             "nothing was measured: that needs labelled images of two classes and labelled test images"
         )

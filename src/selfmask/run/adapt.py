@@ -28,6 +28,7 @@ from selfmask.masking.rules import Threshold
 from selfmask.masking.status import Status
 from selfmask.objectives.base import Objective
 from selfmask.run.agreement import FirstLook
+from selfmask.run.best_views import best_size, choose_crop
 from selfmask.run.build import build_masks, build_objective
 from selfmask.run.curves import draw_curves
 from selfmask.run.expected import expected_seconds, in_words
@@ -35,9 +36,7 @@ from selfmask.run.finetuning import finetune, tune_norms
 from selfmask.run.folder import RunFolder
 from selfmask.run.loop import fit
 from selfmask.run.measuring import (
-    can_be_measured,
     check_mask,
-    choose_crop,
     linear,
     measure_base,
     measure_held_out,
@@ -136,7 +135,7 @@ def _adapt(
 
     started = time.perf_counter()
     trained = put_on_record(plan.train, folder) if first else None
-    measurable = first and settings.evaluate and can_be_measured(plan)
+    measurable = first and settings.evaluate and plan.can_be_measured
     if not resume:
         extra = settings.statistics + settings.finetune + settings.norms_alone
         rows = 2 + extra if measurable else 0
@@ -150,6 +149,8 @@ def _adapt(
     if not resume:
         if foreseen is not None:
             tell(console, f"will it help? {foreseen.sentence}")
+        if first_look is not None and not measurable:
+            best_size(plan, console)  # what the mask will stand beside; with labels it is a row
         if said := to_gain(plan, outcomes, untouched):
             tell(console, said)
         for line in objective.prepare(plan.backbone, plan.train):

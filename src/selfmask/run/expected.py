@@ -7,7 +7,7 @@ import time
 from selfmask.features.features import features
 from selfmask.objectives.base import Objective
 from selfmask.run.agreement import passes
-from selfmask.run.measuring import MOST_FOR_SIZE, larger_sizes
+from selfmask.run.best_views import MOST_FOR_SIZE, larger_sizes
 from selfmask.run.plan import Plan
 
 _TIMED = 32
@@ -30,17 +30,19 @@ def expected_seconds(plan: Plan, objective: Objective, rows: int) -> float:
         an_image = (time.perf_counter() - began) / len(some)
     test = 0 if plan.splits.test is None else len(plan.splits.test)
     measured = rows * (len(plan.labelled) + test)
-    if rows and (
-        larger := larger_sizes(plan)
-    ):  # a few images at some sizes, all at one that is not known yet
+    looks = passes(plan)
+    if larger := larger_sizes(plan):
         areas = [(size / plan.size) ** 2 for size in larger]
-        measured += sum(areas) * min(MOST_FOR_SIZE, len(plan.labelled))
-        measured += areas[len(areas) // 2] * (len(plan.labelled) + test)
+        if rows:  # a few images at some sizes, all at one that is not known yet
+            measured += sum(areas) * min(MOST_FOR_SIZE, len(plan.labelled))
+            measured += areas[len(areas) // 2] * (len(plan.labelled) + test)
+        elif looks:  # three views of each
+            looks += 3 * (1 + sum(areas)) * min(MOST_FOR_SIZE, len(plan.train))
     held_out = 0 if plan.held_out is None else len(plan.train) + 2 * len(plan.held_out)
     views = sum((view.size / plan.size) ** 2 for view in objective.views)
     trainings = (3 if plan.settings.search_lr else 1) + plan.settings.finetune + plan.settings.norms_alone
     training = plan.fit.steps * plan.fit.batch * views * (1 + _BACKWARD) * trainings
-    return an_image * (measured + passes(plan) + held_out + len(plan.train) + training)
+    return an_image * (measured + looks + held_out + len(plan.train) + training)
 
 
 def in_words(seconds: float) -> str:

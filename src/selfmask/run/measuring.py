@@ -14,15 +14,12 @@ from torch import Tensor
 
 from selfmask._common.console import tell
 from selfmask._common.escape import one_line
-from selfmask._common.processes import place, same_on_all
 from selfmask.features.features import features
-from selfmask.features.knn import knn
 from selfmask.features.measure import measure, measure_both
 from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome
 from selfmask.features.statistics import moved_statistics
-from selfmask.images.image_set import ImageSet
-from selfmask.images.splits import stratified
 from selfmask.objectives.registry import objective_class
+from selfmask.run.best_views import CROP, best_size
 from selfmask.run.checkpoint import damage_named, read_checkpoint, write_checkpoint
 from selfmask.run.folder import RunFolder
 from selfmask.run.plan import Plan
@@ -44,14 +41,8 @@ def warn(text: str, warnings: list[str], console: Console) -> None:
     tell(console, f"warning: {text}")
 
 
-def can_be_measured(plan: Plan) -> bool:
-    """A probe and k-NN need labels on both sides."""
-    test = plan.splits.test
-    return test is not None and len(plan.labelled) > 0 and len(test.labelled()) > 0
-
-
 def measure_plan(name: str, plan: Plan, head: tuple[Tensor, Tensor] | None = None) -> Outcome:
-    """The row `name` of the network as it is now, on the plan's images. The plan `can_be_measured`."""
+    """The row `name` of the network as it is now, on the plan's images. The plan can be measured."""
     assert plan.splits.test is not None
     return measure(
         name, plan.backbone, plan.labelled, plan.splits.test,
@@ -60,7 +51,7 @@ def measure_plan(name: str, plan: Plan, head: tuple[Tensor, Tensor] | None = Non
 
 
 def measure_masked(plan: Plan, head: tuple[Tensor, Tensor] | None) -> list[Outcome]:
-    """The rows of the masked network, as it is now: "masked", and the same whitened. The plan `can_be_measured`."""
+    """The rows of the masked network, as it is now: "masked", and the same whitened. The plan can be measured."""
     return _measure_both(MASKED, plan, plan.size, head)
 
 
@@ -98,58 +89,6 @@ def _measure_untouched(plan: Plan, console: Console) -> list[Outcome]:
     if (best := best_size(plan, console)) > plan.size:
         sizes.append((f"{PRETRAINED}, {best} px", best))
     return [outcome for name, size in sizes for outcome in _measure_both(name, plan, size)]
-
-
-_LARGER = (96, 128, 160, 224)
-MOST_FOR_SIZE = 500
-
-
-def larger_sizes(plan: Plan) -> list[int]:
-    """The sides in pixels at which the untouched network may do better: those of a ladder, up to its pretraining's.
-
-    None for a transformer, whose position embeddings are those of one size.
-    """
-    if not plan.settings.larger or plan.backbone.is_transformer:
-        return []
-    return [size for size in _LARGER if plan.size < size <= plan.native]
-
-
-def best_size(plan: Plan, console: Console) -> int:
-    """The side in pixels at which the untouched network is at its best: the views', or one of `larger_sizes`.
-
-    As long as the next is better, by k-NN on up to 500 labelled training images, each half by the other: no test image
-    plays a part. The views' size where there are too few images to tell.
-    """
-    larger, images = larger_sizes(plan), _to_choose_by(plan, MOST_FOR_SIZE)
-    if images is None or not larger:
-        return plan.size
-    found: dict[int, float] = {}
-    for size in (plan.size, *larger):
-        found[size] = _knn_by_halves(plan, images, size, f"{size} px")
-        if found[size] < max(found.values()):
-            break
-    best = max(found, key=lambda size: found[size])
-    said = ", ".join(f"{value:.3f} at {size} px" for size, value in found.items())
-    tell(console, f"untouched, best size: {best} px (k-NN of {len(images)} training images: {said})")
-    return best
-
-
-def _to_choose_by(plan: Plan, most: int) -> ImageSet | None:
-    """Labelled training images, at most so many; None where they are too few to choose anything by."""
-    images, seed = plan.labelled, plan.settings.seed
-    if len(images) < _FEWEST_TO_CHOOSE_BY or len(images.labels.unique()) < 2:
-        return None
-    if len(images) > most:
-        images = images.subset(stratified(images.labels, most / len(images), seed)[1])
-    return images
-
-
-def _knn_by_halves(plan: Plan, images: ImageSet, size: int, what: str) -> float:
-    """Top-1 of k-NN in [0, 1] of the network as it is now, each half of the images by the other."""
-    halves = stratified(images.labels, 0.5, plan.settings.seed)
-    x = features(plan.backbone, images, size=size, channels_last=plan.channels_last, what=what)
-    guesses = (knn(x[a], images.labels[a], x[b]) == images.labels[b] for a, b in (halves, halves[::-1]))
-    return float(torch.cat(list(guesses)).float().mean())
 
 
 def measure_held_out(plan: Plan, folder: RunFolder) -> Outcome | None:
@@ -227,38 +166,6 @@ def held_out_logits(plan: Plan, head: dict[str, Tensor]) -> Tensor | None:
     return F.linear(x, layer[0].cpu(), layer[1].cpu())
 
 
-def choose_crop(plan: Plan, folder: RunFolder, console: Console) -> None:
-    """Let evaluation views show what serves the untouched network better: all of an image, or its own crop.
-
-    By k-NN on up to 1 000 labelled training images, each half by the other: no test image plays a part, and the rows
-    of all networks then have the same views. Every process comes to the same choice, and so does a run that is resumed.
-    """
-    if folder.measured.is_file() and (known := read_checkpoint(folder.measured).get(_CROP)) is not None:
-        with damage_named(folder.measured):
-            plan.backbone.preprocessing = replace(plan.backbone.preprocessing, crop=known)
-        return
-    images = _to_choose_by(plan, _MOST_FOR_CROP)
-    if not (plan.settings.evaluate and can_be_measured(plan)) or len(plan.crops) < 2 or images is None:
-        return
-    found: list[float] = []
-    for crop in plan.crops:
-        plan.backbone.preprocessing = replace(plan.backbone.preprocessing, crop=crop)
-        found.append(_knn_by_halves(plan, images, plan.size, f"crop {crop:g}"))
-    best = torch.tensor(max(range(len(found)), key=lambda at: found[at]))
-    best = best.to(next(plan.backbone.module.parameters()).device)
-    same_on_all([best])
-    crop = plan.crops[int(best)]
-    plan.backbone.preprocessing = replace(plan.backbone.preprocessing, crop=crop)
-    if place()[0] == 0:
-        write_checkpoint(folder.measured, {_CROP: crop})
-    said = ", ".join(f"{value:.3f} at {crop:g}" for crop, value in zip(plan.crops, found, strict=True))
-    tell(console, f"evaluation views: crop {crop:g} (k-NN of {len(images)} training images: {said})")
-
-
-_CROP = "crop"
-_FEWEST_TO_CHOOSE_BY, _MOST_FOR_CROP = 40, 1000
-
-
 def _measure_statistics(plan: Plan, pretrained: Outcome, console: Console) -> Outcome:
     with moved_statistics(plan.backbone, plan.train, size=plan.size, seed=plan.settings.seed) as moved:
         if moved:
@@ -274,7 +181,7 @@ def _read_outcomes(folder: RunFolder) -> dict[str, Outcome]:
         return {}
     kept = read_checkpoint(folder.measured)
     with damage_named(folder.measured):
-        return {name: _outcome(name, values) for name, values in kept.items() if name != _CROP}
+        return {name: _outcome(name, values) for name, values in kept.items() if name != CROP}
 
 
 def _outcome(name: str, values: dict[str, Any]) -> Outcome:

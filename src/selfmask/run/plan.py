@@ -59,6 +59,12 @@ class Plan:
     native: int
     channels_last: bool
 
+    @property
+    def can_be_measured(self) -> bool:
+        """A probe and k-NN need labels on both sides."""
+        test = self.splits.test
+        return test is not None and len(self.labelled) > 0 and len(test.labelled()) > 0
+
     def at_rate(self, rate: float) -> Plan:
         """The same with another peak rate of the scores."""
         return replace(self, fit=replace(self.fit, rate=rate))

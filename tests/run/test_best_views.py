@@ -1,0 +1,74 @@
+"""The size at which the untouched network is at its best, with and without labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from selfmask.images.image_set import ImageSet
+from selfmask.run import best_views as module
+from selfmask.run.adapt import learn_mask
+from selfmask.run.plan import Plan, make_plan
+from selfmask.run.settings import AdaptSettings
+
+
+def console() -> tuple[Console, StringIO]:
+    text = StringIO()
+    return Console(file=text, width=300), text
+
+
+def settings(data: str, weights: Path, out: Path) -> AdaptSettings:
+    return AdaptSettings(
+        data, out=out, backbone="timm:test_resnet", weights=weights, objective="contrast", size=32, batch=16,
+        images=None if data != "digits" else 200, steps=3, threads=1, statistics=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_ladder_is_climbed_as_long_as_the_next_is_better(
+    labelled: bool, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(make_plan(settings("digits", weights, tmp_path / "run")), native=160)
+    by_size = {32: 0.3, 96: 0.5, 128: 0.4, 160: 0.9}
+    asked: list[int] = []
+
+    def measured(_: Plan, images: ImageSet, size: int, *__: str) -> float:
+        assert len(images) == 200
+        asked.append(size)
+        return by_size[size]
+
+    def wrong(*_: object) -> float:
+        raise AssertionError("the other measure")
+
+    monkeypatch.setattr(module, "knn_by_halves", measured if labelled else wrong)
+    monkeypatch.setattr(module, "views_found", wrong if labelled else measured)
+    if not labelled:
+        plan = replace(plan, labelled=plan.labelled.subset([]))
+    out, text = console()
+    assert module.best_size(plan, out) == 96
+    assert asked == [32, 96, 128], "what comes after a worse one is not tried"
+    kind = "k-NN" if labelled else "other views found"
+    assert (
+        f"untouched, best size: 96 px ({kind} of 200 training images: 0.300 at 32 px, 0.500"
+        in text.getvalue()
+    )
+
+
+def test_a_run_on_images_without_labels_says_what_a_larger_view_would_do(
+    weights: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 24, 24, 3), dtype=np.uint8)
+    for at, picture in enumerate(pixels):
+        Image.fromarray(picture).save(folder / f"{at}.png")
+    out, text = console()
+    learn_mask(settings(str(folder), weights, tmp_path / "run"), out)
+    assert "untouched, best size: " in text.getvalue()
+    assert "(other views found of 60 training images: " in text.getvalue()
