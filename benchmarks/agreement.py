@@ -5,8 +5,7 @@ What is told after a run by both networks, and before it by the untouched one al
     python benchmarks/label_free.py --out runs/label_free                 # runs that gain
     python benchmarks/agreement.py --out runs/agreement runs/label_free   # and some that may not
 
-Each run's mask is looked at as `adapt` does it; what is found is kept in docs/agreement.json. Needs the folder
-`shared` beside the repository.
+What each run found is kept in docs/agreement.json. Needs the folder `shared` beside the repository.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,7 @@ from label_free import BACKBONES, DATA, DOCS
 from selfmask.features.forecast import LIMITS
 from selfmask.features.rows import Estimate, Verdict
 from selfmask.run.adapt import learn_mask
-from selfmask.run.agreement import FirstLook
 from selfmask.run.folder import RunFolder
-from selfmask.run.plan import make_plan
 from selfmask.run.result import write_json
 from selfmask.run.settings import AdaptSettings
 
@@ -60,35 +57,27 @@ def learn(out: Path, name: str) -> Path:
     return out / name
 
 
-def looked_at(place: Path) -> dict[str, Any]:
-    """A run's gain in k-NN as (value, low, high), the measures without labels, and the verdict on trained images."""
+def told(place: Path) -> dict[str, Any]:
+    """Of a finished run its gain in k-NN as (value, low, high), the measures without labels, and their verdict."""
     folder = RunFolder(place)
     result, recorded = folder.result(), folder.recorded()
     assert result.rows is not None
+    assert result.agreement is not None
     gain = result.rows["masked"].knn_gain
     assert gain is not None
-    kept = ("data", "backbone", "weights", "mirror", "seed", "objective", "images", "held_out")
-    same = {key: recorded[key] for key in kept}
-    plan = make_plan(AdaptSettings(**same, size=result.size))
-    unsplit = replace(plan, splits=replace(plan.splits, test=None))
-    first, trained = FirstLook.of(plan), FirstLook.of(unsplit)
-    assert first is not None
-    assert trained is not None
-    with folder.mask().apply(plan.backbone.module):
-        found, fitted = first.beside(plan), trained.beside(plan)
     return {
         "run": place.name, "data": Path(recorded["data"]).name, "backbone": result.backbone, "size": result.size,
         "objective": result.objective, "plain": not recorded["objective_settings"],
         "gain": [gain.value, gain.low, gain.high],
-        "kind": found.kind, "trained": fitted.kind, **asdict(found),
+        "kind": result.agreement.kind, **asdict(result.agreement),
     }  # fmt: skip
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Markdown, the runs in the order of their gain, and how often the verdict had the sign of a clear gain."""
     lines = [
-        "| run | gain by labels, points | views found | neighbours shared | without labels | on images trained on |",
-        "|---|---|---|---|---|---|",
+        "| run | gain by labels, points | views found | neighbours shared | without labels |",
+        "|---|---|---|---|---|",
     ]
     right = clear = 0
     for one in sorted(found, key=lambda one: one["gain"][0]):
@@ -101,8 +90,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
             for pair in (one["found"], one["shared"])
         )
         lines.append(
-            f"| {one['run']} | {value:+.1f} ({low:+.1f} to {high:+.1f}) | {views} | {shared} | {one['kind']} "
-            f"| {one['trained']} |"
+            f"| {one['run']} | {value:+.1f} ({low:+.1f} to {high:+.1f}) | {views} | {shared} | {one['kind']} |"
         )
     return "\n".join([*lines, "", f"{right} of {clear} clear gains and losses have their sign."])
 
@@ -158,7 +146,7 @@ def foretold(cells: Sequence[Cell]) -> str:
 
 
 def main() -> None:
-    """Learn what is missing, look at what was not looked at, print the table."""
+    """Learn what is missing, keep what is new, print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -176,7 +164,7 @@ def main() -> None:
     trials = (learn(asked.out, name) for name in TRIALS if name not in there)
     for place in itertools.chain(others, trials):
         if place.name not in there:
-            known.append(looked_at(place))
+            known.append(told(place))
             write_json(asked.keep, known)
     print(table(known))
     print()
