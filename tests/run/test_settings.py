@@ -66,10 +66,11 @@ def test_view_sizes(side: int, native: int, family: str, expected: int) -> None:
 
 
 def test_steps() -> None:
-    assert step_count(640, 64, None, 7) == 7
-    assert step_count(640, 64, 3, None) == 30
-    assert step_count(64, 64, None, None) >= 100
-    assert step_count(64_000, 64, None, None) == 4000
+    assert step_count(640, 64, None, 7, 4) == 7
+    assert step_count(640, 64, 3, None, 4) == 30
+    assert step_count(64, 64, None, None, 4) == 150
+    assert step_count(64_000, 64, None, None, 4) == 4000
+    assert step_count(64_000, 64, None, None, 8) == 8000
 
 
 @pytest.mark.parametrize(

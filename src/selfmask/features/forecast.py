@@ -47,14 +47,15 @@ def forecast(objective: str, found: float, shared: float | None, larger: int | N
     if share is None:
         return None
     what = (
-        f"the untouched network finds the other view of {100 * share:.0f} % of the images"
+        f"finds the other view of {100 * share:.0f} % of the images"
         if measure == "found"
-        else f"{100 * share:.0f} % of an image's neighbours are those of the untouched network at {larger} px"
+        else f"gives an image {100 * share:.0f} % of the neighbours that it gives it at {larger} px"
     )
     helps = share < limit
     expected = "should help" if helps else "may well not help"
     advice = "" if helps else "; see what the end of the run says before you keep the mask"
     return Forecast(
         helps,
-        f"{objective} {expected}: {what}, and runs where it was less than {100 * limit:.0f} % gained{advice}",
+        f"{objective} {expected}: the untouched network {what}, and runs where that was less than "
+        f"{100 * limit:.0f} % gained{advice}",
     )

@@ -124,7 +124,7 @@ class Objective(nn.Module):
 
     Of the class:
         Settings: its frozen dataclass, every field with a default. They are its flags: `--NAME.FIELD`.
-        recipe: how its scores are moved by default.
+        recipe: how its scores are moved by default. passes: over the images by default, if they are 150 steps or more.
         labels: "needed", it trains on labelled images only; "names", it needs the names of the classes; "none".
 
     Of an instance:
@@ -157,6 +157,7 @@ class Objective(nn.Module):
 
     Settings: ClassVar[type]
     recipe: ClassVar[ScoreRecipe] = FROM_LABELS
+    passes: ClassVar[float] = 4.0
     labels: ClassVar[Literal["needed", "names", "none"]] = "none"
 
     views: tuple[Augment, ...]

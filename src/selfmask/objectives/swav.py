@@ -118,6 +118,7 @@ class Swav(Objective):
 
     Settings: ClassVar[type] = SwavSettings
     recipe = FROM_TARGETS
+    passes = 8.0  # its head has to be learnt too: docs/label-free.md
 
     def __init__(
         self,

@@ -152,7 +152,7 @@ def make_plan(settings: AdaptSettings) -> Plan:
     if train_norms:
         chosen = without_norms(chosen, norms)
     recipe = kind.recipe_for(settings.optimizer or ("sgd" if paper else "tensor-adam" if few else None))
-    fit = _fit_settings(settings, recipe, paper, len(train))
+    fit = _fit_settings(settings, recipe, kind.passes, paper, len(train))
     rule = _rule(settings, fit, 0.0 if paper else recipe.spread)
     check_densities(rule, chosen, selection.share)
     return Plan(
@@ -204,7 +204,7 @@ def _is_little(settings: AdaptSettings, chosen: Mapping[str, Tensor]) -> bool:
 
 
 def _fit_settings(
-    settings: AdaptSettings, recipe: ScoreRecipe, paper: PaperConstants | None, images: int
+    settings: AdaptSettings, recipe: ScoreRecipe, passes: float, paper: PaperConstants | None, images: int
 ) -> FitSettings:
     given = settings.epochs is not None or settings.steps is not None
     epochs = settings.epochs if given or paper is None else paper.epochs
@@ -214,7 +214,7 @@ def _fit_settings(
         )
     warmup = settings.warmup if settings.warmup is not None else paper.warmup if paper else recipe.warmup
     fit = FitSettings(
-        steps=step_count(images, settings.batch, epochs, settings.steps),
+        steps=step_count(images, settings.batch, epochs, settings.steps, passes),
         batch=settings.batch,
         method=recipe.method,
         warmup=warmup,

@@ -70,17 +70,17 @@ class FitSettings:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
-MIN_STEPS, EPOCHS = 150, 4.0
+MIN_STEPS = 150
 
 
-def step_count(images: int, batch: int, epochs: float | None, steps: int | None) -> int:
-    """Optimizer steps: as told, or four epochs but at least 150 steps."""
+def step_count(images: int, batch: int, epochs: float | None, steps: int | None, passes: float) -> int:
+    """Optimizer steps: as told, or so many passes over the images but at least 150 steps."""
     if steps is not None:
         return steps
     per_epoch = max(images / batch, 1)
     if epochs is not None:
         return max(1, round(epochs * per_epoch))
-    return max(MIN_STEPS, round(EPOCHS * per_epoch))
+    return max(MIN_STEPS, round(passes * per_epoch))
 
 
 def rate_at(step: int, settings: FitSettings) -> float:
