@@ -32,8 +32,8 @@ BARE = {"pull": 0.0, "colours": 0.0}
 TRIALS: dict[str, dict[str, Any]] = {
     "clothing-bare": DATA["clothing"] | {"images": 1500, "objective_settings": BARE},
     "cifar-hot": DATA["cifar10"] | {"images": 2000, "lr": 0.06},
-    "clothing-swav": DATA["clothing"] | {"images": 1500, "objective": "swav"},
-    "cifar-swav": DATA["cifar10"] | {"images": 2000, "objective": "swav"},
+    "clothing-swav-short": DATA["clothing"] | {"images": 1500, "objective": "swav", "steps": 150},
+    "cifar-swav-short": DATA["cifar10"] | {"images": 2000, "objective": "swav", "steps": 150},
     "signs-hot": DATA["gtsrb"] | {"images": 2000, "lr": 0.08},
     "signs-distil": DATA["gtsrb"] | {"images": 2000, "objective": "distil"},
     "digits-bare": DATA["digits"] | {"objective_settings": BARE},

@@ -25,6 +25,7 @@ import torch
 from matplotlib.figure import Figure
 
 from selfmask._common.style import MARKERS, SERIES, SLATE
+from selfmask.objectives.registry import objective_class
 from selfmask.reports.chart import Chart, DataTable, set_height
 from selfmask.run.adapt import learn_mask
 from selfmask.run.result import write_json
@@ -57,7 +58,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "swav": {"objective": "swav"},
     "swav, 1 pass": {"objective": "swav", "epochs": 1},
     "swav, 2 passes": {"objective": "swav", "epochs": 2},
-    "swav, 8 passes": {"objective": "swav", "epochs": 8},
+    "swav, 4 passes": {"objective": "swav", "epochs": 4},
     "swav, 16 passes": {"objective": "swav", "epochs": 16},
 }  # fmt: skip
 FIRST = "efficientnet-lite0"
@@ -191,9 +192,10 @@ def curve(found: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     for one in sorted(found, key=_place):
         recipe = RECIPES[one["recipe"]]
         if (one["data"], one["backbone"], one["size"]) == ("gtsrb", FIRST, DATA["gtsrb"]["size"]):
+            usual = objective_class(recipe["objective"]).passes
             rate = f", rate {recipe['lr']}" if "lr" in recipe else ""
             gain = (100 * x for x in one["rows"][MASKED]["knn_gain"])
-            rows.append((recipe["objective"] + rate, recipe.get("epochs", 4), one["seed"], *gain))
+            rows.append((recipe["objective"] + rate, recipe.get("epochs", usual), one["seed"], *gain))
     lines = {name: [row for row in rows if row[0] == name] for name in dict.fromkeys(row[0] for row in rows)}
 
     def draw(figure: Figure) -> None:
