@@ -20,7 +20,7 @@ LIMITS: dict[str, tuple[Measure, float]] = {
     "distil": ("shared", 0.44),
     "swav": ("found", 0.42),
 }
-"""What an objective is told by, and the share below which it helped."""
+"""What an objective is told by, and the share below which it mostly helped."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,6 @@ def forecast(objective: str, found: float, shared: float | None, larger: int | N
     advice = "" if helps else "; see what the end of the run says before you keep the mask"
     return Forecast(
         helps,
-        f"{objective} {expected}: the untouched network {what}, and runs where that was less than "
-        f"{100 * limit:.0f} % gained{advice}",
+        f"{objective} {expected}: the untouched network {what}, and most runs where that was less "
+        f"than {100 * limit:.0f} % gained{advice}",
     )
