@@ -68,7 +68,7 @@ def test_a_look_is_repeated_and_goes_by_its_seed() -> None:
         ((40, 41), (5, 6), "better"),  # neighbours alone
         ((40, 41), (5, 5), "no different"),
         ((60, 40), (5, 6), "worse"),  # views alone
-        ((40, 60), (8, 7), "better"),  # an eighth is not lost: 7 / 8 is the limit itself
+        ((40, 60), (8, 7), "better"),  # an eighth less is not forgetting yet
         ((40, 60), (5, 4), "worse"),  # more views are found, and what was known is forgotten
     ],
 )

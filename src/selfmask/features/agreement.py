@@ -37,8 +37,8 @@ from selfmask.images.views import coloured
 
 _NEIGHBOURS = 10
 _BATCH = 64
-_FORGOTTEN = 0.875
-"""Of the neighbours shared before, what a mask may leave: clear losses left 0.61, clear gains 0.95 or more."""
+_FORGOTTEN = 0.85
+"""Of the neighbours shared before, what a mask may leave: clear losses left 0.82 or less, clear gains 0.87 or more."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Agreement:
 
     @property
     def kind(self) -> Literal["better", "worse", "no different"]:
-        """Worse where views are found less, or an eighth of the neighbours is lost; better where either rises."""
+        """Worse where views are found less, or over 15 % of the neighbours are lost; better where either rises."""
         forgot = self.shared is not None and self.shared[1] < _FORGOTTEN * self.shared[0]
         if self.found_gain.high < 0 or forgot:
             return "worse"
