@@ -16,7 +16,7 @@ Measure = Literal["found", "shared"]
 """As of `agreement.Agreement`, of the untouched network."""
 
 LIMITS: dict[str, tuple[Measure, float]] = {
-    "contrast": ("shared", 0.54),
+    "contrast": ("shared", 0.6),
     "distil": ("shared", 0.44),
     "swav": ("found", 0.42),
 }
