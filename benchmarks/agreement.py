@@ -104,7 +104,7 @@ class Cell:
     backbone: str
     size: int
     share: float | None
-    gained: bool
+    gain: float
 
 
 def cells_of(found: Sequence[dict[str, Any]]) -> list[Cell]:
@@ -113,12 +113,12 @@ def cells_of(found: Sequence[dict[str, Any]]) -> list[Cell]:
     for one in sorted((one for one in found if one["plain"]), key=lambda one: one["gain"][0]):
         runs.setdefault((one["objective"], one["data"], one["backbone"], one["size"]), []).append(one)
     middle = {at: some[(len(some) - 1) // 2] for at, some in sorted(runs.items())}
-    return [Cell(*at, (one[LIMITS[at[0]][0]] or [None])[0], one["gain"][1] > 0) for at, one in middle.items()]
+    return [Cell(*at, (one[LIMITS[at[0]][0]] or [None])[0], one["gain"][0]) for at, one in middle.items()]
 
 
 def limit_of(cells: Sequence[Cell]) -> float:
     """The share below which an objective gained, with the fewest errors; of several limits that with the most room."""
-    known = [(cell.share, cell.gained) for cell in cells if cell.share is not None]
+    known = [(cell.share, cell.gain > 0) for cell in cells if cell.share is not None]
     rooms = itertools.pairwise([0.0, *sorted(share for share, _ in known), 1.0])
     tried = [((low + high) / 2, high - low) for low, high in rooms]
     wrong = [sum((share < limit) != gained for share, gained in known) for limit, _ in tried]
@@ -127,22 +127,26 @@ def limit_of(cells: Sequence[Cell]) -> float:
 
 def foretold(cells: Sequence[Cell]) -> str:
     """Markdown: each cell, and whether the other data sets' limit tells its gain."""
-    lines = ["| objective | data | backbone | px | told by | gained | by the other sets |", f"|{'---|' * 7}"]
+    lines = [
+        "| objective | data | backbone | px | told by | gain, points | by the other sets |",
+        f"|{'---|' * 7}",
+    ]
     right = asked = 0
     for own in cells:
         others = [cell for cell in cells if cell.objective == own.objective and cell.data != own.data]
         if own.share is None or not others:
             continue
         limit = limit_of(others)
-        asked, right = asked + 1, right + ((own.share < limit) == own.gained)
+        told = (own.share < limit) == (own.gain > 0)
+        asked, right = asked + 1, right + told
         lines.append(
             f"| {own.objective} | {own.data} | {own.backbone.partition(':')[2]} | {own.size} "
-            f"| {LIMITS[own.objective][0]} {100 * own.share:.0f} % | {'yes' if own.gained else 'not clearly'} "
-            f"| limit {100 * limit:.0f} %: {'right' if (own.share < limit) == own.gained else 'wrong'} |"
+            f"| {LIMITS[own.objective][0]} {100 * own.share:.0f} % | {100 * own.gain:+.1f} "
+            f"| limit {100 * limit:.0f} %: {'right' if told else 'wrong'} |"
         )
     whole = {name: [cell for cell in cells if cell.objective == name] for name in LIMITS}
     limits = ", ".join(f"{name} {100 * limit_of(some):.0f} %" for name, some in whole.items() if some)
-    return "\n".join([*lines, "", f"{right} of {asked} right. By all sets: {limits}."])
+    return "\n".join([*lines, "", f"{right} of {asked} signs are right. By all sets: {limits}."])
 
 
 def main() -> None:

@@ -23,6 +23,14 @@ def test_a_gain_is_expected_below_the_limit_alone(objective: str) -> None:
     assert said == [True, False]
 
 
+def test_little_is_expected_where_much_is_shared() -> None:
+    said = [forecast("contrast", 0.1, share, 160) for share in (0.5, 0.6, 0.9)]
+    assert [one and one.sentence.partition(":")[0] for one in said] == [
+        "contrast should help", "contrast may help a little", "contrast may well not help",
+    ]  # fmt: skip
+    assert [one and one.helps for one in said] == [True, True, False]
+
+
 def test_nothing_is_said_where_nothing_is_known() -> None:
     assert forecast("supervised", 0.5, 0.5, 160) is None
     assert forecast("contrast", 0.5, None, None) is None, "the network takes no larger views"
