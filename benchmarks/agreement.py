@@ -137,12 +137,12 @@ def foretold(cells: Sequence[Cell]) -> str:
         if own.share is None or not others:
             continue
         limit = limit_of(others)
-        told = (own.share < limit) == (own.gain > 0)
-        asked, right = asked + 1, right + told
+        agrees = (own.share < limit) == (own.gain > 0)
+        asked, right = asked + 1, right + agrees
         lines.append(
             f"| {own.objective} | {own.data} | {own.backbone.partition(':')[2]} | {own.size} "
             f"| {LIMITS[own.objective][0]} {100 * own.share:.0f} % | {100 * own.gain:+.1f} "
-            f"| limit {100 * limit:.0f} %: {'right' if told else 'wrong'} |"
+            f"| limit {100 * limit:.0f} %: {'right' if agrees else 'wrong'} |"
         )
     whole = {name: [cell for cell in cells if cell.objective == name] for name in LIMITS}
     limits = ", ".join(f"{name} {100 * limit_of(some):.0f} %" for name, some in whole.items() if some)

@@ -19,7 +19,14 @@ from typing import Any
 import torch
 from label_free import BACKBONES, DATA, DOCS
 
-from selfmask.run.best_views import MOST_FOR_SIZE, knn_by_halves, larger_sizes, to_choose_by, views_found
+from selfmask.run.best_views import (
+    MOST_FOR_SIZE,
+    climbed,
+    found_share,
+    knn_by_halves,
+    larger_sizes,
+    to_choose_by,
+)
 from selfmask.run.plan import make_plan
 from selfmask.run.result import write_json
 from selfmask.run.settings import AdaptSettings
@@ -34,19 +41,15 @@ def measured(data: str, backbone: str, threads: int) -> dict[str, Any]:
     assert images is not None
     sizes = {}
     for size in (plan.size, *larger_sizes(plan)):
-        sizes[size] = [knn_by_halves(plan, images, size, f"{size} px"), views_found(plan, images, size)]
+        sizes[size] = [knn_by_halves(plan, images, size, f"{size} px"), found_share(plan, images, size)]
         print(data, backbone, size, sizes[size], flush=True)
     return {"data": data, "backbone": backbone, "images": len(images), "sizes": sizes}
 
 
-def climbed(values: Mapping[int, float]) -> int:
-    """The size that `adapt` takes: up the ladder as long as the next is no worse than the best so far."""
-    best = next(iter(values))
-    for size, value in values.items():
-        if value < values[best]:
-            break
-        best = size if value > values[best] else best
-    return best
+def best(values: Mapping[int, float]) -> int:
+    """The size that `adapt` takes."""
+    found = climbed(values, values.__getitem__)
+    return max(found, key=found.__getitem__)
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
@@ -57,7 +60,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     ]
     for one in found:
         sizes = {int(size): pair for size, pair in one["sizes"].items()}
-        labelled, free = (climbed({size: pair[k] for size, pair in sizes.items()}) for k in (0, 1))
+        labelled, free = (best({size: pair[k] for size, pair in sizes.items()}) for k in (0, 1))
         each = ", ".join(f"{size}: {knn:.3f}, {views:.2f}" for size, (knn, views) in sizes.items())
         cost = 100 * (sizes[labelled][0] - sizes[free][0])
         lines.append(f"| {one['data']} | {one['backbone']} | {each} | {labelled} | {free} | {cost:.1f} |")

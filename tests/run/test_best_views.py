@@ -47,7 +47,7 @@ def test_the_ladder_is_climbed_as_long_as_the_next_is_better(
         raise AssertionError("the other measure")
 
     monkeypatch.setattr(module, "knn_by_halves", measured if labelled else wrong)
-    monkeypatch.setattr(module, "views_found", wrong if labelled else measured)
+    monkeypatch.setattr(module, "found_share", wrong if labelled else measured)
     if not labelled:
         plan = replace(plan, labelled=plan.labelled.subset([]))
     out, text = console()

@@ -136,10 +136,15 @@ def look(backbone: Backbone, images: ImageSet, *, size: int, seed: int, channels
     Raises `DataError` where a feature is not finite, or there are too few images for ten neighbours.
     """
     whole = features(backbone, images, size=size, channels_last=channels_last, what="neighbours")
+    found = views_found(backbone, images, size=size, seed=seed, channels_last=channels_last)
+    return Look(found, nearest(whole))
+
+
+def views_found(backbone: Backbone, images: ImageSet, *, size: int, seed: int, channels_last: bool) -> Tensor:
+    """As `Look.found`, on views of `size` pixels drawn by `seed`: bool (N,). Raises `DataError` as `look` does."""
     one, other = (_of_views(backbone, images, size, seed, kind, channels_last) for kind in (0, 1))
     check_features(torch.cat([one, other]), "views")
-    found = (_unit(one) @ _unit(other).T).argmax(dim=1) == torch.arange(len(images))
-    return Look(found, nearest(whole))
+    return (_unit(one) @ _unit(other).T).argmax(dim=1) == torch.arange(len(images))
 
 
 def nearest(x: Tensor) -> Tensor:

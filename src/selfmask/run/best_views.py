@@ -5,6 +5,7 @@ Chosen on training images, by k-NN with labels where there are enough, else by v
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from selfmask._common.console import tell
 from selfmask._common.processes import place, same_on_all
-from selfmask.features.agreement import look
+from selfmask.features.agreement import views_found
 from selfmask.features.features import features
 from selfmask.features.knn import knn
 from selfmask.images.image_set import ImageSet
@@ -42,29 +43,45 @@ def best_size(plan: Plan, console: Console) -> int:
     are too few labels by how many second views the first views find (`features.agreement`; docs/label-free.md holds one
     against the other). No test image plays a part. The views' size where there are too few images for either.
     """
-    larger, images, measure = larger_sizes(plan), to_choose_by(plan, MOST_FOR_SIZE), "k-NN"
+    larger, images, what = larger_sizes(plan), to_choose_by(plan, MOST_FOR_SIZE), "k-NN"
+    labelled = images is not None
     if images is None:
-        images, measure = at_most(plan.train, MOST_FOR_SIZE, plan.settings.seed), "other views found"
+        images, what = at_most(plan.train, MOST_FOR_SIZE, plan.settings.seed), "other views found"
     if not larger or len(images) < _FEWEST:
         return plan.size
-    found: dict[int, float] = {}
-    for size in (plan.size, *larger):
-        if measure == "k-NN":
-            found[size] = knn_by_halves(plan, images, size, f"{size} px")
-        else:
-            found[size] = views_found(plan, images, size)
-        if found[size] < max(found.values()):
-            break
+
+    def measured(size: int) -> float:
+        return (
+            knn_by_halves(plan, images, size, f"{size} px") if labelled else found_share(plan, images, size)
+        )
+
+    found = climbed((plan.size, *larger), measured)
     best = max(found, key=lambda size: found[size])
     said = ", ".join(f"{value:.3f} at {size} px" for size, value in found.items())
-    tell(console, f"untouched, best size: {best} px ({measure} of {len(images)} training images: {said})")
+    tell(console, f"untouched, best size: {best} px ({what} of {len(images)} training images: {said})")
     return best
 
 
-def views_found(plan: Plan, images: ImageSet, size: int) -> float:
+def climbed(sizes: Iterable[int], measured: Callable[[int], float]) -> dict[int, float]:
+    """What was measured at each of the `sizes`, up to the first that is worse than one before it.
+
+    >>> climbed((64, 96, 128, 160), {64: 0.3, 96: 0.5, 128: 0.4, 160: 0.9}.__getitem__)
+    {64: 0.3, 96: 0.5, 128: 0.4}
+    """
+    found: dict[int, float] = {}
+    for size in sizes:
+        found[size] = measured(size)
+        if found[size] < max(found.values()):
+            break
+    return found
+
+
+def found_share(plan: Plan, images: ImageSet, size: int) -> float:
     """Of views of `size` pixels the share in [0, 1] whose other view the network as it is now finds."""
-    seen = look(plan.backbone, images, size=size, seed=plan.settings.seed, channels_last=plan.channels_last)
-    return float(seen.found.float().mean())
+    found = views_found(
+        plan.backbone, images, size=size, seed=plan.settings.seed, channels_last=plan.channels_last
+    )
+    return float(found.float().mean())
 
 
 def to_choose_by(plan: Plan, most: int) -> ImageSet | None:

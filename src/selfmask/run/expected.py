@@ -36,8 +36,8 @@ def expected_seconds(plan: Plan, objective: Objective, rows: int) -> float:
         if rows:  # a few images at some sizes, all at one that is not known yet
             measured += sum(areas) * min(MOST_FOR_SIZE, len(plan.labelled))
             measured += areas[len(areas) // 2] * (len(plan.labelled) + test)
-        elif looks:  # three views of each
-            looks += 3 * (1 + sum(areas)) * min(MOST_FOR_SIZE, len(plan.train))
+        elif looks:  # two views of each
+            looks += 2 * (1 + sum(areas)) * min(MOST_FOR_SIZE, len(plan.train))
     held_out = 0 if plan.held_out is None else len(plan.train) + 2 * len(plan.held_out)
     views = sum((view.size / plan.size) ** 2 for view in objective.views)
     trainings = (3 if plan.settings.search_lr else 1) + plan.settings.finetune + plan.settings.norms_alone
