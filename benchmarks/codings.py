@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import assets
 import numpy as np
 import torch
 import zstandard
@@ -41,20 +42,15 @@ from selfmask.run.plan import Plan, make_plan
 from selfmask.run.schedule import path_length
 from selfmask.run.settings import AdaptSettings
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 CROSSING = 0.02
 BATCHES = 4
-BACKBONES: dict[str, dict[str, Any]] = {
-    "efficientnet-lite0": {"steps": 100},
-    "resnet-18": {
-        "backbone": "timm:resnet18",
-        "weights": SHARED / "weights/resnet18_in1k.safetensors",
-        "steps": 60,
-    },
+BACKBONES: dict[str, assets.Settings] = {
+    "efficientnet-lite0": assets.EFFICIENTNET | {"steps": 100},
+    "resnet-18": assets.RESNET_18 | {"steps": 60},
 }
-DATA: dict[str, dict[str, Any]] = {
-    "cifar-10": {"data": str(SHARED / "data/cifar10"), "size": 64},
-    "clothing": {"data": str(SHARED / "data/clothing"), "size": 64},
+DATA: dict[str, assets.Settings] = {
+    "cifar-10": assets.CIFAR10 | {"size": 64},
+    "clothing": assets.CLOTHING | {"size": 64},
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "labels-sgd": {"objective": "supervised", "optimizer": "sgd", "images": 2000},

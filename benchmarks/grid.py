@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import assets
 import torch
 
 from selfmask.run.adapt import learn_mask
 from selfmask.run.settings import AdaptSettings
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @dataclass(frozen=True)
@@ -32,19 +31,16 @@ class Cell:
     settings: dict[str, Any]
 
 
-BACKBONES: dict[str, dict[str, Any]] = {
-    "EfficientNet-Lite0": {},
-    "ResNet-18": {"backbone": "timm:resnet18", "weights": SHARED / "weights/resnet18_in1k.safetensors"},
-    "ResNet-50": {"backbone": "keras:resnet50", "weights": SHARED / "weights/resnet50_in1k.safetensors"},
-    "ViT-S/14": {
-        "backbone": "timm:vit_small_patch14_dinov2",
-        "weights": SHARED / "weights/vit_small_patch14_dinov2_224.safetensors",
-    },
+BACKBONES: dict[str, assets.Settings] = {
+    "EfficientNet-Lite0": assets.EFFICIENTNET,
+    "ResNet-18": assets.RESNET_18,
+    "ResNet-50": assets.RESNET_50,
+    "ViT-S/14": assets.VIT_S14,
 }
-DATA: dict[str, dict[str, Any]] = {
-    "CIFAR-10, 2 500 images": {"data": str(SHARED / "data/cifar10"), "images": 2500, "size": 64},
-    "clothing, 3 068 photographs": {"data": str(SHARED / "data/clothing"), "size": 64, "steps": 150},
-    "digits": {"data": "digits"},
+DATA: dict[str, assets.Settings] = {
+    "CIFAR-10, 2 500 images": assets.CIFAR10 | {"images": 2500, "size": 64},
+    "clothing, 3 068 photographs": assets.CLOTHING | {"size": 64, "steps": 150},
+    "digits": assets.DIGITS,
 }
 
 

@@ -16,11 +16,13 @@ import itertools
 import json
 import re
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import assets
 import torch
 from matplotlib.figure import Figure
 
@@ -28,18 +30,18 @@ from selfmask._common.style import MARKERS, SERIES, SLATE
 from selfmask.objectives.registry import objective_class
 from selfmask.reports.chart import Chart, DataTable, set_height
 from selfmask.run.adapt import learn_mask
+from selfmask.run.plan import make_plan
 from selfmask.run.result import write_json
 from selfmask.run.settings import AdaptSettings
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
-DATA: dict[str, dict[str, Any]] = {
-    "cifar10": {"data": str(SHARED / "data/cifar10"), "images": 5000, "size": 64},
-    "clothing": {"data": str(SHARED / "data/clothing"), "size": 64},
-    "dtd10": {"data": str(SHARED / "data/dtd10"), "size": 96},
-    "gtsrb": {"data": str(SHARED / "data/gtsrb"), "size": 64, "mirror": False},
-    "digits": {"data": "digits", "mirror": False},
+DATA: dict[str, assets.Settings] = {
+    "cifar10": assets.CIFAR10 | {"images": 5000, "size": 64},
+    "clothing": assets.CLOTHING | {"size": 64},
+    "dtd10": assets.DTD | {"size": 96},
+    "gtsrb": assets.SIGNS | {"size": 64},
+    "digits": assets.DIGITS | {"mirror": False},
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "contrast": {"objective": "contrast"},
@@ -62,14 +64,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "swav, 16 passes": {"objective": "swav", "epochs": 16},
 }  # fmt: skip
 FIRST = "efficientnet-lite0"
-BACKBONES: dict[str, dict[str, Any]] = {
-    FIRST: {},
-    "resnet-18": {"backbone": "timm:resnet18", "weights": SHARED / "weights/resnet18_in1k.safetensors"},
-    "vit-s14": {
-        "backbone": "timm:vit_small_patch14_dinov2",
-        "weights": SHARED / "weights/vit_small_patch14_dinov2_224.safetensors",
-        "size": 70,  # a multiple of its patches
-    },
+BACKBONES: dict[str, assets.Settings] = {
+    FIRST: assets.EFFICIENTNET,
+    "resnet-18": assets.RESNET_18,
+    "vit-s14": assets.VIT_S14 | {"size": 70},  # a multiple of its patches
 }
 
 
@@ -111,6 +109,22 @@ def kept(cell: Cell, seed: int, result: Mapping[str, Any]) -> dict[str, Any]:
         "density": round(result["masks"]["density"], 5), "file": result["bytes"]["file"],
         "seconds": round(result["seconds"]["training"]),
     }  # fmt: skip
+
+
+def learnt(settings: AdaptSettings, place: Path) -> dict[str, Any]:
+    """The result of the run in `place`, learnt where it is not there.
+
+    Exits where it is there and its steps are not those of `settings`: a default has changed since.
+    """
+    file = place / "result.json"
+    if not file.is_file():
+        learn_mask(settings)
+    found: dict[str, Any] = json.loads(file.read_text())
+    if found["steps"] != (steps := make_plan(settings).fit.steps):
+        sys.exit(
+            f"{place} holds a run of {found['steps']} steps, but its recipe now takes {steps}: move it away"
+        )
+    return found
 
 
 MASKED, BASE, LARGER, WHITE = "masked", "pretrained", re.compile(r"pretrained, (\d+) px"), ", whitened"
@@ -263,17 +277,14 @@ def main() -> None:
         if rows <= set(known["rows"]):
             continue
         place = asked.out / cell.name(seed)
-        if not (place / "result.json").is_file():
-            learn_mask(
-                AdaptSettings(
-                    **cell.settings(), finetune=asked.finetune,
-                    norms_alone=asked.norms_alone, out=place, seed=seed, threads=asked.threads,
-                    larger=not asked.masked_only, statistics=not asked.masked_only,
-                    resume=(place / "settings.json").is_file(),
-                )
-            )  # fmt: skip
+        settings = AdaptSettings(
+            **cell.settings(), finetune=asked.finetune,
+            norms_alone=asked.norms_alone, out=place, seed=seed, threads=asked.threads,
+            larger=not asked.masked_only, statistics=not asked.masked_only,
+            resume=(place / "settings.json").is_file(),
+        )  # fmt: skip
         asked.keep.mkdir(parents=True, exist_ok=True)
-        found = kept(cell, seed, json.loads((place / "result.json").read_text()))
+        found = kept(cell, seed, learnt(settings, place))
         write_json(file, found | {"rows": known["rows"] | found["rows"]})
     found = [json.loads(file.read_text()) for file in sorted(asked.keep.glob("*.json"))]
     print(table(found))

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import assets
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -44,20 +45,16 @@ from selfmask.run.plan import Plan, make_plan
 from selfmask.run.result import write_json
 from selfmask.run.settings import AdaptSettings
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-DATA: dict[str, dict[str, Any]] = {
-    "cifar10": {"data": str(SHARED / "data/cifar10"), "images": 2500},
-    "clothing": {"data": str(SHARED / "data/clothing")},
+DATA: dict[str, assets.Settings] = {
+    "cifar10": assets.CIFAR10 | {"images": 2500},
+    "clothing": assets.CLOTHING,
     "signs": {"data": "runs/signs_by_track.csv", "mirror": False},
-    "digits": {"data": "digits"},
+    "digits": assets.DIGITS,
 }
-BACKBONES: dict[str, dict[str, Any]] = {
-    "resnet18": {"backbone": "timm:resnet18", "weights": SHARED / "weights/resnet18_in1k.safetensors"},
-    "efficientnet-lite0": {},
-    "vit-s14": {
-        "backbone": "timm:vit_small_patch14_dinov2",
-        "weights": SHARED / "weights/vit_small_patch14_dinov2_224.safetensors",
-    },
+BACKBONES: dict[str, assets.Settings] = {
+    "resnet18": assets.RESNET_18,
+    "efficientnet-lite0": assets.EFFICIENTNET,
+    "vit-s14": assets.VIT_S14,
 }
 
 
