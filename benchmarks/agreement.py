@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from label_free import BACKBONES, DATA, DOCS
+from assets import DOCS
+from label_free_cells import BACKBONES, DATA
 
 from selfmask.features.forecast import LIMITS
 from selfmask.features.rows import Estimate, Verdict

@@ -1,11 +1,14 @@
-"""The real weights and images in the folder `shared` beside the repository, as settings of `selfmask adapt`."""
+"""The real weights and images in the folder `shared` beside the repository, as settings of `selfmask adapt`; and where
+results are kept.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+SHARED = DOCS.parents[1] / "shared"
 Settings = dict[str, Any]
 
 

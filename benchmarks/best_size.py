@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from label_free import BACKBONES, DATA, DOCS
+from assets import DOCS
+from label_free_cells import BACKBONES, DATA
 
 from selfmask.run.best_views import (
     MOST_FOR_SIZE,

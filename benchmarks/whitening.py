@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from label_free import BACKBONES, DATA
+from label_free_cells import BACKBONES, DATA
 from torch import Tensor
 from validation_parts import signs_by_track, write
 
