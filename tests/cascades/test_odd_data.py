@@ -125,3 +125,22 @@ def test_copies_of_one_image_are_refused(tmp_path: Path) -> None:
         Image.new("RGB", (16, 16), (90, 90, 90)).save(tmp_path / "data" / f"{index}.png")
     with pytest.raises(DataError, match="the 40 images all have the same features"):
         learn_cascade(small(tmp_path / "data"))
+
+
+@pytest.mark.slow
+def test_a_queue_that_was_asked_for_suits_an_expert_of_few_images(tmp_path: Path) -> None:
+    """Its batch is smaller, and a queue is of whole batches."""
+    noise(tmp_path / "data", 40, RED)
+    noise(tmp_path / "data", 30, GREEN)
+    asked = small(
+        tmp_path / "data", objective="swav", objective_settings={"queue": 78}, batch=39, evaluate=False
+    )
+    run = learn_cascade(asked, console=said()[0])
+    assert run.result is not None
+    assert run.result.cascade is not None
+    sizes = [cluster.images for cluster in run.clusters]
+    assert len(sizes) == 2
+    assert min(sizes) < 39
+    assert [expert["batch"] for expert in run.result.cascade.expert_training] == [
+        min(39, size) for size in sizes
+    ]

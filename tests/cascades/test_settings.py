@@ -20,6 +20,8 @@ from selfmask.errors import SettingsError
         ({"expert_lr": float("nan")}, "--expert-lr must be positive, got nan"),
         ({"width": -1}, "--width must be at least 1"),
         ({"finetune": True}, "--finetune is a row of `selfmask adapt`"),
+        ({"norms_alone": True}, "--norms-alone is a row of `selfmask adapt`"),
+        ({"max_bytes": "20k"}, "--max-bytes is the size of one mask"),
         ({"batch": 1}, "--batch must be at least 2"),
     ],
 )

@@ -15,6 +15,8 @@ from PIL import Image
 
 from selfmask.cli import main
 from selfmask.errors import RunError
+from selfmask.images.opening import open_data
+from selfmask.maskfile.loading import load
 from selfmask.maskset import MaskSet
 
 ESCAPE = "\x1b]52;c;cm0gLXJm\x07\u202e"
@@ -45,6 +47,23 @@ def test_a_run_on_a_folder_of_odd_names(
     # The message too has one line, whatever it quotes.
     assert error.splitlines()[-1].startswith("selfmask adapt: far enough\\x1b]52")
     assert error.splitlines()[-1].endswith("\\nin this folder")
+
+
+def test_a_class_whose_name_is_not_utf_8_comes_to_the_end(tmp_path: Path, weights: Path) -> None:
+    data = photos(tmp_path / "photos", "cat", os.fsdecode(b"\xff\xfe"))
+    run = [
+        "adapt",
+        str(data),
+        "--out",
+        str(tmp_path / "run"),
+        "--backbone",
+        "timm:test_resnet",
+        "--steps",
+        "2",
+    ]
+    assert main([*run, "--weights", str(weights), "--size", "32", "--no-evaluate", "--batch", "8"]) == 0
+    mask = load(tmp_path / "run/mask.safetensors")
+    assert mask.classes == open_data(data).train.classes == ("cat", "\\udcff\\udcfe")
 
 
 @pytest.mark.parametrize("command", ["inspect", "analyze", "push", "combine"])

@@ -154,7 +154,11 @@ def test_what_it_refuses(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"prompts": ()}, {"prompts": ("no place",)}, {"prompts": ("{} {}",)}, {"label_smoothing": 1.0}, {"crop": 0}]
+    "bad",
+    [
+        {"prompts": ()}, {"prompts": ("no place",)}, {"prompts": ("{} {}",)}, {"prompts": ("a {} of {x}",)},
+        {"label_smoothing": 1.0}, {"crop": 0},
+    ],
 )  # fmt: skip
 def test_settings_out_of_range(bad: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):

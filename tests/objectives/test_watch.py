@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from selfmask.errors import RunError
+from selfmask.errors import DivergedError, RunError
 from selfmask.objectives.watch import RunWatch
 
 CHANCE = math.log(50)
@@ -51,7 +51,7 @@ def test_collapse_ends_the_run_at_once() -> None:
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_ends_the_run(loss: float) -> None:
-    with pytest.raises(RunError, match=r"at step 0: the scores moved too fast"):
+    with pytest.raises(DivergedError, match=r"at step 0: the scores moved too fast"):
         RunWatch().observe(0, 200, loss, 0.5)
 
 

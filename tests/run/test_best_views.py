@@ -13,7 +13,10 @@ from rich.console import Console
 
 from selfmask.images.image_set import ImageSet
 from selfmask.run import best_views as module
+from selfmask.run import measuring
 from selfmask.run.adapt import learn_mask
+from selfmask.run.folder import RunFolder
+from selfmask.run.measuring import measure_base
 from selfmask.run.plan import Plan, make_plan
 from selfmask.run.settings import AdaptSettings
 
@@ -51,13 +54,43 @@ def test_the_ladder_is_climbed_as_long_as_the_next_is_better(
     if not labelled:
         plan = replace(plan, labelled=plan.labelled.subset([]))
     out, text = console()
-    assert module.best_size(plan, out) == 96
+    assert module.best_size(plan, out, None) == 96
     assert asked == [32, 96, 128], "what comes after a worse one is not tried"
     kind = "k-NN" if labelled else "other views found"
     assert (
         f"untouched, best size: 96 px ({kind} of 200 training images: 0.300 at 32 px, 0.500"
         in text.getvalue()
     )
+    folder = RunFolder(tmp_path / "kept")
+    folder.path.mkdir()
+    asked.clear()
+    assert [module.best_size(plan, out, folder) for _ in range(2)] == [96, 96]
+    assert asked == [32, 96, 128], "a run that is resumed takes what was found"
+    small = replace(plan, settings=replace(plan.settings, larger=False))
+    assert module.best_size(small, out, folder) == 32
+
+
+def test_a_resumed_run_measures_the_larger_row_that_it_now_wants(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = replace(settings("digits", weights, tmp_path / "run"), larger=False, resume=True)
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    plan = make_plan(asked)
+    few = replace(plan, labelled=plan.labelled.subset(range(60)), native=96)
+    monkeypatch.setattr(module, "knn_by_halves", lambda plan, images, size, what: size)
+    out, _ = console()
+
+    def rows(plan: Plan) -> list[str]:
+        return [outcome.name for outcome in measure_base(plan, folder, out)]
+
+    base = ["pretrained", "pretrained, whitened"]
+    assert rows(few) == base
+    wanted = replace(few, settings=replace(asked, larger=True))
+    assert rows(wanted) == [*base, "pretrained, 96 px", "pretrained, 96 px, whitened"]
+    monkeypatch.setattr(measuring, "measure_both", None)  # all are there
+    assert rows(wanted) == [*base, "pretrained, 96 px", "pretrained, 96 px, whitened"]
+    assert rows(few) == base
 
 
 def test_a_run_on_images_without_labels_says_what_a_larger_view_would_do(

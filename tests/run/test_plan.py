@@ -114,3 +114,42 @@ def test_mirror_images_are_left_out_on_request(tmp_path: Path, objective: str, m
     assert {view.flip for view in views} == {0.5 if mirror else 0.0}
     digits = build_objective(make_plan(replace(settings, data="digits"))).views
     assert {view.flip for view in digits} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("objective", "given"),
+    [("swav", {"start": "random"}), ("swav", {}), ("supervised", {"head_start": "random"})],
+)
+def test_what_an_objective_draws_is_the_seeds(objective: str, given: dict[str, object]) -> None:
+    """Whatever was drawn before; and the caller's generator is left as it was."""
+
+    def made(seed: int, before: int) -> list[torch.Tensor]:
+        torch.manual_seed(before)
+        asked = AdaptSettings(
+            "digits", objective=objective, objective_settings=given, images=120, size=32, steps=2, seed=seed
+        )
+        plan = make_plan(asked)
+        state = torch.get_rng_state()
+        built = build_objective(plan)
+        assert torch.equal(torch.get_rng_state(), state)
+        built.prepare(plan.backbone, plan.train)
+        return list(built.parameters())
+
+    same, again, other = made(1, 5), made(1, 6), made(2, 5)
+    assert all(torch.equal(one, two) for one, two in zip(same, again, strict=True))
+    assert not all(torch.equal(one, two) for one, two in zip(same, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seed": -1}, {"seed": 2**32}, {"data": "photos\udcff"}, {"out": Path("\udcff")}]
+)
+def test_what_no_record_can_hold_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match=r"--seed is a whole number|is not UTF-8.*rename it"):
+        AdaptSettings(**({"data": "digits"} | wrong))  # pyright: ignore[reportArgumentType]
+
+
+def test_images_with_labels_of_one_class_are_not_measured() -> None:
+    plan = make_plan(AdaptSettings("digits", images=100, objective="contrast", size=32, steps=2))
+    assert plan.can_be_measured
+    one = (plan.labelled.labels == 3).nonzero().flatten().tolist()
+    assert not replace(plan, labelled=plan.labelled.subset(one)).can_be_measured

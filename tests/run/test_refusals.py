@@ -99,3 +99,20 @@ def test_a_record_whose_share_is_no_number(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text('{"held_out": "half \\u001b[2J"}')
     with pytest.raises(RunError, match=r"settings\.json is damaged: its held_out is 'half"):
         learn_mask(AdaptSettings("digits", out=tmp_path, resume=True), console=QUIET)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_first(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 3)
+    with pytest.raises(
+        SelfmaskError, match="a batch of 16 images cannot be shared evenly among 3 processes: --batch 18"
+    ):
+        learn_mask(small(weights, tmp_path / "run"), console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_text_head_without_a_text_tower_is_refused_first(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(SelfmaskError, match="objective text needs a backbone that reads"):
+        learn_mask(replace(small(weights, tmp_path / "run"), objective="text"), console=QUIET)
+    assert not (tmp_path / "run").exists()

@@ -20,7 +20,14 @@ from selfmask.maskfile.loading import load
 from selfmask.run.adapt import learn_mask
 from selfmask.run.folder import RunFolder
 from selfmask.run.settings import AdaptSettings
-from selfmask.run.split import Trained, open_as_recorded, pixel_hashes, recorded_rule, seen_in_training
+from selfmask.run.split import (
+    Trained,
+    open_as_recorded,
+    open_images,
+    pixel_hashes,
+    recorded_rule,
+    seen_in_training,
+)
 
 QUIET = Console(quiet=True)
 
@@ -138,3 +145,45 @@ def test_hashes_are_of_the_pixels() -> None:
     wide = ImageSet.from_array(torch.zeros(1, 3, 4, 16, dtype=torch.uint8))
     high = ImageSet.from_array(torch.zeros(1, 3, 16, 4, dtype=torch.uint8))
     assert pixel_hashes(wide) != pixel_hashes(high)
+
+
+@pytest.mark.parametrize(("change", "message"), [("added", "training images"), ("labels", "training images")])
+def test_a_run_does_not_go_on_with_other_images(
+    change: str, message: str, photos: Path, weights: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "photos"
+    shutil.copytree(photos, data)
+    settings = short(weights, tmp_path / "run", str(data), test_share=0.3)
+    learn_mask(settings, console=QUIET)
+    (tmp_path / "run/result.json").unlink()
+    learn_mask(replace(settings, resume=True), console=QUIET)  # the same images
+    if change == "added":
+        shutil.copy(data / "cat/00.png", data / "cat/99.png")
+    else:
+        (data / "cat/01.png").rename(data / "dog/99.png")
+    with pytest.raises(
+        RunError, match=rf"--resume: the {message}.* were others.*start anew in another folder"
+    ):
+        learn_mask(replace(settings, resume=True), console=QUIET)
+
+
+def test_what_is_given_stands_in_place_of_what_a_run_has_recorded(run: RunFolder, photos: Path) -> None:
+    own, mask = open_as_recorded(run), run.mask()
+    for opened in (
+        open_as_recorded(run, budget="3 per class"),
+        open_as_recorded(mask, str(photos), budget="3 per class"),
+    ):
+        assert own.splits.test is not None
+        assert opened.splits.test is not None
+        assert opened.splits.test.names == own.splits.test.names, "the run's seed and test share"
+        assert len(opened.labelled) == 6
+        assert set(opened.labelled.names) <= set(own.train.names)
+
+
+def test_what_must_not_be_mirrored_is_not_mirrored_in_any_part(
+    photos: Path, weights: Path, tmp_path: Path
+) -> None:
+    for mirror in (True, False):
+        opened = open_images(short(weights, tmp_path, str(photos), mirror=mirror))
+        assert opened.splits.test is not None
+        assert opened.train.flips == opened.splits.test.flips == mirror

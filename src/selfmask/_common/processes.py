@@ -68,7 +68,7 @@ def any_of(flag: bool, device: torch.device) -> bool:
     return bool(found > 0)
 
 
-def by_the_first(device: torch.device, work: Callable[[], None]) -> None:
+def by_the_first(device: torch.device, work: Callable[[], object]) -> None:
     """Let the first process do `work` while the others wait. Where it raises a `SelfmaskError`, all raise."""
     problem: SelfmaskError | None = None
     if place()[0] == 0:

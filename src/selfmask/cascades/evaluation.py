@@ -35,7 +35,7 @@ def measure_cascade(
     where there are no labelled images of two classes to train on, or no labelled test images.
     """
     train, test = plan.labelled, plan.splits.test
-    if not plan.can_be_measured or test is None or len(set(train.labels.tolist())) < 2:
+    if not plan.can_be_measured or test is None:
         console.print(
             "nothing was measured: that needs labelled images of two classes and labelled test images"
         )

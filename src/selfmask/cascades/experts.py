@@ -96,13 +96,18 @@ def train_expert(
             write_atomically(folder.mask_file, start.mask.read_bytes())
         accelerator.wait_for_everyone()
         return True
+    processes = accelerator.num_processes
+    batch = max(min(plan.fit.batch, len(images)) // processes, 1) * processes
     settings = replace(
         plan.fit,
-        batch=min(plan.fit.batch, len(images)),
+        batch=batch,
         steps=plan.fit.steps if steps is None else steps,
         rate=plan.fit.rate if rate is None else rate,
     )
     own = replace(plan, train=images, labelled=images.labelled(), fit=settings)
+    queue = getattr(plan.objective_settings, "queue", None)
+    if queue is not None and queue % batch:  # asked for, for whole batches: what suits these instead
+        own = replace(own, objective_settings=replace(plan.objective_settings, queue=None))
     resume = _same_plan(folder.checkpoint, settings)
     objective = build_objective(own)
     if not resume:

@@ -26,6 +26,7 @@ from selfmask.errors import RunError
 from selfmask.features.features import features
 from selfmask.features.passes import showing
 from selfmask.features.rows import NOT_MEASURED, Rows
+from selfmask.images.batches import check_shared
 from selfmask.images.splits import at_most
 from selfmask.run.adapt import learn_mask
 from selfmask.run.build import build_objective
@@ -37,7 +38,7 @@ from selfmask.run.process import accelerator_for, console_for
 from selfmask.run.provenance import command_of, machine, versions
 from selfmask.run.result import CascadePart, Cluster, Result, Seconds
 from selfmask.run.settings import AdaptSettings
-from selfmask.run.split import put_on_record, rule_of
+from selfmask.run.split import Trained, put_on_record, rule_of
 
 # The fusion's axes are fitted on so many images at most: their Gram matrix is decomposed in float64, a minute's work
 # at this size, and the leading axes of thousands of images are those of all.
@@ -90,6 +91,7 @@ def learn_cascade(settings: CascadeSettings, console: Console | None = None) -> 
     console = console_for(accelerator, console)
     # Before the folder is opened and the dispatcher trained, not after it.
     check_support(len(plan.train), settings.experts)
+    check_shared(plan.fit.batch, accelerator.num_processes)
     build_objective(plan)
     folder = RunFolder(settings.folder())
     with showing(console), folder.held() if accelerator.is_main_process else nullcontext():
@@ -103,6 +105,9 @@ def _learn(
     began = time.perf_counter()
     if not _dispatcher(settings, folder.dispatcher, console):
         return CascadeRun(folder.path, interrupted=True)
+    by_the_first(
+        accelerator.device, lambda: put_on_record(folder.dispatcher, plan.train, **plan.beside_train())
+    )
 
     plan.backbone.module.eval()
     router, assignment = _router(settings, plan, folder, accelerator, console)
@@ -211,7 +216,7 @@ def _router(
 
 def _record(plan: Plan, folder: RunFolder) -> dict[str, Any]:
     """What is kept of the training. The images are the dispatcher's, which has put them on record."""
-    trained = put_on_record(plan.train, folder.dispatcher)
+    trained = Trained.read(folder.dispatcher.split_file)
     return {**plan.record(), "split": rule_of(plan.settings, trained, held_out=plan.held_out is not None)}
 
 

@@ -59,8 +59,15 @@ class CascadeSettings(AdaptSettings):
             raise SettingsError("--held-out is a check of `selfmask adapt`; a cascade has none")
         if self.search_lr:
             raise SettingsError("--search-lr is a search of `selfmask adapt`; for a cascade give --lr")
-        if self.finetune:
-            raise SettingsError("--finetune is a row of `selfmask adapt`; a cascade has none")
+        for name in ("finetune", "norms_alone"):
+            if getattr(self, name):
+                raise SettingsError(
+                    f"--{name.replace('_', '-')} is a row of `selfmask adapt`; a cascade has none"
+                )
+        if self.max_bytes is not None:
+            raise SettingsError(
+                "--max-bytes is the size of one mask; a cascade's file is mostly its projection: give a --width"
+            )
 
     def share_held_out(self) -> float:
         """None: the dispatcher and the experts are parts, and it is the cascade that is judged."""

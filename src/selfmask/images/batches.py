@@ -64,6 +64,15 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64([seed % 2**64, epoch])).permutation(n)
 
 
+def check_shared(batch: int, processes: int) -> None:
+    """Raise `SettingsError` where a batch of so many images cannot be shared evenly."""
+    if batch % processes:
+        more = -(-batch // processes) * processes
+        raise SettingsError(
+            f"a batch of {batch} images cannot be shared evenly among {processes} processes: --batch {more} can"
+        )
+
+
 class Batches:
     """Iterates over (step, RawBatch) from `start` up to `stop`, made ahead by one background thread.
 
@@ -93,8 +102,9 @@ class Batches:
     ) -> None:
         if len(images) == 0:
             raise DataError(f"{images.name} has no images to train on")
-        if world < 1 or not 0 <= rank < world or batch % world:
-            raise SettingsError(f"a batch of {batch} cannot be shared among {world} processes (rank {rank})")
+        if world < 1 or not 0 <= rank < world:
+            raise SettingsError(f"there is no process {rank} among {world}")
+        check_shared(batch, world)
         if ahead < 1 or workers < 1:
             raise SettingsError(f"ahead and workers must be at least 1, got {ahead} and {workers}")
         steps_per_epoch(len(images), batch, drop_last)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from selfmask._common.escape import encodable
 from selfmask.errors import DataError
 from selfmask.images.augment import evaluation_view
 from selfmask.images.sources import ArraySource, Reading, Skipped, Source
@@ -51,7 +52,7 @@ class ImageSet:
         self._positions = tuple(range(len(names))) if positions is None else tuple(positions)
         self._names = tuple(names)
         self._labels = _checked_labels(labels, len(self._names), len(classes))
-        self._classes = tuple(classes)
+        self._classes = tuple(map(encodable, classes))  # a folder's name need not be UTF-8, and records are
         self._resized: dict[tuple[int, float, str], Tensor] = {}
         self.name = name
         self.flips = flips

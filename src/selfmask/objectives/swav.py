@@ -112,6 +112,7 @@ class Swav(Objective):
         images: how many there are to train on.
         size: pixels at which the network will be used; the large crops have it.
         batch: images a step over all processes.
+        seed: of the clusters that prototypes start from.
         short_side: of the photographs, in pixels; None if unknown (then as large as `size`).
         multiple: what the sides of small crops are divisible by.
     """
@@ -128,12 +129,14 @@ class Swav(Objective):
         settings: SwavSettings | None = None,
         *,
         batch: int = 64,
+        seed: int = 0,
         short_side: int | None = None,
         flips: bool = True,
         multiple: int = 16,
     ) -> None:
         super().__init__()
         self.settings = s = SwavSettings() if settings is None else settings
+        self.seed = seed
         self.lines: list[str] = []
         self.views = self._crops(size, short_side or size, flips, multiple)
         self.large = (
@@ -163,7 +166,7 @@ class Swav(Objective):
     @classmethod
     def make(cls, job: Job, settings: SwavSettings) -> Self:
         return cls(
-            job.backbone.width, len(job.images), job.size, settings, batch=job.batch,
+            job.backbone.width, len(job.images), job.size, settings, batch=job.batch, seed=job.seed,
             short_side=job.images.short_side(), flips=job.images.flips, multiple=job.backbone.multiple,
         )  # fmt: skip
 
@@ -203,7 +206,7 @@ class Swav(Objective):
             head.projection.bias.zero_()[: len(axes)].copy_(-axes @ mean)
         device = head.prototypes.weight.device
         embedded = head.embed(x.to(device)).cpu()
-        centres, _ = kmeans(embedded, head.prototypes.out_features, seed=0, iterations=30)
+        centres, _ = kmeans(embedded, head.prototypes.out_features, seed=self.seed, iterations=30)
         head.prototypes.weight.copy_(centres)
         head.normalise()
 

@@ -39,8 +39,10 @@ class TextSettings:
         if not self.prompts:
             raise SettingsError("prompts: at least one template is needed, e.g. 'a photo of a {}.'")
         for prompt in self.prompts:
-            if prompt.count("{}") != 1:
-                raise SettingsError(f"the prompt {prompt!r} needs exactly one {{}} where the class name goes")
+            if prompt.count("{}") != 1 or set(prompt.replace("{}", "")) & {"{", "}"}:
+                raise SettingsError(
+                    f"the prompt {prompt!r} needs exactly one {{}} where the class name goes, and no other brace"
+                )
         if not 0 <= self.label_smoothing < 1:
             raise SettingsError(f"label_smoothing is a share in [0, 1), got {self.label_smoothing}")
         if self.crop is not None and not 0 < self.crop <= 1:
@@ -64,11 +66,19 @@ def cosine_logits(features: Tensor, embeddings: Tensor, scale: Tensor | float) -
     return scale * F.normalize(features, dim=-1) @ embeddings.T
 
 
+def _reader(backbone: Backbone) -> TextTower:
+    if backbone.text is None:
+        raise BackboneError(
+            f"objective text needs a backbone that reads, e.g. --backbone clip_vit_b_32, not {backbone.spec}"
+        )
+    return backbone.text
+
+
 class Text(Objective):
     """Cross-entropy of CLIP's cosine logits on one lightly augmented view.
 
-    `classes` are the class names, `images` is the length of the training set. Raises `BackboneError` in
-    `prepare` where the backbone has no text tower (build it as `openclip:ARCHITECTURE:TAG`).
+    `classes` are the class names, `images` is the length of the training set. `make` and `prepare` raise
+    `BackboneError` where the backbone has no text tower (build it as `openclip:ARCHITECTURE:TAG`).
     """
 
     Settings: ClassVar[type] = TextSettings
@@ -102,6 +112,7 @@ class Text(Objective):
 
     @classmethod
     def make(cls, job: Job, settings: TextSettings) -> Self:
+        _reader(job.backbone)
         return cls(
             job.backbone.width, job.images.classes, job.size, settings, images=len(job.images),
             flips=job.images.flips, interpolation=job.backbone.preprocessing.interpolation,
@@ -114,17 +125,14 @@ class Text(Objective):
         return PaperConstants(warmup=40 / 150)
 
     def prepare(self, backbone: Backbone, images: ImageSet) -> list[str]:
-        if backbone.text is None:
-            raise BackboneError(
-                f"objective text needs a backbone that reads, e.g. --backbone clip_vit_b_32, not {backbone.spec}"
-            )
+        text = _reader(backbone)
         if backbone.width != self.embeddings.shape[1] or len(images) != self.targets.numel():
             raise DataError(
                 f"the objective was made for width {self.embeddings.shape[1]} and {self.targets.numel()} images, "
                 f"the backbone has {backbone.width} and the set {len(images)}"
             )
-        self.embeddings.copy_(class_embeddings(backbone.text, self.classes, self.settings.prompts))
-        self.scale.fill_(backbone.text.logit_scale)
+        self.embeddings.copy_(class_embeddings(text, self.classes, self.settings.prompts))
+        self.scale.fill_(text.logit_scale)
         self.targets.copy_(images.labels)
         guessed = self.targets == UNLABELLED
         lines = [

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from selfmask.errors import RunError
+from selfmask.errors import DivergedError, RunError
 
 _MEMORY = 20  # steps that the running means reach back
 
@@ -39,13 +39,12 @@ class RunWatch(nn.Module):
     def observe(self, step: int, steps: int, loss: float, spread: float) -> None:
         """Take note of a step (from 0, of `steps`): its loss and `spread`, 1 - |mean L2-normalised embedding|².
 
-        Raises `RunError`, which says what to change, where the loss is not finite, the embeddings have
-        collapsed, or the loss is stuck at chance or well above where it began.
+        Raises `RunError`, which says what to change, where the embeddings have collapsed, or the loss is stuck at
+        chance or well above where it began; `DivergedError` where it is not finite.
         """
         if not math.isfinite(loss):
-            raise RunError(
-                f"the loss is {loss} at step {step}: the scores moved too fast. Divide the learning rate by 4; "
-                "the last checkpoint is kept"
+            raise DivergedError(
+                f"the loss is {loss} at step {step}: the scores moved too fast. Divide the learning rate by 4"
             )
         seen = int(self.seen)
         keep = min(seen, _MEMORY - 1) / (min(seen, _MEMORY - 1) + 1)
@@ -60,7 +59,7 @@ class RunWatch(nn.Module):
             raise RunError(
                 f"the features have collapsed at step {step}: every image gets the same one (spread "
                 f"{float(self.spread):.1e}). Start again with a smaller score rate (a quarter), or with frozen "
-                "batch norms; the last checkpoint is kept"
+                "batch norms"
             )
         if step < self.patience * steps:
             return

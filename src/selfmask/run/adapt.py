@@ -22,6 +22,7 @@ from selfmask.features.agreement import Agreement
 from selfmask.features.measure import HeadCost, head_cost
 from selfmask.features.passes import showing
 from selfmask.features.rows import FULL_FINE_TUNING, NORMS_ALONE, NOT_MEASURED, Rows, Verdict
+from selfmask.images.batches import check_shared
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import head_as
 from selfmask.masking.rules import Threshold
@@ -53,7 +54,7 @@ from selfmask.run.result import Check, MaskSummary, RateTried, Result, Seconds, 
 from selfmask.run.schedule import path_length
 from selfmask.run.settings import HELD_OUT, AdaptSettings
 from selfmask.run.spending import save_within
-from selfmask.run.split import put_on_record, rule_of
+from selfmask.run.split import Trained, put_on_record, rule_of
 from selfmask.run.tracking import figures_of, track, tracked, trackers_for
 
 
@@ -118,6 +119,7 @@ def learn_mask(settings: AdaptSettings, console: Console | None = None) -> Run:
     accelerator = accelerator_for(plan.backbone.module, **trackers_for(settings.track, folder.path))
     console = console_for(accelerator, console)
     # Before the folder is opened: what cannot be would else lie in it, and block it for the right settings.
+    check_shared(plan.fit.batch, accelerator.num_processes)
     objective = build_objective(plan)
     with showing(console), folder.held() if accelerator.is_main_process else nullcontext():
         by_the_first(accelerator.device, lambda: folder.open(settings.recorded(), resume=settings.resume))
@@ -134,7 +136,7 @@ def _adapt(
         tell(console, line)
 
     started = time.perf_counter()
-    trained = put_on_record(plan.train, folder) if first else None
+    by_the_first(accelerator.device, lambda: put_on_record(folder, plan.train, **plan.beside_train()))
     measurable = first and settings.evaluate and plan.can_be_measured
     if not resume:
         extra = settings.statistics + settings.finetune + settings.norms_alone
@@ -150,7 +152,7 @@ def _adapt(
         if foreseen is not None:
             tell(console, f"will it help? {foreseen.sentence}")
         if first_look is not None and not measurable:
-            best_size(plan, console)  # what the mask will stand beside; with labels it is a row
+            best_size(plan, console, folder)  # what the mask will stand beside; with labels it is a row
         if said := to_gain(plan, outcomes, untouched):
             tell(console, said)
         for line in objective.prepare(plan.backbone, plan.train):
@@ -165,8 +167,10 @@ def _adapt(
         # The best training is there, finished: what follows resumes it at its end.
         plan, tried, resume = plan.at_rate(search.best.rate), search.tried, True
     training = plan.record()
-    if trained is not None:
-        training["split"] = rule_of(settings, trained, held_out=plan.held_out is not None)
+    if first:
+        training["split"] = rule_of(
+            settings, Trained.read(folder.split_file), held_out=plan.held_out is not None
+        )
 
     masks = build_masks(plan)
     tell(

@@ -36,13 +36,18 @@ def larger_sizes(plan: Plan) -> list[int]:
     return [size for size in _LARGER if plan.size < size <= plan.native]
 
 
-def best_size(plan: Plan, console: Console) -> int:
+def best_size(plan: Plan, console: Console, folder: RunFolder | None) -> int:
     """The side in pixels at which the untouched network is at its best: the views', or one of `larger_sizes`.
 
     As long as the next is better, by k-NN on up to 500 labelled training images, each half by the other; where there
     are too few labels by how many second views the first views find (`features.agreement`; docs/label-free.md holds one
-    against the other). No test image plays a part. The views' size where there are too few images for either.
+    against the other). No test image plays a part. The views' size where there are too few images for either. Kept in
+    `folder`, and taken from there when its run is resumed.
     """
+    kept = read_checkpoint(folder.measured) if folder is not None and folder.measured.is_file() else {}
+    if folder is not None and plan.settings.larger and BEST_SIZE in kept:
+        with damage_named(folder.measured):
+            return int(kept[BEST_SIZE])
     larger, images, what = larger_sizes(plan), to_choose_by(plan, MOST_FOR_SIZE), "k-NN"
     labelled = images is not None
     if images is None:
@@ -59,6 +64,8 @@ def best_size(plan: Plan, console: Console) -> int:
     best = max(found, key=lambda size: found[size])
     said = ", ".join(f"{value:.3f} at {size} px" for size, value in found.items())
     tell(console, f"untouched, best size: {best} px ({what} of {len(images)} training images: {said})")
+    if folder is not None and place()[0] == 0:
+        write_checkpoint(folder.measured, kept | {BEST_SIZE: best})
     return best
 
 
@@ -130,6 +137,7 @@ def choose_crop(plan: Plan, folder: RunFolder, console: Console) -> None:
     tell(console, f"evaluation views: crop {crop:g} (k-NN of {len(images)} training images: {said})")
 
 
-CROP = "crop"
-"""Its name in `RunFolder.measured`."""
+CROP, BEST_SIZE = "crop", "best size"
+CHOSEN = (CROP, BEST_SIZE)
+"""Their names in `RunFolder.measured`, beside the rows'."""
 _FEWEST, _MOST_FOR_CROP = 40, 1000

@@ -16,10 +16,10 @@ from selfmask._common.console import tell
 from selfmask._common.escape import one_line
 from selfmask.features.features import features
 from selfmask.features.measure import measure, measure_both
-from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome
+from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, WHITENED, Outcome
 from selfmask.features.statistics import moved_statistics
 from selfmask.objectives.registry import objective_class
-from selfmask.run.best_views import CROP, best_size
+from selfmask.run.best_views import CHOSEN, best_size
 from selfmask.run.checkpoint import damage_named, read_checkpoint, write_checkpoint
 from selfmask.run.folder import RunFolder
 from selfmask.run.plan import Plan
@@ -72,8 +72,13 @@ def measure_base(plan: Plan, folder: RunFolder | None, console: Console) -> list
     is taken from there.
     """
     known = _read_outcomes(folder) if folder is not None and plan.settings.resume else {}
-    untouched = [outcome for name, outcome in known.items() if name.startswith(PRETRAINED)]
-    outcomes = untouched or _measure_untouched(plan, console)
+    sizes = {PRETRAINED: plan.size}
+    if (best := best_size(plan, console, folder)) > plan.size:
+        sizes[f"{PRETRAINED}, {best} px"] = best
+    outcomes: list[Outcome] = []
+    for name, size in sizes.items():
+        both = [known[row] for row in (name, f"{name}, {WHITENED}") if row in known]
+        outcomes += both or _measure_both(name, plan, size)
     if plan.settings.statistics:
         if STATISTICS_ONLY in known:
             outcomes.append(known[STATISTICS_ONLY])
@@ -82,13 +87,6 @@ def measure_base(plan: Plan, folder: RunFolder | None, console: Console) -> list
     if folder is not None and any(outcome.name not in known for outcome in outcomes):
         _write_outcomes(folder, known | {outcome.name: outcome for outcome in outcomes})
     return outcomes
-
-
-def _measure_untouched(plan: Plan, console: Console) -> list[Outcome]:
-    sizes = [(PRETRAINED, plan.size)]
-    if (best := best_size(plan, console)) > plan.size:
-        sizes.append((f"{PRETRAINED}, {best} px", best))
-    return [outcome for name, size in sizes for outcome in _measure_both(name, plan, size)]
 
 
 def measure_held_out(plan: Plan, folder: RunFolder) -> Outcome | None:
@@ -181,7 +179,7 @@ def _read_outcomes(folder: RunFolder) -> dict[str, Outcome]:
         return {}
     kept = read_checkpoint(folder.measured)
     with damage_named(folder.measured):
-        return {name: _outcome(name, values) for name, values in kept.items() if name != CROP}
+        return {name: _outcome(name, values) for name, values in kept.items() if name not in CHOSEN}
 
 
 def _outcome(name: str, values: dict[str, Any]) -> Outcome:

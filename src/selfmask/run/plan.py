@@ -61,9 +61,17 @@ class Plan:
 
     @property
     def can_be_measured(self) -> bool:
-        """A probe and k-NN need labels on both sides."""
+        """A probe and k-NN need labels on both sides, and two classes to tell apart."""
         test = self.splits.test
-        return test is not None and len(self.labelled) > 0 and len(test.labelled()) > 0
+        return test is not None and len(self.labelled.labels.unique()) > 1 and len(test.labelled()) > 0
+
+    def beside_train(self) -> dict[str, ImageSet | None]:
+        """The other images of the run, as `split.put_on_record` takes them."""
+        return {
+            "images_with_labels": self.labelled,
+            "images_held_out": self.held_out,
+            "test_images": self.splits.test,
+        }
 
     def at_rate(self, rate: float) -> Plan:
         """The same with another peak rate of the scores."""

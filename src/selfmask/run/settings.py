@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
+from selfmask._common.escape import encodable, one_line
 from selfmask._common.units import byte_count
 from selfmask.backbones.catalogue import DEFAULT
 from selfmask.errors import SettingsError
@@ -147,6 +148,15 @@ class AdaptSettings:
     def __post_init__(self) -> None:
         if not self.data:
             raise SettingsError("no data was given: name a folder of images, a list file, or 'digits'")
+        for name in ("data", "labels", "split_file", "backbone", "weights", "density_from", "out"):
+            text = str(getattr(self, name))
+            if text != encodable(text):
+                raise SettingsError(
+                    f"--{name.replace('_', '-')} {one_line(text)} is not UTF-8, and a run's records are: rename it, or "
+                    "give a link to it"
+                )
+        if not 0 <= self.seed < 2**32:
+            raise SettingsError(f"--seed is a whole number from 0 to 2^32 − 1, got {self.seed}")
         if self.epochs is not None and self.steps is not None:
             raise SettingsError("give epochs or steps, not both")
         for name in ("epochs", "steps", "images", "size", "stages", "lr", "finetune_lr"):

@@ -63,7 +63,9 @@ def open_images(settings: AdaptSettings) -> RunImages:
         test_share=settings.test_share,
     )
     images = splits.train
-    images.flips = images.flips and settings.mirror
+    for part in (images, splits.test, splits.validation):
+        if part is not None:
+            part.flips = part.flips and settings.mirror
     if settings.images is not None:
         images = _some(images, settings.images, settings.seed)
     if settings.budget is not None:
@@ -78,21 +80,18 @@ def open_images(settings: AdaptSettings) -> RunImages:
     return RunImages(objective, splits, labelled if needed else images, labelled, settings.seed, held_out)
 
 
-def open_as_recorded(
-    source: RunFolder | Mask, data: str | None = None, *, split_file: Path | None = None
-) -> RunImages:
+def open_as_recorded(source: RunFolder | Mask, data: str | None = None, **given: Any) -> RunImages:
     """The images of a run in the parts that it had: measured on `splits.test`, its figures come out again.
 
     source: the run's folder; or a mask, whose metadata has the rule but neither the data's place nor a path, so that
-    `data`, and the `split_file` where the run had one, must be given. Raises `RunError` for a folder without a run and
-    `SettingsError` for a mask that does not say.
+    `data`, and the `split_file` or `labels` where the run had them, must be given. What is `given` stands in place of
+    what is recorded, each setting alone. Raises `RunError` for a folder without a run and `SettingsError` for a mask
+    that does not say.
     """
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     if isinstance(source, RunFolder):
-        recorded = {"held_out": 0.0, **source.recorded()}
-        changes: dict[str, Any] = {} if data is None else {"data": data}
-        if split_file is not None:
-            changes["split_file"] = str(split_file)
-        return open_images(AdaptSettings.read(recorded, **changes))
+        changes = given if data is None else {**given, "data": data}
+        return open_images(AdaptSettings.read({"held_out": 0.0, **source.recorded()}, **changes))
     rule = recorded_rule(source)
     if rule is None:
         raise SettingsError(
@@ -102,17 +101,15 @@ def open_as_recorded(
         raise SettingsError(f"a mask file does not say where its images lie: give the data that {source.path.name} "
                             "was learnt on, or name its run's folder")  # fmt: skip
     own = {name: rule[name] for name in _RULE if name in rule and name not in ("split_file", "labels")}
-    if "labels" in rule:
+    if "labels" in rule and "labels" not in given:
         raise SettingsError(
             "the run took its labels from a file, which a mask does not hold: name the run's folder"
         )
-    if "split_file" in rule and split_file is None:
+    if "split_file" in rule and "split_file" not in given:
         raise SettingsError(
             f"the run split its images by a file, {rule['split_file']}: give it as the split file"
         )
-    if split_file is not None:
-        own["split_file"] = str(split_file)
-    return open_images(AdaptSettings.read({"held_out": 0.0, **own, "data": data}))
+    return open_images(AdaptSettings.read({"held_out": 0.0, **own, "data": data}, **given))
 
 
 @dataclass(frozen=True)
@@ -128,15 +125,11 @@ class Trained:
 
     @classmethod
     def read(cls, path: Path) -> Trained:
-        """What `write` wrote. Raises `RunError` where it is missing or damaged."""
+        """What `put_on_record` wrote. Raises `RunError` where it is missing or damaged."""
         found = read_checkpoint(path).get("trained")
         if not isinstance(found, Tensor) or found.dtype != torch.int64 or found.dim() != 1:
             raise RunError(f"{path} is damaged: it does not say which images were trained on")
         return cls(found)
-
-    def write(self, path: Path) -> None:
-        """Write it, whole or not at all."""
-        write_checkpoint(path, {"trained": self.hashes})
 
     @property
     def digest(self) -> str:
@@ -186,13 +179,28 @@ def seen_in_training(
     return None if trained is None else trained.count(images)
 
 
-def put_on_record(images: ImageSet, folder: RunFolder) -> Trained:
-    """Write into `folder` that `images` are trained on; of a run that was stopped, what it has written."""
-    if folder.split_file.is_file():
-        return Trained.read(folder.split_file)
-    trained = Trained.on(images)
-    trained.write(folder.split_file)
-    return trained
+def put_on_record(folder: RunFolder, training_images: ImageSet, **others: ImageSet | None) -> Trained:
+    """Write into `folder` which images are trained on, or read it of a run that was stopped.
+
+    Raises `RunError` where that run had other images or labels, here or in the `others`, whose keywords are what the
+    message calls them: it would go on in another order, and perhaps train on images that it is to be tested on.
+    """
+    parts = {"training_images": training_images, **others}
+    now = {name: None if part is None else part.fingerprint() for name, part in parts.items()}
+    if not folder.split_file.is_file():
+        trained = Trained.on(training_images)
+        write_checkpoint(folder.split_file, {"trained": trained.hashes, "parts": now})
+        return trained
+    before = read_checkpoint(folder.split_file).get("parts")
+    # Runs of earlier versions have no such record.
+    if isinstance(before, dict) and (other := [name for name in now if before.get(name) != now[name]]):
+        named = " and ".join(name.replace("_", " ") for name in other)
+        raise RunError(
+            f"--resume: the {named} of the run in {folder.path} were others, or had other labels: "
+            f"{training_images.name} has changed since. Bring it back as it was, or start anew in another folder, by "
+            "--out"
+        )
+    return Trained.read(folder.split_file)
 
 
 def _of_folder(folder: RunFolder) -> Trained | None:

@@ -29,25 +29,18 @@ def open_mask(path: Path) -> Mask:
 def open_images_of(path: Path, mask: Mask, data: str | None, **given: Any) -> RunImages:
     """The images that `mask`, opened from `path`, is to be measured on.
 
-    With nothing `given` (labels, budget, split_file, test_share, seed) they are split as the run split them, so that
-    nobody measures on what the mask has seen; a run's folder also knows its data. Else as `given` says.
+    They are split as the run split them, but for what is `given` (labels, budget, split_file, test_share, seed), so
+    that nobody measures unasked on what the mask has seen; a run's folder also knows its data.
     """
     given = {name: value for name, value in given.items() if value is not None}
     folder = RunFolder(path)
-    if not given and path.is_dir() and folder.settings.is_file():
-        return open_as_recorded(folder, data)
+    if path.is_dir() and folder.settings.is_file():
+        return open_as_recorded(folder, data, **given)
     if data is None:
-        raise SettingsError(
-            f"{path}: name the images to measure on with --data"
-            + (
-                f"; it goes with {', '.join('--' + name.replace('_', '-') for name in given)}"
-                if given
-                else ""
-            )
-        )
+        raise SettingsError(f"{path}: name the images to measure on with --data")
     rule = recorded_rule(mask)
-    if not given and rule is not None and not {"labels", "split_file"} & set(rule):
-        return open_as_recorded(mask, data)
+    if rule is not None and not ({"labels", "split_file"} & set(rule)) - set(given):
+        return open_as_recorded(mask, data, **given)
     return open_images(AdaptSettings(data, held_out=0.0, **given))
 
 
