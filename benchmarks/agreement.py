@@ -29,6 +29,8 @@ from selfmask.run.folder import RunFolder
 from selfmask.run.result import write_json
 from selfmask.run.settings import AdaptSettings
 
+CHOSEN = ("objective_settings", "lr", "epochs", "steps")
+"""What a run leaves open that is as the objective is by default."""
 BARE = {"pull": 0.0, "colours": 0.0}
 TRIALS: dict[str, dict[str, Any]] = {
     "clothing-bare": DATA["clothing"] | {"images": 1500, "objective_settings": BARE},
@@ -68,7 +70,7 @@ def told(place: Path) -> dict[str, Any]:
     assert gain is not None
     return {
         "run": place.name, "data": Path(recorded["data"]).name, "backbone": result.backbone, "size": result.size,
-        "objective": result.objective, "plain": not recorded["objective_settings"],
+        "objective": result.objective, "plain": not any(recorded[name] for name in CHOSEN),
         "gain": [gain.value, gain.low, gain.high],
         "kind": result.agreement.kind, **asdict(result.agreement),
     }  # fmt: skip
@@ -98,7 +100,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """Runs of one objective as it is, on one data set. share: what `LIMITS` goes by; None: not taken."""
+    """Runs of one objective as it is by default, on one data set. share: what `LIMITS` goes by; None: not taken."""
 
     objective: str
     data: str

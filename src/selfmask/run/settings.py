@@ -65,13 +65,13 @@ class AdaptSettings:
     mirror: bool = True
     """Also train on mirror images. Not where a mirror image is another thing, as with traffic signs and text."""
     epochs: float | None = None
-    """Passes over the training images. Default: 4, but at least 150 steps."""
+    """Passes over the training images. Default: 4 (swav: 8), but at least 150 steps."""
     steps: int | None = None
     """Optimizer steps, instead of epochs."""
     batch: int = 64
     """Images a step."""
     optimizer: Method | None = None
-    """What moves the scores: adam (the default), tensor-adam (a tenth of the flips), or sgd (the paper's)."""
+    """What moves the scores: adam (the default), tensor-adam (a sixth to a fiftieth of the flips), or sgd (the paper's)."""
     spread: float | None = None
     """Scores start between 1 - spread and 1 + spread, in [0, 1). Default with adam: 0.95; else, and with --preset
     paper, 0."""
