@@ -71,7 +71,7 @@ class AdaptSettings:
     batch: int = 64
     """Images a step."""
     optimizer: Method | None = None
-    """What moves the scores: adam (the default), tensor-adam (a sixth to a fiftieth of the flips), or sgd (the paper's)."""
+    """What moves the scores: adam (default), tensor-adam (a sixth to a fiftieth of its flips) or sgd (the paper's)."""
     spread: float | None = None
     """Scores start between 1 - spread and 1 + spread, in [0, 1). Default with adam: 0.95; else, and with --preset
     paper, 0."""
