@@ -118,3 +118,10 @@ def test_damaged_tensors_are_refused(name: str) -> None:
         Router.from_tensors("gmm", tensors | {name: tensors[name][:-1] + 7})
     with pytest.raises(MaskFileError, match="router is damaged"):
         Router.from_tensors("other", tensors)
+
+
+@pytest.mark.parametrize("owner", [[2**50, 0], [-1, 0], [0, 2], [1, 2]])
+def test_numbers_of_experts_that_cannot_be_are_refused_at_once(owner: list[int]) -> None:
+    router, _, _ = fit_router(clusters([40, 40]), 2)
+    with pytest.raises(MaskFileError, match=r"router is damaged.*without a gap"):
+        Router.from_tensors("gmm", router.tensors() | {"owner": torch.tensor(owner)})

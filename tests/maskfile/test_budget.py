@@ -267,3 +267,57 @@ def test_a_copy_is_not_touched(tmp_path: Path, model: nn.Module) -> None:
     assert bits(twin) == before
     own.remove()
     masks.remove()
+
+
+def test_a_head_of_texts_is_judged_by_what_it_says(model: nn.Module, tmp_path: Path) -> None:
+    masks = learnt(model)
+    rows = F.normalize(torch.randn(40, 10, generator=torch.Generator().manual_seed(3)), dim=1)
+    head = {"text": rows, "logit_scale": torch.tensor(100.0)}
+    whole = load(masks.save(tmp_path / "whole", head=head))
+    model.eval()
+    with torch.no_grad():
+        before = (F.normalize(model(IMAGES[0]), dim=1) @ rows.T).argmax(1)
+    found = load(
+        masks.save(tmp_path / "small", head=head, max_bytes=whole.bytes()["file"] - 300, images=IMAGES)
+    )
+    with torch.no_grad():
+        after = (F.normalize(model(IMAGES[0]), dim=1) @ found.head["text"].float().T).argmax(1)
+    assert (before == after).float().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "head", [{"first": torch.randn(7, 10), "second": torch.randn(4, 7)}, {"weight": torch.randn(4, 9)}]
+)
+def test_a_head_that_nobody_can_judge_is_not_rounded(
+    head: dict[str, Tensor], model: nn.Module, tmp_path: Path
+) -> None:
+    masks = learnt(model)
+    whole = load(masks.save(tmp_path / "whole", head=head))
+    found = load(
+        masks.save(tmp_path / "small", head=head, max_bytes=whole.bytes()["file"] - 300, images=IMAGES)
+    )
+    assert found.metadata["budget"]["head"] == 32
+    assert all(torch.equal(found.head[name], tensor) for name, tensor in head.items())
+
+
+class Spare(nn.Module):
+    """With a layer that its forward pass does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = nn.Linear(64, 32), nn.Linear(64, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x)
+
+
+def test_weights_that_nothing_uses_are_the_first_to_be_on_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    masks = MaskSet(Spare(), select="*.weight")
+    masks.set_scores({name: torch.rand_like(score) - 0.2 for name, score in masks.scores.items()})
+    whole = load(masks.save(tmp_path / "whole"))
+    images = [torch.randn(16, 64)]
+    with torch.no_grad():  # as a caller may have it
+        path = masks.save(tmp_path / "small", max_bytes=whole.bytes()["file"] - 250, images=images)
+    off = {name: int((~mask).sum()) for name, mask in load(path).masks().items()}
+    assert off["spare.weight"] < 100 < off["used.weight"]

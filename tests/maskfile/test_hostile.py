@@ -180,6 +180,8 @@ HOSTILE = (
     [0],
     [1] * 80,
     [2**40, 2**40],
+    [0, 2**70],
+    [0, 2**40, 2**40],
     {},
 )
 
@@ -332,7 +334,11 @@ DEEP = np.frombuffer(zlib.compress(b"[" * 2_000_000), np.uint8)
         ),
         (with_index(lambda i: i["norms"]["tensor"].__setitem__(0, 10**6)), "not one of the base's"),
         (with_index(lambda i: i["norms"]["bits"].__setitem__(0, 9)), "the bits of norms are not 2 to 8"),
-        (with_index(lambda i: i["head"]["shape"].__setitem__(0, [2**40, 2**40])), "head 'weight' is missing"),
+        (with_index(lambda i: i["head"]["shape"].__setitem__(0, [2**20, 2**40])), "head 'weight' is missing"),
+        (
+            with_index(lambda i: i["head"]["shape"].__setitem__(0, [2**40, 2**40])),
+            "a shape of head is malformed",
+        ),
         (with_index(lambda i: i["head"]["name"].__setitem__(0, "bias")), "a name occurs twice in the head"),
     ],
 )
@@ -367,3 +373,11 @@ def test_a_huge_tensor_that_is_all_on_is_not_allocated(files: list[bytes]) -> No
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 20
+
+
+def test_an_empty_tensor_with_a_huge_side_is_refused(files: list[bytes]) -> None:
+    for shape in ((0, 2**70), (0, 2**40, 2**40)):
+        metadata, arrays = parse(files[0], "whole")
+        content = serialise(metadata, arrays | {"head/w": Array("F32", shape, np.zeros(0, np.uint8))})
+        with pytest.raises(MaskFileError, match=r"'head/w' has dtype 'F32' and shape .*not understood"):
+            parse_mask(content, Path("huge"))

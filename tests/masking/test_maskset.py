@@ -261,3 +261,25 @@ def test_a_file_says_what_the_model_says_of_itself(tmp_path: Path) -> None:
     assert told.learnt_on == "timm mine"
     own = MaskSet(Small(), "conv*.weight").save(tmp_path / "c.mask.safetensors")
     assert selfmask.load(own).learnt_on is None
+
+
+@pytest.mark.parametrize("norm_stats", ["adapt", "frozen"])
+def test_statistics_of_instance_norms_come_back_too(norm_stats: NormStats, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True), nn.Flatten())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    masks = MaskSet(model, select="0.weight", norm_stats=norm_stats)
+    optimizer = masks.optimizer(torch.optim.Adam, lr=0.3)
+    for _ in range(4):
+        model.train()(torch.randn(8, 3, 9, 9) + 1).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    x = torch.randn(4, 3, 9, 9)
+    with torch.no_grad():
+        adapted = model.eval()(x)
+    assert bool(masks.statistics()) == (norm_stats == "adapt")
+    path = masks.save(tmp_path / "m")
+    masks.remove()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    with selfmask.load(path).apply(model), torch.no_grad():
+        assert torch.equal(model.eval()(x), adapted)

@@ -16,6 +16,8 @@ from selfmask.features.rows import Outcome
 from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import Splits
 from selfmask.maskfile.loading import load
+from selfmask.reports.headline import headline
+from selfmask.reports.reading import read_run
 from selfmask.run.adapt import Run, learn_mask
 from selfmask.run.best_views import choose_crop
 from selfmask.run.checkpoint import write_checkpoint
@@ -58,6 +60,10 @@ def test_a_mask_that_harms_is_kept_under_another_name(weights: Path, tmp_path: P
         in text
     )
     assert folder.result() == result
+    page = headline(read_run(folder.path))
+    assert page.status.endswith("finished")
+    assert "set aside as rejected.mask.safetensors. Keep the pretrained network" in page.sentence
+    assert not read_run(folder.path).problems
     with pytest.raises(RunError, match=r"worse than the untouched network.*rejected\.mask\.safetensors"):
         folder.mask()
 

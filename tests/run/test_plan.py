@@ -153,3 +153,11 @@ def test_images_with_labels_of_one_class_are_not_measured() -> None:
     assert plan.can_be_measured
     one = (plan.labelled.labels == 3).nonzero().flatten().tolist()
     assert not replace(plan, labelled=plan.labelled.subset(one)).can_be_measured
+
+
+def test_the_papers_rate_is_for_its_optimizer() -> None:
+    paper = AdaptSettings("digits", objective="supervised", preset="paper", size=48, steps=200)
+    assert make_plan(paper).fit.rate == 50
+    for method in ("adam", "tensor-adam"):
+        assert make_plan(replace(paper, optimizer=method)).fit.rate < 0.1
+    assert make_plan(replace(paper, optimizer="adam", lr=3.0)).fit.rate == 3

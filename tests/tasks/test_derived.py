@@ -93,6 +93,15 @@ def test_companions_that_differ_are_dropped(tmp_path: Path, model: nn.Module) ->
     assert not load(combine_masks(tmp_path / "d", "and", [a, b])).statistics
 
 
+def test_masks_beside_other_trained_parameters_are_not_combined(tmp_path: Path, model: nn.Module) -> None:
+    a = random_mask(model, tmp_path / "a", 0, trained={"fc.bias": torch.ones(10)})
+    b = random_mask(model, tmp_path / "b", 1, trained={"fc.bias": torch.zeros(10)})
+    assert load(combine_masks(tmp_path / "c", "and", [a, a])).trained
+    with pytest.raises(WrongBaseError, match=r"learnt beside other trained parameters \('fc.bias'\)"):
+        combine_masks(tmp_path / "d", "and", [a, b])
+    assert not (tmp_path / "d").exists()
+
+
 def test_of_masks_learnt_on_different_images_is_not_said_that_they_were_learnt_on_the_first(
     tmp_path: Path, model: nn.Module
 ) -> None:

@@ -71,7 +71,10 @@ def unpack_member(content: bytes, path: Path, dispatcher: Mask, masks: Mapping[s
     for name, change in member.norms.items():
         if name not in base.tensors or base.tensors[name].shape != tuple(change.steps.shape):
             raise MaskFileError(f"{path.name}: an expert's norm {name!r} is none of the base's")
-    metadata = {key: value for key, value in dispatcher.metadata.items() if key != "training"}
+    metadata = dict(dispatcher.metadata)
+    training = metadata.pop("training", None)
+    if isinstance(training, Mapping):  # of an expert's own images the file says no more
+        metadata["training"] = {key: training[key] for key in ("data", "objective") if key in training}
     whole = mask_bytes(base, restored, member.statistics, {}, {}, metadata, norms=member.norms, packed=True)
     return parse_mask(whole, path)
 

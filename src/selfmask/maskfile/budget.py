@@ -59,7 +59,8 @@ class Worn:
         theta: the base of the masked tensors by name; `bases`: that of the norm weights.
         learnt: what it wears now.
         images: batches that the model takes, of images that stand for those to come.
-        head: of a linear head ("weight", "bias"), or empty: the outputs are then the model's.
+        learnt.head: a linear one ("weight", perhaps "bias") or one of texts ("text", "logit_scale"), by what it says;
+            with any other, or none, the outputs are the model's, and a head is then stored as it is.
 
     Raises `SettingsError` where the model's outputs are no tensor, or there are no images.
     """
@@ -78,7 +79,9 @@ class Worn:
             )
         self._model, self._theta, self._bases, self._images = model, theta, bases, images
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
-        self._first, self._head = _said(self.features(), learnt.head), plain(learnt.head)
+        x = self.features()
+        self._first, self._head = _said(x, learnt.head), plain(learnt.head)
+        self.speaks = _speaks(x, learnt.head)
         if not bool(self._first.isfinite().all()):
             raise SettingsError(
                 "max_bytes: the network's outputs on the images are not finite, so nothing can be judged"
@@ -111,17 +114,17 @@ class Worn:
     def rounded(self, learnt: Learnt) -> tuple[Learnt, float]:
         """`learnt`, worn, with its head rounded for what the network is now; and how far the outputs then are, ≥ 0.
 
-        How far: with a linear head the mean Kullback-Leibler divergence of what it says from what was said first, in
-        nats; without one the mean squared difference over the mean square. A head that was rounded for some images is
-        judged by others: each half of them by a head rounded for the other half.
+        How far: with a head that `speaks` the mean Kullback-Leibler divergence of what it says from what was said
+        first, in nats; without one the mean squared difference over the mean square. A head that was rounded for some
+        images is judged by others: each half of them by a head rounded for the other half.
         """
         self.wear(learnt)
         x, first, head = self.features(), self._first, learnt.head
         if not (isinstance(head.get("weight"), Quantised) and _is_linear(x, head)) or len(x) < 4:
-            return learnt, _far(_said(x, head), first, head)
+            return learnt, _far(_said(x, head), first, speaks=self.speaks)
         halves = (slice(0, None, 2), slice(1, None, 2))
         far = [
-            _far(_said(x[these], self._head_for(head, x[others], first[others])), first[these], head)
+            _far(_said(x[these], self._head_for(head, x[others], first[others])), first[these], speaks=True)
             for these, others in (halves, halves[::-1])
         ]
         return replace(learnt, head=self._head_for(head, x, first)), sum(far) / 2
@@ -142,20 +145,30 @@ class Worn:
 
 
 def _is_linear(x: Tensor, head: Head) -> bool:
-    """Whether `head` is a linear one of the features `x`."""
-    return {"weight", "bias"} <= head.keys() and plain(head)["weight"].shape[1:] == x.shape[1:]
+    """Whether `head` is a linear one, with a bias, of the features `x`."""
+    return {"weight", "bias"} <= head.keys() and _speaks(x, head)
+
+
+def _speaks(x: Tensor, head: Head) -> bool:
+    """Whether it is known what `head` says of the features `x`."""
+    layer = plain(head)
+    rows = layer.get("text") if "logit_scale" in layer else layer.get("weight")
+    return rows is not None and x.ndim == rows.ndim == 2 and rows.shape[1] == x.shape[1]
 
 
 def _said(x: Tensor, head: Head) -> Tensor:
-    """Of the features: what the head says where there is a linear one, else they themselves."""
-    if not _is_linear(x, head):
+    """Of the features: what the head says where that is known, else they themselves."""
+    if not _speaks(x, head):
         return x
     layer = plain(head)
-    return F.linear(x, layer["weight"].to(x), layer["bias"].to(x))
+    if "logit_scale" in layer:
+        return float(layer["logit_scale"]) * F.normalize(x, dim=1) @ layer["text"].to(x).T
+    bias = layer.get("bias")
+    return F.linear(x, layer["weight"].to(x), None if bias is None else bias.to(x))
 
 
-def _far(now: Tensor, first: Tensor, head: Head) -> float:
-    if head and now.ndim == 2:
+def _far(now: Tensor, first: Tensor, *, speaks: bool) -> float:
+    if speaks:
         return float(
             F.kl_div(now.log_softmax(1), first.log_softmax(1), reduction="batchmean", log_target=True)
         )
@@ -190,7 +203,8 @@ def in_bytes(max_bytes: int, learnt: Learnt, worn: Worn, write: Callable[[Learnt
 
 
 def _nearest(max_bytes: int, shorter: Learnt, worn: Worn, write: Callable[[Learnt], bytes]) -> Fitted:
-    heads, trade = _heads(shorter.head), worn.trade(shorter)
+    # What a head that nobody can judge would lose by rounding is not known.
+    heads, trade = _heads(shorter.head) if worn.speaks else [dict(shorter.head)], worn.trade(shorter)
     found = (_filled(replace(shorter, head=head), trade, max_bytes, write) for head in heads)
     several = [worn.rounded(one) for one in found if one is not None]
     if not several:

@@ -122,8 +122,14 @@ def decode(reader: Reader, coded: Coded, shape: tuple[int, int]) -> np.ndarray:
 def _decode_rows(reader: Reader, coded: Coded, models: Iterator[Model], shape: tuple[int, int]) -> np.ndarray:
     if not coded.rows:
         return _decode_cell(reader, coded.off[0], models, shape)
-    labels = reader.symbols(shape[0], _row_table(coded.rows))
-    if tuple(np.bincount(labels, minlength=len(coded.rows)).tolist()) != coded.rows:
+    # As small as they can be, since a matrix may be all rows and no columns.
+    labels = np.empty(shape[0], np.min_scalar_type(len(coded.rows)))
+    found, table = np.zeros(len(coded.rows), np.int64), _row_table(coded.rows)
+    for begin in range(0, len(labels), codec.CHUNK):
+        part = labels[begin : begin + codec.CHUNK]
+        part[:] = reader.symbols(len(part), table)
+        found += np.bincount(part, minlength=len(found))
+    if tuple(found.tolist()) != coded.rows:
         raise MaskFileError("the classes of rows and their sizes disagree: the mask file is damaged")
     mask = np.empty(shape, bool)
     for k, (amount, off) in enumerate(zip(coded.rows, coded.off, strict=True)):
@@ -141,7 +147,8 @@ def _decode_cell(reader: Reader, off: int, models: Iterator[Model], shape: tuple
         model = next(models, None)
         if model is None:
             raise MaskFileError("there are fewer models than cells: the file is damaged")
-        mask[codec.decode_positions(reader, size, min(off, size - off), model)] = not rare_is_off
+        for positions in codec.decode_positions(reader, size, min(off, size - off), model):
+            mask[positions] = not rare_is_off
     return mask.reshape(shape)
 
 

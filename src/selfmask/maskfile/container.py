@@ -135,8 +135,8 @@ def is_counts(value: Any) -> bool:
 
 
 def is_shape(value: Any) -> bool:
-    """The same of at most 64, as a tensor's shape has."""
-    return is_counts(value) and len(value) <= 64
+    """The same of at most 64, as a tensor's shape has; no part of it, 0 aside, has more elements than 63 bits count."""
+    return is_counts(value) and len(value) <= 64 and count(tuple(v for v in value if v)) < 2**63
 
 
 def _arrays(header: dict[str, Any], data: np.ndarray, name: str) -> dict[str, Array]:
@@ -150,7 +150,7 @@ def _arrays(header: dict[str, Any], data: np.ndarray, name: str) -> dict[str, Ar
             raise MaskFileError(
                 f"{name}: tensor {key!r} has dtype {dtype!r} and shape {shape!r}, not understood"
             )
-        if not is_shape(offsets) or len(offsets) != 2:
+        if not is_counts(offsets) or len(offsets) != 2:
             raise MaskFileError(f"{name}: tensor {key!r} has malformed data_offsets")
         begin, end = offsets
         if not begin <= end <= data.nbytes or end - begin != count(tuple(shape)) * ITEM_BYTES[dtype]:

@@ -72,13 +72,14 @@ def combine_masks(path: str | os.PathLike[str], operation: Operation, masks: Seq
     """Write the mask that `operation` makes of several masks of one base. Returns the path.
 
     "and": a weight is on where all have it on. "or": where any has. "majority": where at least half have. Running
-    statistics, trained parameters, norm weights and heads are kept where all masks have the same ones and dropped
-    elsewhere, since there is no meaning in mixing them; so is what the metadata says. What was measured on one mask is
+    statistics, norm weights and heads are kept where all masks have the same ones and dropped elsewhere, since there is
+    no meaning in mixing them; so is what the metadata says. What was measured on one mask is
     true of it alone and dropped; `derived` names the masks, what each was learnt on, and what was `dropped`.
 
     Raises:
         SettingsError: fewer than two masks, an unknown operation, or a tensor would have no weight on.
-        WrongBaseError: the masks belong to different bases, or mask different tensors.
+        WrongBaseError: the masks belong to different bases, mask different tensors, or were learnt beside trained
+            parameters that are not the same: what these were in the base no file says.
     """
     if operation not in get_args(Operation):
         raise SettingsError(f"the operation is one of {', '.join(get_args(Operation))}, got {operation!r}")
@@ -99,6 +100,12 @@ def combine_masks(path: str | os.PathLike[str], operation: Operation, masks: Seq
             combined[name] = 2 * stack.sum(0) >= len(masks)
         if combined[name].numel() and not bool(combined[name].any()):
             raise SettingsError(f"{operation!r} of these masks turns every weight of {name!r} off")
+    if any(m.trained for m in masks) and not _common([m.trained for m in masks]):
+        names = sorted({name for m in masks for name in m.trained})
+        raise WrongBaseError(
+            f"these masks were learnt beside other trained parameters ({names[0]!r}), so their bits cannot be "
+            "combined: what these were in the base no file says"
+        )
     parts = {
         "statistics": [m.statistics for m in masks],
         "trained": [m.trained for m in masks],

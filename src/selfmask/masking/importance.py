@@ -62,13 +62,16 @@ def sensitivity(
     try:
         for p in chosen:
             p.requires_grad_(True)
-        with eval_mode(model):
+        with torch.enable_grad(), eval_mode(model):
             for batch in batches:
                 features = model(batch)
                 signs = torch.randint(0, 2, features.shape, generator=random).to(features) * 2 - 1
-                gradients = torch.autograd.grad((features * signs).sum(), chosen)
+                # What the forward pass does not use has no gradient, and moves nothing.
+                gradients = torch.autograd.grad((features * signs).sum(), chosen, allow_unused=True)
                 images += len(batch)
                 for (name, total), gradient in zip(squares.items(), gradients, strict=True):
+                    if gradient is None:
+                        continue
                     total += (gradient * theta[name].to(gradient)).square().float().cpu()
     finally:
         for p, old in zip(chosen, required, strict=True):

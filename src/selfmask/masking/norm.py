@@ -1,6 +1,6 @@
-"""Batch norms: what happens to their running statistics while a mask is learnt (PAPER §5).
+"""Batch norms, and instance norms that keep statistics: what happens to these while a mask is learnt (PAPER §5).
 
-"adapt": they move in training mode, as in the paper, and the mask file carries them. "frozen": each batch norm
+"adapt": they move in training mode, as in the paper, and the mask file carries them. "frozen": each such norm
 stays in evaluation mode whatever `model.train()` says, so there is nothing to carry.
 """
 
@@ -10,40 +10,40 @@ from functools import cache
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 NormStats = Literal["adapt", "frozen"]
 
 
 @cache
-def _frozen_class(cls: type[_BatchNorm]) -> type[_BatchNorm]:
+def _frozen_class(cls: type[_NormBase]) -> type[_NormBase]:
     """A subclass of `cls` that cannot be put into training mode.
 
     A class, and not a hook or a patched method: the module keeps its tensors, its `repr` stays readable, and
     copies and pickles of the model are frozen too.
     """
 
-    def train(self: _BatchNorm, mode: bool = True) -> _BatchNorm:
+    def train(self: _NormBase, mode: bool = True) -> _NormBase:
         return cls.train(self, False)
 
-    def reduce(self: _BatchNorm, protocol: int) -> tuple[Any, ...]:
+    def reduce(self: _NormBase, protocol: int) -> tuple[Any, ...]:
         return (_frozen, (cls,), self.__getstate__())
 
     name = f"Frozen{cls.__name__}"
     return type(name, (cls,), {"train": train, "__reduce_ex__": reduce, "__module__": __name__})
 
 
-def _frozen(cls: type[_BatchNorm]) -> _BatchNorm:
+def _frozen(cls: type[_NormBase]) -> _NormBase:
     """An empty frozen batch norm, for `copy` and `pickle`, which cannot find a class that was made at run time."""
     frozen = _frozen_class(cls)
     return frozen.__new__(frozen)
 
 
-def freeze(model: nn.Module) -> list[tuple[_BatchNorm, type[_BatchNorm], bool]]:
-    """Freeze every batch norm that keeps running statistics; returns what `thaw` needs."""
-    frozen: list[tuple[_BatchNorm, type[_BatchNorm], bool]] = []
+def freeze(model: nn.Module) -> list[tuple[_NormBase, type[_NormBase], bool]]:
+    """Freeze every norm that keeps running statistics; returns what `thaw` needs."""
+    frozen: list[tuple[_NormBase, type[_NormBase], bool]] = []
     for module in model.modules():
-        if not isinstance(module, _BatchNorm) or module.running_mean is None:
+        if not isinstance(module, _NormBase) or module.running_mean is None:
             continue
         cls = type(module)
         frozen.append((module, cls, module.training))
@@ -52,7 +52,7 @@ def freeze(model: nn.Module) -> list[tuple[_BatchNorm, type[_BatchNorm], bool]]:
     return frozen
 
 
-def thaw(frozen: list[tuple[_BatchNorm, type[_BatchNorm], bool]]) -> None:
+def thaw(frozen: list[tuple[_NormBase, type[_NormBase], bool]]) -> None:
     """Undo `freeze`: the classes and the modes are what they were."""
     for module, cls, training in frozen:
         module.__class__ = cls
@@ -63,7 +63,7 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
     """The running means and variances of `model` by name, as they are in the model (not copies)."""
     found: dict[str, Tensor] = {}
     for prefix, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _NormBase):
             for name in ("running_mean", "running_var"):
                 tensor = getattr(module, name)
                 if tensor is not None:

@@ -89,7 +89,7 @@ class Supervised(Objective):
     @classmethod
     def paper(cls, family: str) -> PaperConstants:
         own: dict[str, Any] = {"head_start": "random", "crop": 0.08}
-        if family in ("vit", "clip"):
+        if family in ("vit", "dinov2", "clip"):
             return PaperConstants(lr=10.0, epochs=32.0, settings=own)
         return PaperConstants(warmup=40 / 150, settings=own)
 

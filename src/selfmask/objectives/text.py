@@ -120,7 +120,7 @@ class Text(Objective):
 
     @classmethod
     def paper(cls, family: str) -> PaperConstants:
-        if family in ("vit", "clip"):
+        if family in ("vit", "dinov2", "clip"):
             return PaperConstants(lr=10.0, epochs=32.0)
         return PaperConstants(warmup=40 / 150)
 

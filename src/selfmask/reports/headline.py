@@ -131,7 +131,7 @@ def display_name(name: object) -> str:
 
 
 def _main_measure(rows: Rows | None, objective: str) -> tuple[str, Estimate, Estimate, Estimate] | None:
-    """The measure that the objective was for: the trained head with labels, k-NN without."""
+    """The measure that the run's verdict goes by: the trained head where there is one, else k-NN."""
     if rows is None:
         return None
     named = {row.name: row for row in rows.rows}
@@ -139,7 +139,7 @@ def _main_measure(rows: Rows | None, objective: str) -> tuple[str, Estimate, Est
     masked = next((named[name] for name in OURS if name in named), None)
     if base is None or masked is None:
         return None
-    order = ("knn", "probe", "head") if is_label_free(objective) else ("head", "probe", "knn")
+    order = ("knn", "probe", "head") if is_label_free(objective) else ("head", "knn", "probe")
     for key in order:
         reached, gain = getattr(masked, key), getattr(masked, f"{key}_gain")
         before = _before(base, key)

@@ -146,6 +146,8 @@ def read_run(path: Path) -> ReadRun:
             mask, cascade = _read_file(folder.cascade_file)
         elif inner.mask_file.is_file():
             mask = inner.mask()
+        elif inner.rejected_file.is_file():
+            mask = load(inner.rejected_file)
     except SelfmaskError as error:
         problems.append(str(error))
     unfinished = _unfinished(folder, inner, log)
@@ -166,7 +168,7 @@ def _unfinished(folder: RunFolder, inner: RunFolder, log: Log) -> str:
     """What is said of a run that was stopped before its end; "" for any other."""
     if folder.cascade_file.is_file():
         return ""
-    if not inner.mask_file.is_file():
+    if not (inner.mask_file.is_file() or inner.rejected_file.is_file()):
         reached = f" after step {log.steps[-1]['step'] + 1}" if log.steps else ""
         return (
             f"The run stopped{reached} before it wrote a mask: there are no results yet. "

@@ -24,8 +24,8 @@ from selfmask.reports.wording import accuracy, label, percents, size
 MEASURES = {"knn": "k-NN", "probe": "linear probe", "head": "trained head"}
 """The measures of `features.rows.Row`, and what a reader calls them."""
 
-OURS = ("masked", "unconditional", "conditional", "self-masked")
-"""The rows of what was learnt here, the one that a page speaks of first."""
+OURS = ("masked", "conditional", "unconditional", "self-masked")
+"""The rows of what was learnt here, the one that a run's verdict is of first."""
 
 _PARTS = {
     "masks": BLUE,

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from selfmask.cascades.cascade_file import load_cascade
 from selfmask.errors import MaskFileError
-from selfmask.maskfile.loading import load
+from selfmask.maskfile.loading import load, parse_mask
 from selfmask.maskfile.mask import Mask
+from selfmask.maskfile.saving import mask_bytes
 from selfmask.reports.density import Layer, layers, total_density
 from selfmask.reports.filters import FilterShares, filter_shares
 from selfmask.reports.similarity import OffBits
@@ -66,7 +67,16 @@ def open_masks(path: Path, label: str) -> list[tuple[str, Mask]]:
         except MaskFileError:
             raise not_a_mask from None
         names = ["dispatcher", *(f"expert {number}" for number in range(1, cascade.experts + 1))]
-        return [(f"{label}, {name}", cascade.member(number)) for number, name in enumerate(names)]
+        return [(f"{label}, {name}", _as_a_file(cascade.member(number))) for number, name in enumerate(names)]
+
+
+def _as_a_file(mask: Mask) -> Mask:
+    """A cascade's member as it would be stored alone: its bytes are then those of any other mask file."""
+    content = mask_bytes(
+        mask.index.base, mask.masks(), mask.statistics, mask.trained, mask.stored_head, mask.metadata,
+        norms=mask.norms,
+    )  # fmt: skip
+    return parse_mask(content, mask.path)
 
 
 def find_masks(paths: Iterable[Path]) -> list[Path]:

@@ -230,7 +230,9 @@ def _fit_settings(
         seed=settings.seed,
         checkpoint_every=settings.checkpoint_every,
     )
-    rate = settings.lr or (paper.lr if paper else default_rate(fit, recipe.path, recipe.most))
+    # The paper's rate is SGD's; with another optimizer it would destroy the network in a step.
+    own = paper.lr if paper is not None and fit.method == "sgd" else None
+    rate = settings.lr or own or default_rate(fit, recipe.path, recipe.most)
     return replace(fit, rate=rate)
 
 

@@ -156,7 +156,7 @@ def _rows(
     for size in sizes:
         yield from both(PRETRAINED, size)
         if settings.statistics:
-            with moved_statistics(backbone, opened.splits.train, size=size, seed=seed) as moved:
+            with moved_statistics(backbone, opened.train, size=size, seed=seed) as moved:
                 if moved:
                     yield measure(
                         _at(STATISTICS_ONLY, size, sizes), backbone, train, test, size=size, seed=seed,

@@ -32,7 +32,8 @@ class InBytes:
     """The new file, and what it cost.
 
     record: what its metadata has under "budget"; None where the whole file fits. before, after: bytes by part.
-    moved: how far the outputs moved on the images that were judged by (`maskfile.budget.Worn.moved`).
+    moved: how far the outputs moved on the images that were judged by (`maskfile.budget.Worn.rounded`): in nats where
+    `said`, what a head says, else their mean square.
     held_out, tested: the top-1 of the mask's own linear head, where it has one for the classes of the images.
     unseen: whether the mask was not learnt on the images that were judged by.
     """
@@ -43,6 +44,7 @@ class InBytes:
     before: dict[str, int]
     after: dict[str, int]
     moved: float
+    said: bool
     held_out: Tested | None
     tested: Tested | None
     unseen: bool
@@ -55,6 +57,7 @@ class InBytes:
             "bytes": {"before": self.before, "after": self.after},
             "budget": self.record,
             "moved": self.moved,
+            "said": self.said,
             "held_out": None if self.held_out is None else self.held_out.document(),
             "test": None if self.tested is None else self.tested.document(),
             "unseen": self.unseen,
@@ -102,6 +105,7 @@ def hold(
     write_atomically(out, found.content)
     return InBytes(
         out, max_bytes, found.record, mask.bytes(), parse_mask(found.content, out).bytes(), found.moved,
+        worn.speaks,
         costs[0], costs[1] if test is not None else None, unseen,
     )  # fmt: skip
 
