@@ -120,3 +120,15 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
         BackboneError, match=r"do not fit openclip:tiny-clip: positional_embedding is not among them"
     ):
         build("openclip:tiny-clip", weights=tmp_path / "w.safetensors")
+
+
+def test_what_a_tag_says_of_its_weights_holds(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_clip applies QuickGELU to no architecture that says nothing of it: it only warns."""
+    tags = {"theirs": {"quick_gelu": True}, "own": {}}
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda name: list(tags))
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, tag: tags[tag])
+    kinds = {}
+    for tag in tags:
+        module = build(f"openclip:tiny-clip:{tag}", weights=file).module
+        kinds[tag] = {type(one).__name__ for one in module.modules() if "GELU" in type(one).__name__}
+    assert kinds == {"theirs": {"QuickGELU"}, "own": {"GELU"}}

@@ -41,7 +41,15 @@ def test_a_description_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"size": 0}, {"crop": 1.5}, {"crop": 0.0}, {"std": (1.0, 0.0, 1.0)}, {"interpolation": "nearest"}]
+    "bad",
+    [
+        {"size": 0},
+        {"crop": 1.5},
+        {"crop": 0.0},
+        {"crop": 0.01},
+        {"std": (1.0, 0.0, 1.0)},
+        {"interpolation": "nearest"},
+    ],
 )
 def test_settings_out_of_range_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(SettingsError):

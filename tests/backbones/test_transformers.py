@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from selfmask.backbones import hub
+from selfmask.backbones.preprocessing import IMAGENET_MEAN
 from selfmask.backbones.spec import build, rebuild
 from selfmask.errors import BackboneError
 
@@ -145,3 +147,24 @@ def test_no_file_says_which_folder_is_read(tmp_path: Path, monkeypatch: pytest.M
     for name in (str(tmp_path), "./here", "../x", "~/x", "here"):
         with pytest.raises(BackboneError, match=r"is a folder, and which folders .*--backbone"):
             rebuild({"spec": f"hf:{name}"})
+
+
+def test_a_cache_without_the_recipe_is_not_taken_for_a_network_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who loaded the network by the library alone has no preprocessor_config.json, and its recipe may be another."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    copy, commit = tmp_path / "models--someone--network", "a" * 40
+    (copy / "refs").mkdir(parents=True)
+    (copy / "refs" / "main").write_text(commit)
+    snapshot = copy / "snapshots" / commit
+    folder(snapshot, "vit")
+    with hub.local_only(), pytest.raises(BackboneError, match="someone/network"):
+        build("hf:someone/network")
+    none = copy / ".no_exist" / commit
+    none.mkdir(parents=True)
+    (none / "preprocessor_config.json").touch()  # the hub was asked, and has none
+    with hub.local_only():
+        assert build("hf:someone/network").preprocessing.mean == IMAGENET_MEAN

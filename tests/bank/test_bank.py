@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -192,3 +194,31 @@ def test_a_card_says_what_is_known(backbone: Backbone, folder: Path) -> None:
         assert card.density == pytest.approx(selfmask.load(card.path).density())
         assert card.document()["classes"] == ["cat", "dog", "fish"]
         assert (bank.card("a").classes, bank.card("a").size, bank.card("a").predicts) == ((), 8, False)
+
+
+def test_a_prediction_is_of_one_mask(
+    backbone: Backbone,
+    tmp_path: Path,
+    model: nn.Module,
+    save: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is replaced between the features and the head is asked anew."""
+    path, images = tmp_path / "a.mask.safetensors", pictures(4)
+    heads = [{"weight": torch.randn(3, 10), "bias": torch.randn(3)} for _ in range(2)]
+    save(path, model, 1, head=heads[0])
+    with Bank(backbone, tmp_path) as bank:
+        whole, once = bank.embed, []
+
+        def embed(*given: Any, **more: Any) -> Tensor:
+            x = whole(*given, **more)
+            if not once:
+                once.append(save(path, model, 2, head=heads[1]))
+                bank.refresh()
+            return x
+
+        monkeypatch.setattr(bank, "embed", embed)
+        found = bank.predict(images, "a")
+        monkeypatch.undo()
+        assert found == bank.predict(images, "a")
+        assert len(once) == 1

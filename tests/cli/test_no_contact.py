@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +99,16 @@ def test_no_command_calls_where_a_stranger_s_file_says(
     assert "--download" in said
     assert main([command, str(path), *more, "--download"]) == 2
     assert calls
+
+
+def test_the_switch_is_there_in_a_fresh_process() -> None:
+    """Nobody need have imported the hub's client before."""
+    program = (
+        "from selfmask.backbones.hub import local_only\n"
+        "with local_only():\n"
+        "    from huggingface_hub import constants\n"
+        "    assert constants.HF_HUB_OFFLINE\n"
+        "assert not constants.HF_HUB_OFFLINE\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +282,22 @@ def test_files_that_were_tampered_with(used, tmp_path: Path) -> None:
     refused("was not written by selfmask embed")
     out.write_bytes(b"PAR1 and no more")
     refused("not a Parquet file")
+
+
+def test_an_older_npy_stays_whole_where_the_new_one_does_not_come_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Parts(tmp_path / "e.npy", "d", 3, "float32", False)
+    path = parts.path(0, [Entry("0", Path("x"))])
+    one = Embedded(("a",), torch.ones(1, 3), None, ())
+    parts.write(path, one)
+    parts.assemble([path], Record(MADE, "/x", 0, 3, "float32"))
+    parts.write(path, replace(one, x=torch.zeros(1, 3)))
+
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
+    with pytest.raises(OSError, match="No space"):
+        parts.assemble([path], Record(MADE, "/x", 0, 3, "float32"))
+    assert torch.equal(torch.cat(list(open_embeddings(parts.out).blocks())), torch.ones(1, 3))

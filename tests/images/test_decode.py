@@ -63,6 +63,13 @@ def test_16_bits_are_scaled_not_clipped(format: str) -> None:
     assert np.array_equal(pixels[..., 0], pixels[..., 2])
 
 
+def test_16_bits_whose_white_is_0_are_turned_around() -> None:
+    """As X-ray pictures often have it."""
+    file, ramp = io.BytesIO(), np.linspace(0, 65535, 512).astype(np.uint16).reshape(16, 32)
+    Image.fromarray(ramp).save(file, "TIFF", tiffinfo={262: 0})
+    assert np.array_equal(shown(file.getvalue())[..., 0], 255 - np.rint(ramp / 257).astype(np.uint8))
+
+
 def test_16_bit_colour_keeps_its_high_byte() -> None:
     wide = (np.arange(6 * 5 * 3).reshape(6, 5, 3) * 700).astype(">u2")
     raw = b"".join(b"\0" + row.tobytes() for row in wide)
@@ -81,6 +88,15 @@ def test_float_and_32_bit_greyscale() -> None:
     broken = unit.copy()
     broken[0, 0] = np.nan
     assert shown(encoded(Image.fromarray(broken), "TIFF"))[7, 7, 0] == 255
+    far = np.linspace(1000, 1100, 64, dtype=np.float32).reshape(8, 8)
+    for values in (far, far - 2200):
+        pixels = shown(encoded(Image.fromarray(values), "TIFF"))[..., 0]
+        assert (pixels.min(), pixels.max()) == (0, 255), "from their own minimum to their own maximum"
+    far[0, 0], far[7, 7] = np.nan, np.inf
+    pixels = shown(encoded(Image.fromarray(far), "TIFF"))[..., 0]
+    assert (pixels[0, 0], pixels[7, 7], pixels[7, 6]) == (0, 255, 255)
+    for constant in (np.full((4, 4), 1000, np.float32), np.full((4, 4), np.nan, np.float32)):
+        assert not shown(encoded(Image.fromarray(constant), "TIFF")).any()
     whole = np.linspace(0, 65535, 64, dtype=np.int32).reshape(8, 8)
     assert np.array_equal(shown(encoded(Image.fromarray(whole), "TIFF"))[..., 0], np.rint(whole / 257))
 

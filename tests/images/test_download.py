@@ -8,6 +8,7 @@ import json
 import shutil
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 from torchvision import datasets
 
+from selfmask._common.files import try_to_lock
 from selfmask.errors import DataError
 from selfmask.images import named
 from selfmask.images.catalogue import CATALOGUE
@@ -317,3 +319,26 @@ def test_every_known_set_is_downloaded_or_says_how_to_have_it() -> None:
     for data in CATALOGUE.values():
         assert bool(data.fetch) != bool(data.by_hand)
         assert bool(data.fetch) == bool(data.megabytes)
+
+
+def test_two_at_once_fetch_a_set_once(
+    textures: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(named, "_LOOK", 0.01)
+    said: list[str] = []
+    with (tmp_path / ".dtd-lock").open("a+") as lock:
+        assert try_to_lock(lock)
+        waiting = threading.Thread(target=get_named, args=("dtd", tmp_path), kwargs={"say": said.append})
+        waiting.start()
+        deadline = time.monotonic() + 10
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert said == ["Another process is downloading dtd: waiting for it"]
+        assert not textures.sent
+    waiting.join(20)
+    assert not waiting.is_alive()
+    assert "Downloading dtd" in said[1]
+    assert len(textures.sent) == 1
+    get_named("dtd", tmp_path, say=said.append)
+    assert len(textures.sent) == 1
+    assert not list(tmp_path.glob(".dtd*"))

@@ -237,6 +237,23 @@ def test_mistakes_in_jsonl(class_folder: Folder) -> None:
             open_data(path)
 
 
+def test_jsonl_has_empty_labels_as_csv_has(class_folder: Folder) -> None:
+    root = class_folder({"cat": 3, "dog": 3})
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*"))
+    labels = ['"cat"', '"dog"', '" "', '""', "NaN", "null"]
+    lines = [f'{{"file": "{name}", "label": {label}}}' for name, label in zip(names, labels, strict=True)]
+    (root / "list.jsonl").write_text("\n".join(lines))
+    train = open_data(root / "list.jsonl").train
+    assert train.classes == ("cat", "dog")
+    assert len(train.labelled()) < len(train)
+
+
+def test_validation_and_test_without_training_are_no_classes(class_folder: Folder) -> None:
+    root = class_folder({"val/cat": 2, "val/dog": 2, "test/cat": 2, "test/dog": 2})
+    with pytest.raises(DataError, match="has no training images"):
+        open_data(root)
+
+
 def test_few_labels(class_folder: Folder) -> None:
     root = class_folder({"cat": 5, "dog": 5})
     labels = root / "few.csv"

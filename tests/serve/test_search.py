@@ -29,7 +29,7 @@ def test_search_is_exact_and_by_the_mask_that_made_it(
         embedded(backbone, None, photos, tmp_path / "base.parquet"),
     )
     contents = [picture(k) for k in range(12)]
-    with serving(gallery=files) as running:
+    with serving(gallery=files, watch=1000.0) as running:
         for name in ("a", "base"):
             answer = running.post(
                 f"/masks/{name}/search?k=3", [("x", picture(4)), ("bad", b""), ("y", picture(50))]
@@ -51,6 +51,8 @@ def test_search_is_exact_and_by_the_mask_that_made_it(
         assert running.post("/masks/b/search", [("x", picture(1))]).status == 422
         assert running.post("/masks/a/search?k=0", [("x", picture(1))]).status == 422
         write_mask(masks / "a.mask.safetensors", model, 77)  # another mask of that name
+        # One that is answered before the bank has looked: what was found then says nothing of the new one.
+        assert running.post("/masks/a/search", [("x", picture(4))]).status == 200
         running.bank.refresh()
         refused = running.post("/masks/a/search", [("x", picture(4))])
         assert refused.status == 422

@@ -98,7 +98,12 @@ def build_from_openclip(
         )
     config = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
     with _quietly():
-        clip = open_clip.create_model(architecture, pretrained=_source(name, tag, config) if fetch else None)
+        clip = open_clip.create_model(
+            architecture,
+            pretrained=_source(name, tag, config) if fetch else None,
+            # It applies what a tag says of its weights to no architecture that says nothing, and only warns.
+            force_quick_gelu=bool(config.get("quick_gelu")),
+        )
     if weights is not None:
         load_strict(
             clip, read_state_dict(weights), str(weights), f"openclip:{name}", _converter(open_clip, clip)

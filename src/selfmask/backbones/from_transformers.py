@@ -11,7 +11,13 @@ from torch import nn
 
 from selfmask.backbones.backbone import Backbone, measured_width, weights_name
 from selfmask.backbones.from_module import pool_output
-from selfmask.backbones.hub import OFFLINE_CHOICES, hub_endpoint, in_hub_cache, require_reachable
+from selfmask.backbones.hub import (
+    OFFLINE_CHOICES,
+    hub_endpoint,
+    in_hub_cache,
+    known_to_lack,
+    require_reachable,
+)
 from selfmask.backbones.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from selfmask.backbones.state import load_strict, read_state_dict
 from selfmask.errors import BackboneError, MissingExtraError
@@ -20,6 +26,7 @@ from selfmask.masking.presets import detect_family
 if TYPE_CHECKING:
     from types import ModuleType
 
+_RECIPE = "preprocessor_config.json"
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _BILINEAR = 2  # PIL's number, which transformers writes into preprocessor_config.json
 
@@ -95,7 +102,8 @@ def _place(name: str, fetch: bool) -> str:
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise BackboneError(f"{name} is neither OWNER/NAME on the hub nor a folder with a config.json")
     config = in_hub_cache(name, "config.json")
-    if config is not None and (not fetch or in_hub_cache(name, *_WEIGHT_FILES) is not None):
+    weights = not fetch or in_hub_cache(name, *_WEIGHT_FILES) is not None
+    if config is not None and weights and (in_hub_cache(name, _RECIPE) or known_to_lack(name, _RECIPE)):
         return str(config.parent)
     require_reachable(hub_endpoint(), f"the files of hf:{name}")
     return name
@@ -153,15 +161,22 @@ def _recipe(place: str, config: Any) -> Preprocessing:
 
 
 def _preprocessor_config(place: str) -> dict[str, Any]:
-    file: Path | None = Path(place) / "preprocessor_config.json"
+    file: Path | None = Path(place) / _RECIPE
     if not Path(place).is_dir():
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
         try:
-            file = Path(hf_hub_download(place, "preprocessor_config.json"))
-        except (HfHubHTTPError, OSError):
+            file = Path(hf_hub_download(place, _RECIPE))
+        except EntryNotFoundError:
             file = None
+        except (
+            HfHubHTTPError,
+            OSError,
+        ) as error:  # another recipe than its own would be wrong without a word
+            raise BackboneError(
+                f"hf:{place}: its {_RECIPE} could not be fetched: {_first_line(error)}; {OFFLINE_CHOICES}"
+            ) from error
     return json.loads(file.read_text()) if file is not None and file.is_file() else {}
 
 

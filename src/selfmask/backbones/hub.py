@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -35,16 +34,15 @@ def local_only() -> Iterator[None]:
     """
     token = _local_only.set(True)
     # Libraries also ask on their own, for a tokeniser say. The client's switch is read at each request.
-    constants = sys.modules.get("huggingface_hub.constants")
-    before = getattr(constants, "HF_HUB_OFFLINE", False)
-    if constants is not None:
-        constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
         _local_only.reset(token)
-        if constants is not None:
-            constants.HF_HUB_OFFLINE = before  # type: ignore[attr-defined]
+        constants.HF_HUB_OFFLINE = before
 
 
 def why_unreachable(address: str) -> str | None:
@@ -103,6 +101,14 @@ def in_hub_cache(repository: str, *names: str) -> Path | None:
         if isinstance(found, str):
             return Path(found)
     return None
+
+
+def known_to_lack(repository: str, name: str) -> bool:
+    """Whether the hub's cache knows that a repository has no file of this name."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    repository, _, revision = repository.partition("@")
+    return try_to_load_from_cache(repository, name, revision=revision or None) is _CACHED_NO_EXIST
 
 
 def fetched(url: str, what: str) -> Path:

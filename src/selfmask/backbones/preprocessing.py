@@ -15,6 +15,7 @@ Colour = tuple[float, float, float]
 Interpolation = Literal["bicubic", "bilinear"]
 
 MOST_PIXELS = 4096
+_MOST_RESIZED = 2 * MOST_PIXELS
 """Side of the largest view. A file may say a size, and what it says is made."""
 IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
@@ -45,6 +46,11 @@ class Preprocessing:
         if not 0 < self.crop <= 1:
             raise SettingsError(
                 f"crop is the share of the short side that is kept, in (0, 1], not {self.crop}"
+            )
+        if self.size / self.crop > _MOST_RESIZED:  # a file may say both, and what it says is made
+            raise SettingsError(
+                f"a crop of {self.crop} of {self.size} pixels would need images of {self.size / self.crop:.0f}, and at "
+                f"most {_MOST_RESIZED} are made"
             )
         if self.interpolation not in ("bicubic", "bilinear"):
             raise SettingsError(f"interpolation must be 'bicubic' or 'bilinear', not {self.interpolation!r}")

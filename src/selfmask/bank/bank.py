@@ -31,6 +31,8 @@ from selfmask.images.image_set import ImageSet
 from selfmask.maskfile.loading import parse_mask
 
 Path_ = str | os.PathLike[str]
+REPLACED = 3
+"""How often a question is asked anew because its mask was replaced in between."""
 Names = str | None | Sequence[str | None]
 """The mask of all images, or one for each; None is the untouched backbone."""
 
@@ -128,6 +130,10 @@ class Bank:
     def predicts(self, name: str) -> bool:
         """Whether a mask brings a head. Decodes nothing. Raises `SettingsError` for an unknown name."""
         return self._register.entry(name).predicts
+
+    def version(self, name: str | None) -> bytes:
+        """Of the file that the mask `name` is from now: another file has another. Empty for the untouched backbone."""
+        return b"" if name is None else self._register.entry(name).digest
 
     def path(self, name: str) -> Path:
         """Where a mask's file lies. Raises `SettingsError` for an unknown name."""
@@ -230,8 +236,15 @@ class Bank:
         top: how many classes are told. Raises, besides what `embed` does, `SettingsError` for a mask without a head.
         """
         pictures = picture_set(images)
-        self._check_heads(self._groups(names, len(pictures)))
-        return self.predict_features(self.embed(pictures, names, batch_size=batch_size), names, top=top)
+        asked = {name for name, _ in self._groups(names, len(pictures))}
+        for _ in range(REPLACED):
+            self._check_heads(self._groups(names, len(pictures)))
+            before = {name: self.version(name) for name in asked}
+            x = self.embed(pictures, names, batch_size=batch_size)
+            found = self.predict_features(x, names, top=top)
+            if before == {name: self.version(name) for name in asked}:
+                return found
+        raise SettingsError("a mask was replaced each time that it was asked: try again")
 
     def predict_features(self, x: Tensor, names: Names, *, top: int = 5) -> list[Prediction]:
         """The same from features (N, width) that `embed` gave for these names."""

@@ -150,7 +150,6 @@ class Parts:
 
     def _write_npy(self, tables: Iterable[pa.Table], record: Record) -> None:
         beside, columns = json_beside(self.out), {"path": [], **({"expert": []} if self.experts else {})}
-        beside.unlink(missing_ok=True)  # so that the old one never stands beside the new numbers
         with written_atomically(self.out) as file:
             shape = {
                 "descr": np.dtype(self.dtype).str,
@@ -162,6 +161,7 @@ class Parts:
                 file.write(numbers(table["embedding"], self.width).tobytes())
                 for name, values in columns.items():
                     values += table[name].to_pylist()
+            beside.unlink(missing_ok=True)  # so that the old one never stands beside the new numbers
         text = json.dumps({"record": json.loads(record.json()), **columns}, ensure_ascii=False)
         write_atomically(beside, text.encode())
 

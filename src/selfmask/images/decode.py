@@ -198,10 +198,16 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
+_PHOTOMETRIC = 262
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     mode = picture.mode
     if mode.startswith(("I", "F")):
-        return Image.fromarray(_to_8_bits(np.asarray(picture), mode)).convert("RGB")
+        values = _to_8_bits(np.asarray(picture), mode)
+        # Pillow turns around what is stored with white as 0 where it has 8 bits, but not where it has 16.
+        white_is_0 = mode.startswith("I;16") and getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+        return Image.fromarray(255 - values if white_is_0 else values).convert("RGB")
     if mode == "CMYK":
         return _from_profile(picture) or picture.convert("RGB")
     if mode == "LAB":
@@ -231,13 +237,15 @@ def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
     if mode == "I":
         top = int(values.max(initial=0))
         return _scaled(np.maximum(values, 0), next(m for m in (255, 65535, 2**31 - 1) if top <= m))
-    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     if low >= 0 and high <= 1:
         return _scaled(values, 1.0)
     if low >= 0 and high <= 255:
         return _scaled(values, 255.0)
-    return _scaled(values - low, high - low)
+    return _scaled(values - low, high - low or 1.0)
 
 
 def _scaled(values: np.ndarray, top: float) -> np.ndarray:

@@ -15,8 +15,9 @@ from selfmask.images.place import check_folder
 def folder_listing(folder: Path) -> Listing:
     """Read the layout of a folder.
 
-    - Sub-folders called train, validation (or val), test: those are the splits. (A "train" among other folders
-      with images, and no test or validation, is a class: vehicles, say.)
+    - Sub-folders called train, validation (or val), test: those are the splits, if one of them is train or they are
+      two with no other folder of images beside them. (A "train" among other folders with images, and no test or
+      validation, is a class: vehicles, say.)
     - Sub-folders with images: each is a class; images lie in it at any depth. Images directly in the folder,
       beside class folders, are unlabelled.
     - No sub-folders with images: all images are unlabelled.
@@ -24,11 +25,12 @@ def folder_listing(folder: Path) -> Listing:
     check_folder(folder)
     splits = _split_folders(folder)
     others: list[Path] = []
-    if "train" in splits:
+    if splits:
         others = [
             child for child in _subfolders(folder) if child not in splits.values() and image_files(child)
         ]
-    if "train" not in splits or (len(splits) == 1 and others):
+    alone = len(splits) > 1 and not others
+    if not alone and ("train" not in splits or (len(splits) == 1 and others)):
         return Listing(folder.name, tuple(_class_folders(folder, folder, None)))
     entries: list[Entry] = []
     for split, child in splits.items():

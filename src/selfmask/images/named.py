@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.error import HTTPError
 
+from selfmask._common.files import try_to_lock
 from selfmask._common.near import aside
 from selfmask.errors import DataError
 from selfmask.images.catalogue import CATALOGUE, Fetch, NamedData
@@ -64,16 +66,23 @@ def get_named(name: str, root: Path, *, say: Say) -> Path:
         return folder
     if data.fetch is None:
         raise DataError(f"{name} cannot be downloaded by this program. {instructions(data, root)}")
-    say(
-        f"Downloading {name} ({_size(data.megabytes)}) to {root / data.folders[0]}; licence: {data.licence}; "
-        f"see {data.homepage}"
-    )
-    arriving = root / f".{name}-arriving"
+    with _alone(root / f".{name}-lock", name, say):
+        if (folder := data.find(root)) is not None:  # another process has fetched it meanwhile
+            return folder
+        say(
+            f"Downloading {name} ({_size(data.megabytes)}) to {root / data.folders[0]}; licence: {data.licence}; "
+            f"see {data.homepage}"
+        )
+        return _arrived(data, data.fetch, root)
+
+
+def _arrived(data: NamedData, fetch: Fetch, root: Path) -> Path:
+    arriving = root / f".{data.name}-arriving"
     arriving.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(arriving).free / 1e6) < data.megabytes:
         raise DataError(f"{root} has {_size(free)} free, and {_size(data.megabytes)} are to be downloaded")
     _keep_archives(arriving)
-    _fetch(data, data.fetch, arriving, root)
+    _fetch(data, fetch, arriving, root)
     for path in (*arriving.glob("*"), *arriving.glob("*/*")):
         if path.suffix in _ARCHIVES:
             path.unlink()
@@ -86,6 +95,30 @@ def get_named(name: str, root: Path, *, say: Say) -> Path:
             f"{root / data.folders[0]} lacks {data.marker} after unpacking. {instructions(data, root)}"
         )
     return found
+
+
+@contextmanager
+def _alone(path: Path, name: str, say: Say) -> Iterator[None]:
+    """Inside, no other process fetches `name`: it would take what is half unpacked for all of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    said = False
+    while True:
+        with path.open("a+") as lock:
+            # Somebody who has just ended may have taken the name away from this very file.
+            if try_to_lock(lock) and os.fstat(lock.fileno()).st_nlink:
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+        if not said:
+            say(f"Another process is downloading {name}: waiting for it")
+            said = True
+        time.sleep(_LOOK)
+
+
+_LOOK = 1.0
+"""Seconds between looks whether the other process has ended."""
 
 
 def _fetch(data: NamedData, fetch: Fetch, folder: Path, root: Path) -> None:

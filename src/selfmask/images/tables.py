@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import reprlib
 from dataclasses import dataclass
@@ -172,11 +173,18 @@ def _jsonl_rows(path: Path, text: str) -> list[Row]:
             raise DataError(f'{path}, line {number}: expected an object such as {{"file": …, "label": …}}')
         lowered = {key.lower(): value for key, value in record.items()}
         found = [
-            next((lowered[n] for n in names if lowered.get(n) is not None), None)
+            next((known for n in names if (known := _text(lowered.get(n))) is not None), None)
             for names in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
         ]
-        rows.append(_row(path, number, *(None if value is None else str(value) for value in found)))
+        rows.append(_row(path, number, *found))
     return rows
+
+
+def _text(value: Any) -> str | None:
+    """A value of a JSON record; None where it stands for none, as an empty cell and pandas' NaN do."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return str(value).strip() or None
 
 
 def _row(path: Path, number: int, file: str | None, label: str | None, split: str | None) -> Row:

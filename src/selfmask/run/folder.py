@@ -6,13 +6,13 @@ A cascade keeps its dispatcher and its experts as runs of their own in folders i
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from selfmask._common.files import try_to_lock
 from selfmask.errors import RunError
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
@@ -184,7 +184,8 @@ class RunFolder:
                 f"the folder {self.path} cannot be written: {error.strerror}; name another with --out"
             ) from error
         with lock:
-            if not _lock(lock):
+            # Somebody who has just ended may have taken the name away from this very file.
+            if not try_to_lock(lock) or os.fstat(lock.fileno()).st_nlink == 0:
                 raise RunError(
                     f"another process is running in {self.path}; wait for it, or name another folder with --out"
                 )
@@ -206,23 +207,3 @@ class RunFolder:
 
 def _given(value: Any) -> str:
     return "not given" if value is None else repr(value)
-
-
-def _lock(file: IO[str]) -> bool:
-    """Take the system's lock on an open file; False where somebody else has it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    # Somebody who has just ended may have taken the name away from this very file.
-    return os.fstat(file.fileno()).st_nlink > 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -30,16 +31,18 @@ def make_app(service: Front, token: str | None) -> ASGIApp:
     bodies = Bodies(service.settings.body_bytes, service.settings.timeout)
     metrics = service.metrics
 
-    async def images(request: Request) -> list[Upload]:
+    @asynccontextmanager
+    async def images(request: Request) -> AsyncIterator[list[Upload]]:
         service.check_room()
-        return await uploads(request, await bodies.read(request), service.settings.max_images)
+        async with bodies.read(request) as body:
+            yield await uploads(request, body, service.settings.max_images)
 
     @app.post("/masks/{name}/embed")
     async def embed(name: str, request: Request) -> Response:
         """Embeddings of images (multipart files, or JSON {"images": [base64, …], "names": […]})."""
         mask = service.named(name)
-        given = await images(request)
-        x, why = await service.embed(mask, given)
+        async with images(request) as given:
+            x, why = await service.embed(mask, given)
         rows = [] if x is None else [{"embedding": row} for row in x.tolist()]
         return _answer(
             {"mask": name, "width": service.bank.backbone.width, "results": _each(given, rows, why)}
@@ -53,8 +56,8 @@ def make_app(service: Front, token: str | None) -> ASGIApp:
             raise Refused(422, "the untouched backbone has no head, so it cannot predict: name a mask")
         if not 1 <= top <= _MOST_TOP:
             raise Refused(422, f"top is how many classes are told, 1 to {_MOST_TOP}")
-        given = await images(request)
-        rows, why = await service.predict(mask, given, top)
+        async with images(request) as given:
+            rows, why = await service.predict(mask, given, top)
         return _answer({"mask": name, "results": _each(given, rows, why)})
 
     @app.post("/masks/{name}/search")
@@ -65,8 +68,8 @@ def make_app(service: Front, token: str | None) -> ASGIApp:
             raise Refused(422, f"k is how many images are told of each, 1 to {_MOST_TOP}")
         if mask not in service.gallery:
             raise Refused(422, f"there are no embeddings to search by {name!r}: start with --gallery")
-        given = await images(request)
-        rows, why = await service.search(mask, given, k)
+        async with images(request) as given:
+            rows, why = await service.search(mask, given, k)
         return _answer({"mask": name, "results": _each(given, rows, why)})
 
     @app.get("/masks")
@@ -99,8 +102,8 @@ def make_app(service: Front, token: str | None) -> ASGIApp:
         """Take a mask file. Only where there is a token."""
         if token is None:
             raise Refused(403, "masks are taken only by a service that has a token (--token-file)")
-        content = await bodies.read(request)
-        new = await service.aside(take_mask, service.bank, service.settings.masks, name, content)
+        async with bodies.read(request) as content:
+            new = await service.aside(take_mask, service.bank, service.settings.masks, name, content)
         return _answer({"mask": name, "bytes": len(content)}, 201 if new else 200)
 
     @app.get("/health")
@@ -112,7 +115,7 @@ def make_app(service: Front, token: str | None) -> ASGIApp:
     async def ready() -> Response:
         """Whether it answers: who works is there, and the queue has room."""
         fine = service.waiting < service.most_waiting and await service.alive()
-        return _answer({"ready": fine, "masks": len(service.masks)}, 200 if fine else 503)
+        return _answer({"ready": fine}, 200 if fine else 503)
 
     @app.get("/metrics")
     async def numbers() -> Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ class Gallery:
     def __init__(self, bank: Bank, paths: Iterable[Path]) -> None:
         self._bank = bank
         self._files: dict[str | None, Embeddings] = {}
-        self._digests: dict[str | None, tuple[Any, str]] = {}
+        self._digests: dict[str | None, tuple[bytes, str]] = {}
         self._looking = threading.Lock()
         for path in paths:
             found = open_embeddings(path)
@@ -46,7 +45,7 @@ class Gallery:
     def check(self, name: str | None) -> None:
         """Raises `SettingsError` where there is nothing to search for `name`, or another network made it.
 
-        The network is hashed when it is first asked for, and again when the mask's file has changed.
+        The network is hashed when it is first asked for, and again when the bank has taken another file.
         """
         if name not in self._files:
             raise SettingsError(
@@ -54,13 +53,11 @@ class Gallery:
             )
         made_by = self._files[name].record.made_by
         with self._looking:
-            stamp = None
-            with suppress(OSError):  # a file that is gone goes on from memory, for the bank and here
-                stamp = None if name is None else self._bank.path(name).stat().st_mtime_ns
-            if name not in self._digests or self._digests[name][0] != stamp:
+            version = self._bank.version(name)
+            if name not in self._digests or self._digests[name][0] != version:
                 with self._bank.use(name):
                     own = replace(self._bank.backbone, preprocessing=self._bank.preprocessing(name))
-                    self._digests[name] = (stamp, network_digest(own))
+                    self._digests[name] = (version, network_digest(own))
             if self._digests[name][1] != made_by.digest:
                 raise SettingsError(
                     "the embeddings to search were made by another network (another mask, size or recipe): embed the "

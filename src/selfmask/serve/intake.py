@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -42,36 +43,38 @@ class Upload:
 
 
 class Bodies:
-    """Reads bodies: each within `most` bytes and `seconds`, and all together within eight times `most`."""
+    """Reads bodies: each within `most` bytes and `seconds`, and all that are in use within eight times `most`."""
 
     def __init__(self, most: int, seconds: float) -> None:
         self.most, self.seconds = most, seconds
         self._held = 0
 
-    async def read(self, request: Request) -> bytes:
-        """The whole body. Raises `Refused` (413, 408, 429, 400)."""
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body, which counts until the block ends. Raises `Refused` (413, 408, 429, 400)."""
         said = request.headers.get("content-length", "")
         if said.isdigit() and int(said) > self.most:
             raise Refused(413, f"the body has {int(said)} bytes, over the limit of {self.most}")
         parts: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(self.seconds):
-                async for part in request.stream():
-                    size += len(part)
-                    self._held += len(part)
-                    if size > self.most:
-                        raise Refused(413, f"the body is over the limit of {self.most} bytes")
-                    if self._held > _BODIES * self.most:
-                        raise Refused(429, "too many bodies are being read: try again", after=1)
-                    parts.append(part)
-        except TimeoutError:
-            raise Refused(408, f"the body did not come within {self.seconds:g} seconds") from None
-        except ClientDisconnect:
-            raise Refused(400, "the client has gone") from None
+            try:
+                async with asyncio.timeout(self.seconds):
+                    async for part in request.stream():
+                        size += len(part)
+                        self._held += len(part)
+                        if size > self.most:
+                            raise Refused(413, f"the body is over the limit of {self.most} bytes")
+                        if self._held > _BODIES * self.most:
+                            raise Refused(429, "too many bodies are in memory: try again", after=1)
+                        parts.append(part)
+            except TimeoutError:
+                raise Refused(408, f"the body did not come within {self.seconds:g} seconds") from None
+            except ClientDisconnect:
+                raise Refused(400, "the client has gone") from None
+            yield b"".join(parts)
         finally:
             self._held -= size
-        return b"".join(parts)
 
 
 class _Json(msgspec.Struct, forbid_unknown_fields=True):

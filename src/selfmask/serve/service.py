@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from selfmask.bank.bank import Bank
+from selfmask.bank.bank import REPLACED, Bank
 from selfmask.images.view_set import ViewSet
 from selfmask.serve.front import Front, refusing
 from selfmask.serve.intake import Refused, Upload, views_of
@@ -23,6 +23,7 @@ class Service(Front):
 
     def __init__(self, bank: Bank, settings: ServeSettings) -> None:
         super().__init__(bank, settings, settings.queue)
+        self._decoding = 0
         self.queue: MaskQueue[ViewSet] = MaskQueue(settings.queue, settings.batch, settings.patience)
         self.worker = Worker(bank, self.queue, self.metrics.batch)
         self.metrics.follow(self)
@@ -39,15 +40,31 @@ class Service(Front):
 
     @property
     def waiting(self) -> int:
-        return len(self.queue)
+        return len(self.queue) + self._decoding
 
     @property
     def counts(self) -> Counts:
         return self.worker.counts
 
     async def embed(self, name: str | None, images: Sequence[Upload]) -> tuple[Tensor | None, dict[int, str]]:
-        recipe = await self.aside(self.bank.preprocessing, name)
-        views, why = await self.aside(views_of, images, recipe, self.settings.max_pixels)
+        if self.waiting + len(images) > self.most_waiting:
+            raise self._full()
+        try:
+            with refusing():
+                async with asyncio.timeout(self.settings.timeout):
+                    return await self._embed(name, images)
+        except TimeoutError:
+            raise self._late() from None
+
+    async def _embed(
+        self, name: str | None, images: Sequence[Upload]
+    ) -> tuple[Tensor | None, dict[int, str]]:
+        self._decoding += len(images)
+        try:
+            recipe = await self.aside(self.bank.preprocessing, name)
+            views, why = await self.aside(views_of, images, recipe, self.settings.max_pixels)
+        finally:
+            self._decoding -= len(images)
         self.metrics.bad_images(len(why))
         if len(views) == 0:
             return None, why
@@ -57,23 +74,24 @@ class Service(Front):
             raise self._full() from None
         except QueueClosedError:
             raise Refused(503, "the service is ending", after=5) from None
-        try:
-            with refusing():
-                async with asyncio.timeout(self.settings.timeout):
-                    return await asyncio.wrap_future(answer), why
-        except TimeoutError:
-            raise self._late() from None
+        return await asyncio.wrap_future(answer), why
 
     async def predict(
         self, name: str, images: Sequence[Upload], top: int
     ) -> tuple[Sequence[Any], dict[int, str]]:
         if not self.bank.predicts(name):
             raise Refused(422, f"the mask {name!r} brings no head, so it cannot predict: embed, or search")
-        x, why = await self.embed(name, images)
-        if x is None:
-            return [], why
-        found = await self.aside(partial(self.bank.predict_features, top=top), x, name)
-        return [one.document() for one in found], why
+        for _ in range(REPLACED):
+            with refusing():
+                version = self.bank.version(name)
+            x, why = await self.embed(name, images)
+            if x is None:
+                return [], why
+            found = await self.aside(partial(self.bank.predict_features, top=top), x, name)
+            with refusing():
+                if self.bank.version(name) == version:
+                    return [one.document() for one in found], why
+        raise Refused(503, f"the mask {name!r} was replaced each time that it was asked", after=1)
 
     async def search(
         self, name: str | None, images: Sequence[Upload], k: int
