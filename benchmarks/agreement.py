@@ -29,7 +29,7 @@ from selfmask.run.folder import RunFolder
 from selfmask.run.result import write_json
 from selfmask.run.settings import AdaptSettings
 
-CHOSEN = ("objective_settings", "lr", "epochs", "steps")
+CHOSEN = ("objective_settings", "optimizer", "lr", "epochs", "steps")
 """What a run leaves open that is as the objective is by default."""
 BARE = {"pull": 0.0, "colours": 0.0}
 TRIALS: dict[str, dict[str, Any]] = {

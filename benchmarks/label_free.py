@@ -57,10 +57,9 @@ def learnt(settings: AdaptSettings, place: Path) -> dict[str, Any]:
     if not file.is_file():
         learn_mask(settings)
     found: dict[str, Any] = json.loads(file.read_text())
-    if found["steps"] != (steps := make_plan(settings).fit.steps):
-        sys.exit(
-            f"{place} holds a run of {found['steps']} steps, but its recipe now takes {steps}: move it away"
-        )
+    learnt_in, steps = found["training"]["steps"], make_plan(settings).fit.steps
+    if learnt_in != steps:
+        sys.exit(f"{place} holds a run of {learnt_in} steps, but its recipe now takes {steps}: move it away")
     return found
 
 

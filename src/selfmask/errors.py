@@ -55,6 +55,10 @@ class RunError(SelfmaskError):
     """A run folder is not empty, not a run, or was made with other settings; or a run has gone wrong."""
 
 
+class StoppedError(RunError):
+    """A signal came while something was trained that a run is compared with."""
+
+
 class DivergedError(RunError):
     """A loss or its gradients are no longer finite numbers, as after too high a learning rate."""
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from selfmask.backbones import hub
+from selfmask.backbones import from_transformers, hub
 from selfmask.backbones.preprocessing import IMAGENET_MEAN
 from selfmask.backbones.spec import build, rebuild
 from selfmask.errors import BackboneError
@@ -168,3 +168,14 @@ def test_a_cache_without_the_recipe_is_not_taken_for_a_network_without_one(
     (none / "preprocessor_config.json").touch()  # the hub was asked, and has none
     with hub.local_only():
         assert build("hf:someone/network").preprocessing.mean == IMAGENET_MEAN
+
+
+def test_a_recipe_out_of_reach_is_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        BackboneError, match=r"someone/network: its preprocessor_config\.json could not be fetched"
+    ):
+        from_transformers._preprocessor_config("someone/network")

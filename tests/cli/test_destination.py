@@ -143,3 +143,33 @@ def test_a_name_that_no_file_can_have_is_not_there(name: str, tmp_path: Path) ->
     with pytest.raises(SelfmaskError):
         selfmask.apply(Path(name), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_page_is_not_written_over_what_it_is_about(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = pair[0]
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("mask.safetensors", "settings.json"):
+        (run / name).write_bytes(mask.read_bytes() if name.endswith("tensors") else b"{}")
+    for about, out in ((mask, mask), (run, run / "mask.safetensors"), (run, run / "settings.json")):
+        before = out.read_bytes()
+        line = refused(capsys, "report", about, "--images", "0", "--out", out)
+        assert squeezed("out is the file of the run itself: name another") in line
+        assert out.read_bytes() == before
+
+
+def test_what_is_no_file_stays_what_it_is(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A device, say, which a program with all rights could replace for the whole machine."""
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    line = refused(capsys, "combine", *pair, "--operation", "and", "--out", pipe)
+    assert squeezed("there is something else than a file in the way") in line
+    assert pipe.is_fifo()
+    link.symlink_to(target)
+    assert main(["combine", *map(str, pair), "--operation", "and", "--out", str(link)]) == 0
+    assert link.is_symlink()
+    assert selfmask.load(target).names

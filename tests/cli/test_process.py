@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -82,3 +83,27 @@ def test_without_a_network_no_library_of_networks_or_figures_is_imported(
     )
     found = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, check=False)
     assert found.stdout.splitlines()[-1] == "0 []", found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["data", "list"], ["adapt", "--help"]])
+def test_a_reader_that_goes_is_no_error(words: list[str]) -> None:
+    """As `| head -1` does, or `| true`."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "selfmask", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert running.stdout is not None
+    running.stdout.close()
+    assert running.stderr is not None
+    said = running.stderr.read()
+    running.stderr.close()
+    assert running.wait(60) == 0, said
+    assert said == b""
+
+
+def test_json_is_json_whatever_the_terminal_writes(tmp_path: Path) -> None:
+    masks = MaskSet(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), select="0.weight")
+    path = masks.save(tmp_path / "m.safetensors", training={"data": "Bäume 😀"})
+    for encoding in ("ascii", "cp1251", "utf-8"):
+        found = selfmask("inspect", path, "--json", PYTHONIOENCODING=encoding)
+        assert json.loads(found.stdout)["training"] == {"data": "Bäume 😀"}, encoding

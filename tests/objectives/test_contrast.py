@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from selfmask.maskset import MaskSet
 from selfmask.objectives import contrast
 from selfmask.objectives.base import Batch, Choice, Objective
 from selfmask.objectives.contrast import Contrast, ContrastSettings, info_nce
+from selfmask.objectives.supervised import Supervised
 
 BatchFor = Callable[[Objective, int], Batch]
 
@@ -32,7 +34,7 @@ def test_the_loss_is_nt_xent(temperature: float) -> None:
     torch.manual_seed(0)
     one, other = (F.normalize(torch.randn(9, 7), dim=1) for _ in range(2))
     wanted = NTXentLoss(temperature=temperature)(one, other)
-    assert torch.allclose(info_nce(one, other, temperature), wanted, atol=1e-6)
+    assert torch.allclose(info_nce(one, other, temperature, torch.arange(len(one))), wanted, atol=1e-6)
 
 
 def test_the_pull_is_the_cosine_to_the_untouched_features(
@@ -50,7 +52,7 @@ def test_the_pull_is_the_cosine_to_the_untouched_features(
             backbone.module(backbone.preprocessing.normalise(images.subset(batch.indices).resized(20))), dim=1
         )
         cosine = torch.stack([(z * near).sum(dim=1).mean() for z in found]).mean()
-        alone = info_nce(found[0], found[1], 0.1)
+        alone = info_nce(found[0], found[1], 0.1, torch.arange(len(found[0])))
     assert figures["cosine"] == pytest.approx(float(cosine), abs=2e-3)  # targets are kept in half precision
     assert float(loss.detach()) == pytest.approx(float(alone + 2.0 * (1 - cosine)), abs=4e-3)
     free = Contrast(backbone.width, len(images), 12, ContrastSettings(pull=0.0, whiten=False), flips=False)
@@ -69,7 +71,9 @@ def test_whitened_it_is_nt_xent_of_numpy_s_whitening(
     )
     objective.prepare(backbone, images)
     batch = batch_for(objective, 0)
-    batch = replace(batch, indices=batch.indices % count)
+    indices = batch.indices % count
+    once = torch.from_numpy(np.unique(indices.numpy(), return_index=True)[1])
+    batch = Batch([view[once] for view in batch.views], batch.labels[once], indices[once])
     loss, _ = objective.loss(backbone.module, batch, 0, 10)
     with torch.no_grad():
         x = backbone.module(backbone.preprocessing.normalise(images.resized(20))).double().numpy()
@@ -159,11 +163,16 @@ def test_settings_are_checked(changes: dict[str, float]) -> None:
         ContrastSettings(**changes)  # pyright: ignore[reportArgumentType]
 
 
+TWICE = torch.tensor([0, 1, 2, 3, 4, 2, 5, 0])
+"""Of a batch of eight two images are in it twice, once for each process."""
+
+
 def _gradients(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     weight, x, y = _problem()
     share = slice(rank * 4, rank * 4 + 4)
-    info_nce(F.normalize(x[share] @ weight, dim=1), F.normalize(y[share] @ weight, dim=1), 0.1).backward()
+    one, other = F.normalize(x[share] @ weight, dim=1), F.normalize(y[share] @ weight, dim=1)
+    info_nce(one, other, 0.1, TWICE[share]).backward()
     assert weight.grad is not None
     dist.all_reduce(weight.grad)
     torch.save(weight.grad / 2, f"{folder}/{rank}.pt")
@@ -185,7 +194,39 @@ def _problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
     start_processes(_gradients, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     weight, x, y = _problem()
-    info_nce(F.normalize(x @ weight, dim=1), F.normalize(y @ weight, dim=1), 0.1).backward()
+    info_nce(F.normalize(x @ weight, dim=1), F.normalize(y @ weight, dim=1), 0.1, TWICE).backward()
     assert weight.grad is not None
     for rank in range(2):
         assert torch.allclose(torch.load(tmp_path / f"{rank}.pt", weights_only=True), weight.grad, atol=1e-6)
+
+
+def test_an_image_that_is_in_a_batch_twice_is_not_told_apart_from_itself() -> None:
+    """As where there are fewer images than a batch takes. The oracle counts view by view."""
+    generator = torch.Generator().manual_seed(0)
+    one, other = (F.normalize(torch.randn(5, 16, generator=generator), dim=1) for _ in range(2))
+    images = [3, 0, 3, 1, 4]
+    wanted = []
+    for a, b in ((one, other), (other, one)):
+        for at, image in enumerate(images):
+            own = math.exp(float(a[at] @ b[at]) / 0.1)
+            others = [k for k in range(5) if images[k] != image]
+            rest = sum(math.exp(float(a[at] @ c[k]) / 0.1) for c in (one, other) for k in others)
+            wanted.append(-math.log(own / (own + rest)))
+    assert float(info_nce(one, other, 0.1, torch.tensor(images))) == pytest.approx(sum(wanted) / 10, rel=1e-5)
+    perfect = F.normalize(torch.eye(4, 16), dim=1).repeat(4, 1)
+    assert float(info_nce(perfect, perfect, 0.05, torch.arange(4).repeat(4))) < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["contrast", "supervised"])
+def test_losses_stay_float32_in_mixed_precision(kind: str) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 16))
+    if kind == "contrast":
+        objective: Any = Contrast(16, 6, 8, ContrastSettings(pull=0, whiten=False, watch=False))
+    else:
+        objective = Supervised(16, 3, 8)
+    views = [torch.randn(6, 3, 8, 8) for _ in objective.views]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = objective.loss(module, Batch(views, torch.arange(6) % 3, torch.arange(6)), 0, 10)
+    assert loss.dtype == torch.float32
+    assert loss.to(torch.bfloat16) != loss, "it was rounded on the way"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -105,3 +106,15 @@ def test_a_run_on_images_without_labels_says_what_a_larger_view_would_do(
     learn_mask(settings(str(folder), weights, tmp_path / "run"), out)
     assert "untouched, best size: " in text.getvalue()
     assert "(other views found of 60 training images: " in text.getvalue()
+
+
+def test_a_network_without_running_statistics_has_no_row_of_them(weights: Path, tmp_path: Path) -> None:
+    plan = make_plan(replace(settings("digits", weights, tmp_path / "run"), statistics=True, larger=False))
+    for layer in plan.backbone.module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+            layer.track_running_stats = False
+    out, text = console()
+    names = [outcome.name for outcome in measure_base(plan, None, out)]
+    assert names == ["pretrained", "pretrained, whitened"]
+    assert "no running statistics, so there is no such row" in text.getvalue()

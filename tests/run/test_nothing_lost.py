@@ -16,11 +16,13 @@ from rich.console import Console
 from selfmask.backbones.spec import build
 from selfmask.errors import RunError
 from selfmask.masking.norm_weights import norm_weights
+from selfmask.run import finetuning
 from selfmask.run.adapt import Run, learn_mask
 from selfmask.run.checkpoint import read_checkpoint
 from selfmask.run.expected import in_words
 from selfmask.run.folder import RunFolder
 from selfmask.run.log import Log, Progress
+from selfmask.run.loop import Fitted
 from selfmask.run.settings import AdaptSettings
 
 
@@ -101,6 +103,36 @@ def test_finetuning_that_goes_wrong_costs_its_row_only(weights: Path, tmp_path: 
         "masked",
         "masked, whitened",
     ]
+
+
+def test_a_signal_while_a_rival_is_trained_ends_the_run(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = finetuning.fit
+
+    def stopped(*given: Any, **more: Any) -> Fitted:
+        return replace(fit(*given, **more), interrupted=True, steps=1)
+
+    monkeypatch.setattr(finetuning, "fit", stopped)
+    settings = short(weights, tmp_path / "run", finetune=True, norms_alone=True)
+    run, text = said(settings)
+    assert run.interrupted
+    assert "full fine-tuning was stopped after step 1; the mask is learnt" in text
+    assert not (tmp_path / "run" / "norms").exists(), "nothing more is begun"
+    monkeypatch.undo()
+    again, _ = said(replace(settings, resume=True))
+    assert again.rows is not None
+    assert {row.name for row in again.rows.rows} >= {"masked", "full fine-tuning", "norm weights alone"}
+
+
+def test_norm_weights_that_diverge_are_not_told_of_another_rows_flag(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetuning, "NORMS_RATE", 1e30)
+    run, _ = said(short(weights, tmp_path / "run", norms_alone=True, steps=6))
+    assert run.result is not None
+    assert "norm weights alone failed" in run.result.warnings[-1]
+    assert "--finetune-lr" not in run.result.warnings[-1]
 
 
 def test_norm_weights_alone(weights: Path, tmp_path: Path) -> None:

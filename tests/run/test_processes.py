@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 
 import selfmask
+from selfmask.errors import RunError
 from selfmask.run.checkpoint import read_checkpoint
+from selfmask.run.loop import _ended_on_all
 
 
 def run(start: Callable[..., Any], port: int, weights: Path, out: Path, world: int) -> list[tuple[int, str]]:
@@ -64,3 +69,22 @@ def test_all_processes_end_where_the_first_cannot_start(
     assert all(status not in (0, None) for status, _ in ended), ended
     assert "not empty" in ended[0][1]
     assert (tmp_path / "out/notes.txt").read_text() == "mine"
+
+
+def _one_goes_wrong(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    try:
+        with _ended_on_all(torch.device("cpu")):
+            if rank == 1:
+                raise RunError("collapsed")
+    except RunError as error:
+        Path(folder, f"{rank}.txt").write_text(str(error))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_where_one_process_finds_that_the_run_has_gone_wrong_all_end(tmp_path: Path) -> None:
+    start_processes(_one_goes_wrong, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
+    said = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert said == ["the run has gone wrong on another process, which says why", "collapsed"]

@@ -24,6 +24,10 @@ def tell(console: Console, line: str) -> None:
 class SafeConsole(Console):
     """rich's console, with everything shown that a terminal would obey, but for what rich says itself."""
 
+    def on_broken_pipe(self) -> None:
+        """The reader has gone: for the program to see, where rich would exit."""
+        raise BrokenPipeError
+
     def render_str(self, text: str, **how: Any) -> Text:
         # Here as well, so that a table's column is as wide as what is shown.
         return super().render_str(lines(text), **how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import tempfile
@@ -12,21 +13,24 @@ from typing import IO
 
 
 def try_to_lock(file: IO[str]) -> bool:
-    """Take the system's lock on an open file, which dies with its process; False where somebody else has it."""
+    """Take the system's lock on an open file, which dies with its process; False where somebody else has it.
+
+    True as well on a file system without locks: there is nobody to ask.
+    """
     if sys.platform == "win32":
         import msvcrt
 
         try:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
+        except PermissionError:
             return False
         return True
     import fcntl
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
 
 
@@ -41,7 +45,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def written_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write what `path` will hold once the block has ended well; see `write_atomically`."""
+    """A file to write what `path` will hold once the block has ended well; see `write_atomically`.
+
+    What a link leads to is written, and the link stays. Raises `FileExistsError` for what is no file: a device, say.
+    """
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "there is something else than a file in the way", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:

@@ -164,19 +164,17 @@ def _preprocessor_config(place: str) -> dict[str, Any]:
     file: Path | None = Path(place) / _RECIPE
     if not Path(place).is_dir():
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
         try:
             file = Path(hf_hub_download(place, _RECIPE))
-        except EntryNotFoundError:
+        except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
+            # Out of reach is not absent: another recipe than its own would be wrong without a word.
+            if isinstance(error, LocalEntryNotFoundError) or not isinstance(error, EntryNotFoundError):
+                raise BackboneError(
+                    f"hf:{place}: its {_RECIPE} could not be fetched: {_first_line(error)}; {OFFLINE_CHOICES}"
+                ) from error
             file = None
-        except (
-            HfHubHTTPError,
-            OSError,
-        ) as error:  # another recipe than its own would be wrong without a word
-            raise BackboneError(
-                f"hf:{place}: its {_RECIPE} could not be fetched: {_first_line(error)}; {OFFLINE_CHOICES}"
-            ) from error
     return json.loads(file.read_text()) if file is not None and file.is_file() else {}
 
 

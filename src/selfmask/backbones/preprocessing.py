@@ -15,8 +15,8 @@ Colour = tuple[float, float, float]
 Interpolation = Literal["bicubic", "bilinear"]
 
 MOST_PIXELS = 4096
-_MOST_RESIZED = 2 * MOST_PIXELS
 """Side of the largest view. A file may say a size, and what it says is made."""
+_MOST_RESIZED = 2 * MOST_PIXELS
 IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 

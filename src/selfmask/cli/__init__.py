@@ -119,6 +119,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # θ or a name, where the terminal's own letters are fewer
             stream.reconfigure(errors="backslashreplace")
+    try:
+        status = _main(arguments)
+        sys.stdout.flush()  # so that a reader who has gone is noticed here
+        return status
+    except BrokenPipeError:  # as `| head` does
+        if isinstance(
+            sys.stdout, io.TextIOWrapper
+        ):  # what is left would be written at the very end, and fail there
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if arguments else USAGE
@@ -138,8 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(name, words)
     except SelfmaskError as error:
         return _advise(name, str(error))
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-        return 0
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _advise(name, f"{error.strerror}: {error.filename or 'while writing'}")
     except KeyboardInterrupt:

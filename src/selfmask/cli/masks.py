@@ -157,7 +157,7 @@ def _show_in_bytes(found: InBytes) -> None:
                 say(f"{what}: {cost}, by the mask’s own head on {cost.images} images")
         if found.held_out is None:
             say(
-                f"what the head says moved by {found.moved:.2g} nats; no labelled image of its classes tells its top-1"
+                f"what the head says moved by {found.moved:.2g} nats; its top-1 was not measured"
                 if found.said
                 else f"the outputs moved by {found.moved:.2g} of their mean square; there is no head to measure by"
             )

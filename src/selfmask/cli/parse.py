@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
+from selfmask._common.console import SafeConsole
 from selfmask.errors import SettingsError
 
 OBJECTIVE = "objective"
@@ -52,7 +53,7 @@ def parse(name: str, kind: Any, words: Sequence[str]) -> Parsed | None:
     app = App(
         name=f"selfmask {name}", default_command=command, help_format="plaintext", version_flags=[], group=_LAST,
         exit_on_error=False, print_error=False, help_on_error=False, result_action="return_value",
-        default_parameter=Parameter(negative_iterable="", show_env_var=False),
+        default_parameter=Parameter(negative_iterable="", show_env_var=False), console=SafeConsole(),
     )  # fmt: skip
     app["--help"].group = (_LAST,)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -26,7 +27,10 @@ def say(text: object) -> None:
 
 def print_json(document: Any) -> None:
     """One JSON document on standard output, and nothing else."""
-    sys.stdout.write(json_text(document) + "\n")
+    text, encoding = json_text(document), sys.stdout.encoding or "utf-8"
+    if encoding.lower().replace("-", "") != "utf8":  # then JSON's own escapes, which any encoding carries
+        text = json.dumps(json.loads(text), indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def print_rows(

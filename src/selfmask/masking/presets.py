@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from selfmask._common.near import did_you_mean
@@ -43,7 +43,7 @@ _HEADS = frozenset(
 _GATES = frozenset(("se", "se_layer", "se_module", "squeeze_excite", "squeeze_excitation"))
 _TEXT_TOWERS = frozenset(("text", "text_model", "text_encoder", "text_decoder"))
 _SHORTCUTS = frozenset(("downsample", "shortcut"))
-_NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 _NUMBERED_BLOCK = re.compile(r"(?:^|[._])\d+\.")
 
 

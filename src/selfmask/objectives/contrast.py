@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfmask._common.processes import gathered_with_gradient, place
+from selfmask._common.processes import gathered, gathered_with_gradient, place
 from selfmask.backbones.backbone import Backbone
 from selfmask.errors import SettingsError
 from selfmask.features.whitening import ENOUGH, Whitening
@@ -147,7 +147,8 @@ class Contrast(Objective):
         s = self.settings
         x = module(torch.cat(batch.views)).float()
         one, other = self.compared(x).chunk(2)
-        loss = info_nce(one, other, s.temperature)
+        with torch.autocast(x.device.type, enabled=False):
+            loss = info_nce(one, other, s.temperature, batch.indices)
         figures = {"contrast": float(loss.detach()), "spread": spread_of(F.normalize(x.detach(), dim=1))}
         if s.pull:
             near = self.compared(self.targets[batch.indices.to(self.targets.device)])
@@ -165,19 +166,25 @@ _LONGER = (
 )
 
 
-def info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:
+def info_nce(one: Tensor, other: Tensor, temperature: float, images: Tensor) -> Tensor:
     """The mean over both views of −log softmax of each image's own other view among all other views: a scalar.
 
-    one, other: L2-normalised features (B, width) of the two views. Where several processes train, the views of all of
-    them are compared with, and gradients flow through them, so that the processes' mean is that of the whole batch.
+    one, other: L2-normalised features (B, width) of the two views. images: which these are, int64 (B,); where there are
+    fewer than a batch takes, an image is in it more than once, and is not told apart from itself. Where several
+    processes train, the views of all of them are compared with, and gradients flow through them, so that the processes'
+    mean is that of the whole batch.
     """
     count, (rank, _) = len(one), place()
     ones, others = gathered_with_gradient(one), gathered_with_gradient(other)
+    images = images.to(one.device)
+    again = (images[:, None] == gathered(images)[None, :]).repeat(1, 2)  # (B, both views of all)
     own = rank * count + torch.arange(count, device=one.device)
     everything = torch.cat([ones, others])
     loss = one.new_zeros(())
     for anchor, itself, positive in ((one, own, own + len(ones)), (other, own + len(ones), own)):
         logits = anchor @ everything.T / temperature
-        logits = logits.scatter(1, itself[:, None], float("-inf"))  # a view is not compared with itself
+        # A view is not compared with itself, nor with other views of its image, but for the one that it should find.
+        left_out = again.scatter(1, itself[:, None], True).scatter(1, positive[:, None], False)
+        logits = logits.masked_fill(left_out, float("-inf"))
         loss = loss + F.cross_entropy(logits, positive) / 2
     return loss

@@ -121,7 +121,9 @@ class Supervised(Objective):
         return lines
 
     def loss(self, module: nn.Module, batch: Batch, step: int, steps: int) -> tuple[Tensor, Figures]:
-        logits = self.linear(module(batch.views[0]).float())
+        x = module(batch.views[0]).float()
+        with torch.autocast(x.device.type, enabled=False):  # the losses stay float32
+            logits = self.linear(x)
         loss = F.cross_entropy(
             logits, batch.labels, weight=self.class_weights, label_smoothing=self.settings.label_smoothing
         )

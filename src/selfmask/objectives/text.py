@@ -149,7 +149,9 @@ class Text(Objective):
 
     def loss(self, module: nn.Module, batch: Batch, step: int, steps: int) -> tuple[Tensor, Figures]:
         targets = self.targets[batch.indices]
-        logits = cosine_logits(module(batch.views[0]).float(), self.embeddings, self.scale)
+        x = module(batch.views[0]).float()
+        with torch.autocast(x.device.type, enabled=False):  # bf16 could not tell two classes near 95 apart
+            logits = cosine_logits(x, self.embeddings, self.scale)
         loss = F.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing)
         return loss, {"accuracy": float((logits.detach().argmax(dim=1) == targets).float().mean())}
 

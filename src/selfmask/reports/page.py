@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from selfmask._common.files import write_atomically
 from selfmask.reports import sections
 from selfmask.reports.before_after import BeforeAfter
 from selfmask.reports.chart import Cell, Chart, DataTable
@@ -50,8 +51,7 @@ class Report:
 
     def save(self, path: Path, data: Path | None = None) -> list[Path]:
         """Write the page, and every figure's files (PNG, SVG, JSON, CSV) into `data` if given."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.html, encoding="utf-8")
+        write_atomically(path, self.html.encode())
         return [path, *(file for chart in self.charts for file in (chart.save(data) if data else []))]
 
 

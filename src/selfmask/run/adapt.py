@@ -17,7 +17,7 @@ from torch import Tensor
 from selfmask._common.console import tell
 from selfmask._common.processes import by_the_first
 from selfmask._common.units import byte_count
-from selfmask.errors import EmptyMaskWarning, RunError
+from selfmask.errors import EmptyMaskWarning, RunError, StoppedError
 from selfmask.features.agreement import Agreement
 from selfmask.features.measure import HeadCost, head_cost
 from selfmask.features.passes import showing
@@ -264,12 +264,16 @@ def _adapt(
             with sparing("measuring the rounded head", warnings, console):
                 cost = _head_cost(plan, exact, head, console)
     masks.remove()
-    if settings.finetune:
-        with sparing(FULL_FINE_TUNING, warnings, console):
-            outcomes += finetune(plan, folder, console, measurable)
-    if settings.norms_alone:
-        with sparing(NORMS_ALONE, warnings, console):
-            outcomes += tune_norms(plan, folder, console, measurable)
+    try:
+        if settings.finetune:
+            with sparing(FULL_FINE_TUNING, warnings, console):
+                outcomes += finetune(plan, folder, console, measurable)
+        if settings.norms_alone:
+            with sparing(NORMS_ALONE, warnings, console):
+                outcomes += tune_norms(plan, folder, console, measurable)
+    except StoppedError as stopped:
+        tell(console, f"{stopped}; the mask is learnt, and --resume measures it again")
+        return Run(folder.path, interrupted=True, steps=fitted.steps)
     if result is None:
         return Run(folder.path, interrupted=False, steps=fitted.steps, status=status)
 

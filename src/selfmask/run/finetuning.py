@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from selfmask.errors import RunError
+from selfmask.errors import RunError, StoppedError
 from selfmask.features.rows import FULL_FINE_TUNING, NORMS_ALONE, Outcome
 from selfmask.masking import norm
 from selfmask.masking.norm_weights import norm_weights
@@ -73,7 +73,7 @@ def _trained(
             console=console, title=title, channels_last=plan.channels_last,
         )  # fmt: skip
         if fitted.interrupted:
-            raise RunError(f"it was stopped after step {fitted.steps}")
+            raise StoppedError(f"{title} was stopped after step {fitted.steps}")
         return [measure_plan(title, plan, head=linear(objective.head()))] if measurable else []
 
 

@@ -23,6 +23,7 @@ from selfmask._common.console import SafeConsole
 from selfmask._common.processes import any_of, average, same_on_all
 from selfmask.backbones.backbone import Backbone
 from selfmask.errors import DivergedError, RunError
+from selfmask.features.rows import FULL_FINE_TUNING
 from selfmask.images.batches import Batches
 from selfmask.images.image_set import ImageSet
 from selfmask.masking.norm import running_statistics
@@ -134,10 +135,14 @@ def fit(
             batch = Batch(views, raw.labels.to(device), raw.indices)
             _set_rates(optimizer, peaks, head, objective, rate_at(step, settings) / settings.rate)
 
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            with (
+                _ended_on_all(device),
+                torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"),
+            ):
                 loss, figures = objective.loss(module, batch, step, settings.steps)
-            if not math.isfinite(float(loss.detach())):
-                raise DivergedError(_not_finite(step, settings, masks is None, folder.checkpoint.is_file()))
+                if not math.isfinite(float(loss.detach())):
+                    kept = folder.checkpoint.is_file()
+                    raise DivergedError(_not_finite(step, settings, title if masks is None else None, kept))
             optimizer.zero_grad(set_to_none=True)
             if head is not None:
                 head.zero_grad(set_to_none=True)
@@ -176,6 +181,21 @@ def fit(
                 return Fitted(step + 1, True, spent + time.perf_counter() - began)
     module.eval()
     return Fitted(settings.steps, False, spent + time.perf_counter() - began)
+
+
+@contextmanager
+def _ended_on_all(device: torch.device) -> Iterator[None]:
+    """Where one process finds that the run has gone wrong, all end there: else they would wait for it without end."""
+    problem: RunError | None = None
+    try:
+        yield
+    except RunError as error:
+        problem = error
+    ended = any_of(problem is not None, device)
+    if problem is not None:
+        raise problem
+    if ended:
+        raise DivergedError("the run has gone wrong on another process, which says why")
 
 
 @contextmanager
@@ -300,10 +320,14 @@ def _restore(
     return int(state["step"]), float(state["seconds"])
 
 
-def _not_finite(step: int, settings: FitSettings, full: bool, kept: bool) -> str:
-    kind, flag = ("weights", "--finetune-lr") if full else ("scores", "--lr")
+def _not_finite(step: int, settings: FitSettings, rival: str | None, kept: bool) -> str:
+    """rival: what is trained in the masks' place, by its row's name; None where it is the scores."""
+    flag = {None: "--lr", FULL_FINE_TUNING: "--finetune-lr"}.get(
+        rival
+    )  # no flag sets the norm weights' own rate
     return (
-        f"the loss is not a finite number at step {step}: the {kind} moved too fast. "
-        f"Start again with a smaller learning rate than {settings.rate:g}, {flag} {settings.rate / 4:.2g} say"
+        f"the loss is not a finite number at step {step}: the {'weights' if rival else 'scores'} moved too fast. "
+        f"Start again with a smaller learning rate than {settings.rate:g}"
+        + (f", {flag} {settings.rate / 4:.2g} say" if flag else "")
         + ("; the last checkpoint is kept" if kept else "")
     )

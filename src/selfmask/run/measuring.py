@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from selfmask._common.console import tell
 from selfmask._common.escape import one_line
+from selfmask.errors import StoppedError
 from selfmask.features.features import features
 from selfmask.features.measure import measure, measure_both
 from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, WHITENED, Outcome
@@ -28,9 +28,14 @@ from selfmask.run.result import Check
 
 @contextmanager
 def sparing(what: str, warnings: list[str], console: Console) -> Iterator[None]:
-    """Inside, an exception ends `what` and not the run: it becomes one of the `warnings`, and is said."""
+    """Inside, an exception ends `what` and not the run: it becomes one of the `warnings`, and is said.
+
+    But for `StoppedError`: who sends a signal wants the run to end.
+    """
     try:
         yield
+    except StoppedError:
+        raise
     except Exception as error:
         warn(f"{what} failed: {one_line(str(error)) or type(error).__name__}", warnings, console)
 
@@ -80,10 +85,8 @@ def measure_base(plan: Plan, folder: RunFolder | None, console: Console) -> list
         both = [known[row] for row in (name, f"{name}, {WHITENED}") if row in known]
         outcomes += both or _measure_both(name, plan, size)
     if plan.settings.statistics:
-        if STATISTICS_ONLY in known:
-            outcomes.append(known[STATISTICS_ONLY])
-        else:
-            outcomes.append(_measure_statistics(plan, outcomes[0], console))
+        moved = known.get(STATISTICS_ONLY) or _measure_statistics(plan, console)
+        outcomes += [] if moved is None else [moved]
     if folder is not None and any(outcome.name not in known for outcome in outcomes):
         _write_outcomes(folder, known | {outcome.name: outcome for outcome in outcomes})
     return outcomes
@@ -164,14 +167,12 @@ def held_out_logits(plan: Plan, head: dict[str, Tensor]) -> Tensor | None:
     return F.linear(x, layer[0].cpu(), layer[1].cpu())
 
 
-def _measure_statistics(plan: Plan, pretrained: Outcome, console: Console) -> Outcome:
+def _measure_statistics(plan: Plan, console: Console) -> Outcome | None:
     with moved_statistics(plan.backbone, plan.train, size=plan.size, seed=plan.settings.seed) as moved:
         if moved:
             return measure_plan(STATISTICS_ONLY, plan)
-    console.print(
-        "statistics only: the backbone has no running statistics, so this row is the pretrained one"
-    )
-    return replace(pretrained, name=STATISTICS_ONLY)
+    console.print("statistics only: the backbone has no running statistics, so there is no such row")
+    return None
 
 
 def _read_outcomes(folder: RunFolder) -> dict[str, Outcome]:

@@ -35,6 +35,10 @@ _RULE = ("seed", "test_share", "split_file", "labels", "budget", "images", "held
 """The settings that say which image is in which part; with the data, they make the split."""
 
 
+_INSTEAD = {"test_share": ("split_file",), "labels": ("budget",)}
+"""What is recorded and does not hold where another setting is given in its place."""
+
+
 @dataclass(frozen=True)
 class RunImages:
     """The images of a run: what `open_images` returns.
@@ -85,13 +89,18 @@ def open_as_recorded(source: RunFolder | Mask, data: str | None = None, **given:
 
     source: the run's folder; or a mask, whose metadata has the rule but neither the data's place nor a path, so that
     `data`, and the `split_file` or `labels` where the run had them, must be given. What is `given` stands in place of
-    what is recorded, each setting alone. Raises `RunError` for a folder without a run and `SettingsError` for a mask
-    that does not say.
+    what is recorded, each setting alone; of a run on other data its files and budgets are left out. Raises `RunError`
+    for a folder without a run and `SettingsError` for a mask that does not say.
     """
     given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     if isinstance(source, RunFolder):
-        changes = given if data is None else {**given, "data": data}
-        return open_images(AdaptSettings.read({"held_out": 0.0, **source.recorded()}, **changes))
+        recorded = {"held_out": 0.0, **source.recorded()}
+        replaced = {other for name in given for other in _INSTEAD.get(name, ())}
+        elsewhere = data is not None and data != recorded.get("data")
+        if elsewhere:  # files and budgets are of the images that they name
+            replaced |= {"split_file", "labels", "budget", "images"}
+        kept = {name: value for name, value in recorded.items() if name not in replaced}
+        return open_images(AdaptSettings.read(kept, **given, **({} if data is None else {"data": data})))
     rule = recorded_rule(source)
     if rule is None:
         raise SettingsError(

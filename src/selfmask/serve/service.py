@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -16,6 +16,8 @@ from selfmask.serve.intake import Refused, Upload, views_of
 from selfmask.serve.queue import MaskQueue, QueueClosedError, QueueFullError
 from selfmask.serve.settings import ServeSettings
 from selfmask.serve.worker import Counts, Worker
+
+T = TypeVar("T")
 
 
 class Service(Front):
@@ -81,21 +83,33 @@ class Service(Front):
     ) -> tuple[Sequence[Any], dict[int, str]]:
         if not self.bank.predicts(name):
             raise Refused(422, f"the mask {name!r} brings no head, so it cannot predict: embed, or search")
-        for _ in range(REPLACED):
-            with refusing():
-                version = self.bank.version(name)
+
+        async def answer() -> tuple[Sequence[Any], dict[int, str]]:
             x, why = await self.embed(name, images)
             if x is None:
                 return [], why
             found = await self.aside(partial(self.bank.predict_features, top=top), x, name)
-            with refusing():
-                if self.bank.version(name) == version:
-                    return [one.document() for one in found], why
-        raise Refused(503, f"the mask {name!r} was replaced each time that it was asked", after=1)
+            return [one.document() for one in found], why
+
+        return await self._of_one(name, answer)
 
     async def search(
         self, name: str | None, images: Sequence[Upload], k: int
     ) -> tuple[Sequence[Any], dict[int, str]]:
-        await self.aside(self.gallery.check, name)
-        x, why = await self.embed(name, images)
-        return ([] if x is None else await self.aside(self.gallery.search, name, x, k)), why
+        async def answer() -> tuple[Sequence[Any], dict[int, str]]:
+            await self.aside(self.gallery.check, name)
+            x, why = await self.embed(name, images)
+            return ([] if x is None else await self.aside(self.gallery.search, name, x, k)), why
+
+        return await self._of_one(name, answer)
+
+    async def _of_one(self, name: str | None, answer: Callable[[], Awaitable[T]]) -> T:
+        """What `answer` gives, asked anew where the mask was replaced in between: its parts are then of one mask."""
+        for _ in range(REPLACED):
+            with refusing():
+                version = self.bank.version(name)
+            found = await answer()
+            with refusing():
+                if self.bank.version(name) == version:
+                    return found
+        raise Refused(503, f"the mask {name!r} was replaced each time that it was asked", after=1)

@@ -85,6 +85,11 @@ def run(settings: ExportSettings) -> Exported:
     backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)
     recipe = backbone.preprocessing
     size = settings.size or recipe.size
+    if backbone.is_transformer and size != recipe.size:
+        raise SettingsError(
+            f"--size {size}: the mask was learnt on a transformer of {recipe.size} px, whose position embeddings are "
+            "those of that size: leave --size out"
+        )
     classes = (mask.classes or ()) if settings.head else ()
     module = baked_module(mask, backbone.module, head=settings.head)
     about = {"preprocessing": recipe.describe() | {"size": size}, "classes": list(classes)}

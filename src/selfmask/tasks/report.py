@@ -12,6 +12,7 @@ from selfmask.reports.gather import gather
 from selfmask.reports.page import Report, build_report
 from selfmask.reports.reading import read_run
 from selfmask.run.process import use_threads
+from selfmask.tasks.opening import check_out
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,14 @@ def run(settings: ReportSettings) -> Written:
     'runs/photos/report.html'
     """
     use_threads(settings.threads)
+    if settings.out is not None:
+        inner = (
+            [path for path in settings.run.rglob("*") if path.suffix in _LEARNT]
+            if settings.run.is_dir()
+            else []
+        )
+        for path in (settings.run, *inner):
+            check_out(settings.out, file_of_the_run=path)
     found = read_run(settings.run)
     material = gather(
         found,
@@ -84,5 +93,8 @@ def run(settings: ReportSettings) -> Written:
     out = settings.out or (found.path / "report.html")
     return Written(out, page, tuple(page.save(out, settings.figures)))
 
+
+_LEARNT = (".safetensors", ".json", ".jsonl")
+"""What a run's folder holds that is not made again."""
 
 report = call(ReportSettings, run)
