@@ -75,7 +75,8 @@ def command_line() -> str:
     """Every command, its words and its flags."""
     page = [
         "# The command line",
-        "Generated from the code. Every command takes `--json`, and those that learn, measure or use are one call from Python with the same names.",
+        "Generated from the code. Every command takes `--json`, and those that learn, measure or use are one call from "
+        "Python with the same names.",
     ]
     for name, command in COMMANDS.items():
         kind = named(command.settings)
