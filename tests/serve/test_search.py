@@ -80,3 +80,44 @@ def test_galleries_that_cannot_be(
         bank.remove("a")
         with pytest.raises(SettingsError, match="none of the masks that are served"):
             Gallery(bank, [one])
+
+
+def test_an_answer_is_of_one_mask(
+    serving: Callable[..., Any], masks: Path, backbone: Backbone, picture: Callable[..., bytes], tmp_path: Path,
+    write_mask: Callable[..., Path], model: nn.Module, embedded: Callable[..., Path],
+) -> None:  # fmt: skip
+    """Where a mask is replaced while it is asked, neither its classes nor its neighbours are another one's."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for k in range(4):
+        (photos / f"{k}.png").write_bytes(picture(k))
+    gallery = embedded(backbone, masks / "b.mask.safetensors", photos, tmp_path / "b.parquet")
+    own = (masks / "b.mask.safetensors").read_bytes()
+    # Made before: a bank's network wears masks while it is asked.
+    others = [write_mask(tmp_path / f"{seed}", model, seed, head=True).read_bytes() for seed in (77, 78, 79)]
+    now = others[:2]
+    with serving(gallery=(gallery,), watch=1000.0) as running:
+        whole = running.service.embed
+
+        async def embed(*given: Any) -> Any:
+            found = await whole(*given)
+            if now:
+                (masks / "b.mask.safetensors").write_bytes(now.pop())
+                assert running.bank.refresh().changed == ("b",)
+            return found
+
+        first = running.post("/masks/b/search", [("x", picture(1))])
+        assert first.status == 200
+        running.service.embed = embed
+        answer = running.post("/masks/b/predict", [("x", picture(1))])
+        assert not now
+        assert (answer.status, answer.json) == (
+            200,
+            running.post("/masks/b/predict", [("x", picture(1))]).json,
+        )
+        (masks / "b.mask.safetensors").write_bytes(own)
+        running.bank.refresh()
+        now.append(others[2])
+        found = running.post("/masks/b/search", [("x", picture(1))])
+        assert found.status == 422
+        assert "made by another network" in found.json["error"]
