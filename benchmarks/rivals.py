@@ -153,10 +153,13 @@ class Trained:
         seconds = 0.0
         if rate is not None:
             with tempfile.TemporaryDirectory() as folder:
-                seconds = fit(
+                fitted = fit(
                     plan.backbone, self._masks, objective, plan.train, plan.fit, RunFolder(Path(folder)),
                     channels_last=plan.channels_last, console=Console(quiet=True),
-                ).seconds  # fmt: skip
+                )  # fmt: skip
+            if fitted.interrupted:  # by a signal; what half a training comes to is not to be kept
+                raise KeyboardInterrupt
+            seconds = fitted.seconds
         if self._masks is not None:
             self._masks.round_norms()
         module.eval()
