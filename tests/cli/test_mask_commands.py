@@ -268,7 +268,7 @@ def test_compact_to_so_many_bytes(
     )
     said = capsys.readouterr().out
     assert "given up: max_bytes" in said
-    assert "no head to measure by" in said
+    assert "nats; its top-1 was not measured" in said
     assert main(["inspect", str(out)]) == 0
     assert "budget" in capsys.readouterr().out
 

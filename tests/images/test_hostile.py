@@ -118,7 +118,9 @@ def test_class_names_enter_as_they_are(tmp_path: Path, paint: Any) -> None:
         for image in range(5):
             paint(10 * k + image).save(folder / f"{image}.png")
     splits = open_data(tmp_path / "photos")
-    assert set(splits.train.classes) == {name.replace("/", "") for name in ODD_NAMES if name != "half\ud800"}
+    # But for bytes that are no UTF-8, which no record could hold: they are shown.
+    whole = {name.replace("/", "").replace("\udcff", "\\udcff") for name in ODD_NAMES if name != "half\ud800"}
+    assert set(splits.train.classes) == whole
     assert splits.train.fingerprint() != splits.test.fingerprint()  # type: ignore[union-attr]
     rows = [{"file": f"{name}/{image}.png", "label": "half\ud800" if name == "nan" else name}
             for name in splits.train.classes for image in range(5)]  # fmt: skip
