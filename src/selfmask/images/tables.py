@@ -184,7 +184,8 @@ def _text(value: Any) -> str | None:
     """A value of a JSON record; None where it stands for none, as an empty cell and pandas' NaN do."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    return str(value).strip() or None
+    text = str(value)  # as it is: a file's name may begin with a space
+    return text if text.strip() else None
 
 
 def _row(path: Path, number: int, file: str | None, label: str | None, split: str | None) -> Row:
