@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -70,17 +71,27 @@ def any_of(flag: bool, device: torch.device) -> bool:
 
 def by_the_first(device: torch.device, work: Callable[[], object]) -> None:
     """Let the first process do `work` while the others wait. Where it raises a `SelfmaskError`, all raise."""
-    problem: SelfmaskError | None = None
-    if place()[0] == 0:
-        try:
+    with ended_on_all(device, RunError("the first process could not start; it says why")):
+        if place()[0] == 0:
             work()
-        except SelfmaskError as error:
-            problem = error
-    failed = any_of(problem is not None, device)
+
+
+@contextmanager
+def ended_on_all(device: torch.device, elsewhere: SelfmaskError) -> Iterator[None]:
+    """Where one process raises a `SelfmaskError` inside, all end there: else they would wait for it without end.
+
+    elsewhere: what those raise that raised nothing themselves.
+    """
+    problem: SelfmaskError | None = None
+    try:
+        yield
+    except SelfmaskError as error:
+        problem = error
+    ended = any_of(problem is not None, device)
     if problem is not None:
         raise problem
-    if failed:
-        raise RunError("the first process could not start; it says why")
+    if ended:
+        raise elsewhere
 
 
 def leave_processes() -> None:

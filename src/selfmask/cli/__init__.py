@@ -124,9 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # so that a reader who has gone is noticed here
         return status
     except BrokenPipeError:  # as `| head` does
-        if isinstance(
-            sys.stdout, io.TextIOWrapper
-        ):  # what is left would be written at the very end, and fail there
+        # What is left would be written at the very end, and fail there.
+        if isinstance(sys.stdout, io.TextIOWrapper):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import nn
 
 from selfmask._common.console import SafeConsole
-from selfmask._common.processes import any_of, average, same_on_all
+from selfmask._common.processes import any_of, average, ended_on_all, same_on_all
 from selfmask.backbones.backbone import Backbone
 from selfmask.errors import DivergedError, RunError
 from selfmask.features.rows import FULL_FINE_TUNING
@@ -124,6 +124,7 @@ def fit(
     )  # fmt: skip
     skipped: dict[str, int] = {}  # steps that were skipped, by what was spared them
     flips = None if masks is None else _Flips(masks, start)
+    gone_wrong = DivergedError("the run has gone wrong on another process, which says why")
     module.train()
     objective.train()
     with Interruption() as interruption, log, batches:
@@ -136,7 +137,7 @@ def fit(
             _set_rates(optimizer, peaks, head, objective, rate_at(step, settings) / settings.rate)
 
             with (
-                _ended_on_all(device),
+                ended_on_all(device, gone_wrong),
                 torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"),
             ):
                 loss, figures = objective.loss(module, batch, step, settings.steps)
@@ -181,21 +182,6 @@ def fit(
                 return Fitted(step + 1, True, spent + time.perf_counter() - began)
     module.eval()
     return Fitted(settings.steps, False, spent + time.perf_counter() - began)
-
-
-@contextmanager
-def _ended_on_all(device: torch.device) -> Iterator[None]:
-    """Where one process finds that the run has gone wrong, all end there: else they would wait for it without end."""
-    problem: RunError | None = None
-    try:
-        yield
-    except RunError as error:
-        problem = error
-    ended = any_of(problem is not None, device)
-    if problem is not None:
-        raise problem
-    if ended:
-        raise DivergedError("the run has gone wrong on another process, which says why")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from selfmask.embeddings.embedder import Embedder, network_digest
 from selfmask.embeddings.record import MadeBy
 from selfmask.errors import SettingsError
 from selfmask.run.folder import RunFolder
-from selfmask.tasks.opening import check_size, open_mask
+from selfmask.tasks.opening import check_own_size, check_size, open_mask
 
 
 def open_embedder(
@@ -170,14 +170,9 @@ def _made_by(
 
 
 def _resize(backbone: Backbone, size: int | None, what: str) -> None:
-    own = backbone.preprocessing.size
-    if size in (None, own):
+    if size is None:
         return
-    if backbone.is_transformer:
-        raise SettingsError(
-            f"--size {size}: the {what} was learnt on a transformer of {own} px, whose position embeddings are those "
-            "of that size: leave --size out"
-        )
+    check_own_size(backbone, size, what=what)
     backbone.preprocessing = replace(backbone.preprocessing, size=size)
 
 

@@ -20,7 +20,7 @@ from selfmask.maskfile.mask import Mask
 from selfmask.run.folder import RunFolder
 from selfmask.run.process import use_threads
 from selfmask.run.split import RunImages, seen_in_training
-from selfmask.tasks.opening import check_size, open_images_of, open_mask
+from selfmask.tasks.opening import check_own_size, check_size, open_images_of, open_mask
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,7 @@ evaluate = call(EvaluateSettings, run)
 def _sizes(backbone: Backbone, asked: tuple[int, ...]) -> tuple[int, ...]:
     """The sides of the views, the mask's own first where it is among those `asked` for."""
     own = backbone.preprocessing.size
-    if backbone.is_transformer and set(asked) - {own}:
-        raise SettingsError(
-            f"--size {','.join(map(str, asked))}: the mask was learnt on a transformer of {own} px, whose position "
-            f"embeddings are those of that size: leave --size out"
-        )
+    check_own_size(backbone, *asked)
     return tuple(sorted(dict.fromkeys(asked or (own,)), key=lambda size: size != own))
 
 

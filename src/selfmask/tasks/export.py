@@ -19,6 +19,7 @@ from selfmask.errors import MissingExtraError, SettingsError
 from selfmask.maskfile.mask import Mask
 from selfmask.tasks.opening import (
     check_out,
+    check_own_size,
     check_recorded_weights,
     check_size,
     open_mask,
@@ -85,11 +86,7 @@ def run(settings: ExportSettings) -> Exported:
     backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)
     recipe = backbone.preprocessing
     size = settings.size or recipe.size
-    if backbone.is_transformer and size != recipe.size:
-        raise SettingsError(
-            f"--size {size}: the mask was learnt on a transformer of {recipe.size} px, whose position embeddings are "
-            "those of that size: leave --size out"
-        )
+    check_own_size(backbone, size)
     classes = (mask.classes or ()) if settings.head else ()
     module = baked_module(mask, backbone.module, head=settings.head)
     about = {"preprocessing": recipe.describe() | {"size": size}, "classes": list(classes)}

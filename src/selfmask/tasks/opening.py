@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import weight_places
 from selfmask.errors import SettingsError
 from selfmask.maskfile.loading import load
@@ -42,6 +43,16 @@ def open_images_of(path: Path, mask: Mask, data: str | None, **given: Any) -> Ru
     if rule is not None and not ({"labels", "split_file"} & set(rule)) - set(given):
         return open_as_recorded(mask, data, **given)
     return open_images(AdaptSettings(data, held_out=0.0, **given))
+
+
+def check_own_size(backbone: Backbone, *asked: int, what: str = "mask") -> None:
+    """Raise `SettingsError` where views of another size than its own are asked of a transformer that wears a mask."""
+    own = backbone.preprocessing.size
+    if backbone.is_transformer and set(asked) - {own}:
+        raise SettingsError(
+            f"--size {','.join(map(str, asked))}: the {what} was learnt on a transformer of {own} px, whose position "
+            f"embeddings are those of that size: leave --size out"
+        )
 
 
 def check_out(out: Path, **inputs: Path | None) -> None:
