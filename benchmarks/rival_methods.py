@@ -43,7 +43,8 @@ class Method:
 
     optimizer: of what is trained, betas 0.9 and 0.99, no weight decay.
     train: of a rival, makes of the network (in place) what is trained, by name.
-    masks: ours. scores: with norm weights, whose the `rates` then are; this is the scores'.
+    masks: ours. scores: with norm weights, whose the `rates` then are; this is the scores', or the method whose search
+    chose it.
     moving: the batch norms' running statistics move, and are stored.
     """
 
@@ -51,7 +52,7 @@ class Method:
     optimizer: Optimizer = "adam"
     train: Callable[[nn.Module], dict[str, Tensor]] | None = None
     masks: bool = False
-    scores: float | None = None
+    scores: float | str | None = None
     moving: bool = False
 
     def beyond(self, tried: Sequence[float], best: float) -> float | None:
@@ -100,6 +101,7 @@ METHODS: dict[str, Method] = {
     "full": Method((3e-5, 1e-4, 3e-4, 1e-3, 3e-3), train=_everything),
     "masks": Method(_SCORES, masks=True),
     "masks, norms": Method(_RATES, masks=True, scores=0.03),
+    "searched masks, norms": Method(_RATES, masks=True, scores="masks"),
     "few masks": Method(_FEW, "tensor-adam", masks=True),
     "few masks, norms": Method(_RATES, "tensor-adam", masks=True, scores=0.015),
     "LoRA 1": Method(_RATES, train=_lora(1)),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -116,14 +117,17 @@ class Setting:
         views = images.resized(self.plan.size, recipe.crop, recipe.interpolation)
         return list(recipe.normalise(views).split(64))
 
-    def plan_of(self, name: str, rate: float | None) -> Plan:
-        """The plan of one method: a copy of the network, its optimizer and rate, and for masks how they start."""
+    def plan_of(self, name: str, rate: float | None, scores: float | None) -> Plan:
+        """The plan of one method: a copy of the network, its optimizer and rate, and for masks how they start.
+
+        `scores`: the rate of the scores where `rate` is the norm weights'.
+        """
         method, plan = METHODS[name], self.plan
         recipe = Supervised.recipe_for(method.optimizer)
         fitting = replace(
             plan.fit,
             method=method.optimizer,
-            rate=method.scores or rate or plan.fit.rate,
+            rate=scores or rate or plan.fit.rate,
             warmup=recipe.warmup if method.masks else WARMUP,
             checkpoint_every=0,
             log_every=plan.fit.steps,
@@ -140,8 +144,8 @@ class Setting:
 class Trained:
     """A method after its training. `result`: what its file holds, but for the ways to store it, see `measured`."""
 
-    def __init__(self, setting: Setting, name: str, rate: float | None) -> None:
-        method, plan = METHODS[name], setting.plan_of(name, rate)
+    def __init__(self, setting: Setting, name: str, rate: float | None, scores: float | None) -> None:
+        method, plan = METHODS[name], setting.plan_of(name, rate, scores)
         objective, module = setting.objective(), plan.backbone.module
         self._setting, self._plan = setting, plan
         self._masks = build_masks(plan) if method.masks else None
@@ -168,8 +172,8 @@ class Trained:
         guessed = linear(setting.features(plan.backbone, setting.held_out), self._head)
         self.result: dict[str, Any] = {
             "data": setting.cell.data, "backbone": setting.cell.backbone, "size": plan.size,
-            "method": name, "rate": rate, "seed": setting.seed, "steps": plan.fit.steps, "batch": plan.fit.batch,
-            "images": len(plan.train), "seconds": round(seconds, 1),
+            "method": name, "rate": rate, "scores": scores, "seed": setting.seed,
+            "steps": plan.fit.steps, "batch": plan.fit.batch, "images": len(plan.train), "seconds": round(seconds, 1),
             "validation": {
                 "images": len(labels),
                 "top1": float((guessed.argmax(1) == labels).double().mean()),
@@ -221,6 +225,19 @@ def searched(out: Path, cell: Cell, name: str, seed: int) -> list[dict[str, Any]
     return sorted((one for one in found if one["method"] == name), key=lambda one: one["rate"] or 0)
 
 
+def rate_of_scores(out: Path, cell: Cell, name: str, seed: int) -> float | None:
+    """That of a method with norm weights; None of the others. Raises `SystemExit` where its search is still missing."""
+    scores = METHODS[name].scores
+    if not isinstance(scores, str):
+        return scores
+    found = searched(out, cell, scores, seed)
+    if not found:
+        sys.exit(
+            f"{name!r} takes the rate of {scores!r}, which is not searched for {cell.name} in {out}: run it first"
+        )
+    return chosen_rate(found)
+
+
 def to_try(out: Path, cell: Cell, name: str, seed: int) -> Iterator[float | None]:
     """The rates that are still missing of a search: each is asked for when those before it are there."""
     method = METHODS[name]
@@ -245,6 +262,7 @@ def fill(out: Path, cell: Cell, names: list[str], seeds: list[int], threads: int
         setting: Setting | None = None
         for name in names:
             last: Trained | None = None
+            scores = rate_of_scores(out, cell, name, seeds[0])
             if seed == seeds[0]:
                 rates = to_try(out, cell, name, seed)
             else:
@@ -252,7 +270,7 @@ def fill(out: Path, cell: Cell, names: list[str], seeds: list[int], threads: int
                 rates = iter(() if file_of(out, cell, name, only, seed).is_file() else (only,))
             for rate in rates:
                 setting = setting or Setting(cell, seed, threads)
-                trained = Trained(setting, name, rate)
+                trained = Trained(setting, name, rate, scores)
                 path = file_of(out, cell, name, rate, seed)
                 write_json(path, trained.result)
                 held = trained.result["validation"]
@@ -265,7 +283,7 @@ def fill(out: Path, cell: Cell, names: list[str], seeds: list[int], threads: int
                 continue
             if last is None or last.result["rate"] != rate:
                 setting = setting or Setting(cell, seed, threads)
-                last = Trained(setting, name, rate)
+                last = Trained(setting, name, rate, scores)
             found = last.measured()
             write_json(path, found)
             ways = ", ".join(f"{way['way']} {way['top1']:.4f} in {way['file']:,}" for way in found["ways"])

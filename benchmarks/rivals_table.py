@@ -25,6 +25,7 @@ LABELS = {
     "cifar10": "CIFAR-10", "signs": "traffic signs", "resnet18": "ResNet-18", "vit-s14": "ViT-S/14",
     "efficientnet-lite0": "EfficientNet-Lite0", "full": "full fine-tuning", "norms": "norm weights alone",
     "masks, norms": "masks and norm weights", "few masks, norms": "few masks and norm weights",
+    "searched masks, norms": "masks at their rate and norm weights",
     "norms, moving": "norm weights, moving statistics",
     "LoRA 1": "LoRA, rank 1", "LoRA 2": "LoRA, rank 2", "LoRA 4": "LoRA, rank 4", "LoRA 8": "LoRA, rank 8",
 }  # fmt: skip

@@ -16,6 +16,7 @@ from rivals_table import chosen_rate, pack, points, table, unpack
 from torch import Tensor, nn
 
 from selfmask.backbones.spec import build
+from selfmask.run.result import write_json
 
 
 def drawn(*shapes: tuple[int, ...]) -> dict[str, Tensor]:
@@ -119,9 +120,11 @@ class Counted:
 
     made: ClassVar[list[tuple[str, float | None, int]]] = []
     measures: ClassVar[list[float | None]] = []
+    scores: ClassVar[list[float | None]] = []
 
-    def __init__(self, setting: int, name: str, rate: float | None) -> None:
+    def __init__(self, setting: int, name: str, rate: float | None, scores: float | None) -> None:
         Counted.made.append((name, rate, setting))
+        Counted.scores.append(scores)
         held = -abs((rate or 0) - 0.01)
         self.result = {
             "method": name,
@@ -160,6 +163,24 @@ def test_what_is_there_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert "ways" in json.loads(path.read_text())
 
 
+def test_scores_take_the_rate_that_was_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "Setting", lambda cell, seed, threads: seed)
+    monkeypatch.setattr(rivals, "Trained", Counted)
+    cell = rivals.Cell.of("digits", "resnet18", 64)
+    with pytest.raises(SystemExit, match="takes the rate of 'masks', which is not searched"):
+        rivals.fill(tmp_path, cell, ["searched masks, norms"], [0], 1)
+    write_json(
+        rivals.file_of(tmp_path, cell, "masks", 0.06, 0),
+        {"method": "masks", "rate": 0.06, "validation": {"top1": 0.5, "loss": 0.0}, "ways": []},
+    )
+    Counted.scores = []
+    rivals.fill(tmp_path, cell, ["searched masks, norms"], [0, 1], 1)
+    assert set(Counted.scores) == {0.06}
+    Counted.scores = []
+    rivals.fill(tmp_path, cell, ["masks, norms", "norms"], [0], 1)
+    assert set(Counted.scores) == {0.03, None}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["probe", "norms", "masks, norms", "LoRA 1"])
 def test_all_start_from_the_same_head(
@@ -170,11 +191,9 @@ def test_all_start_from_the_same_head(
                 "objective_settings": {"head_rate": 1e-12}}  # fmt: skip
     setting = rivals.Setting(rivals.Cell("digits", "test", 32, settings), 0, 1)
     method = METHODS[name]
-    still = replace(
-        method, rates=(1e-9,) if method.rates else (), scores=None if method.scores is None else 1e-9
-    )
-    monkeypatch.setitem(METHODS, name, still)
-    trained = rivals.Trained(setting, name, 1e-9 if method.rates else None)
+    monkeypatch.setitem(METHODS, name, replace(method, rates=(1e-9,) if method.rates else ()))
+    scores = 1e-9 if method.scores is not None else None
+    trained = rivals.Trained(setting, name, 1e-9 if method.rates else None, scores)
     found = trained.measured()
     x = setting.features(setting.plan.backbone, setting.test)
     head = setting.objective().head()
