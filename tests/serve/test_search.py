@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -121,3 +122,34 @@ def test_an_answer_is_of_one_mask(
         found = running.post("/masks/b/search", [("x", picture(1))])
         assert found.status == 422
         assert "made by another network" in found.json["error"]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "npy"])
+def test_a_gallery_that_is_written_anew_is_searched_as_it_is(
+    ending: str, serving: Callable[..., Any], masks: Path, backbone: Backbone, picture: Callable[..., bytes],
+    tmp_path: Path, write_mask: Callable[..., Path], model: nn.Module, embedded: Callable[..., Path],
+) -> None:  # fmt: skip
+    """Another mask of that name, and other images: the server needs no new start."""
+    photos, out = tmp_path / "photos", tmp_path / f"a.{ending}"
+    photos.mkdir()
+    for k in range(3):
+        (photos / f"old{k}.png").write_bytes(picture(k))
+    own = masks / "a.mask.safetensors"
+    gallery = embedded(backbone, own, photos, out)
+    write_mask(tmp_path / "other", model, 77)
+    aside = replace(backbone, module=copy.deepcopy(backbone.module))  # the bank holds the first
+    with serving(gallery=(gallery,), watch=1000.0) as running:
+        assert running.post("/masks/a/search", [("x", picture(1))]).status == 200
+        own.write_bytes((tmp_path / "other").read_bytes())
+        running.bank.refresh()
+        assert running.post("/masks/a/search", [("x", picture(1))]).status == 422
+        for k in range(3):
+            (photos / f"old{k}.png").rename(photos / f"new{k}.png")
+        embedded(aside, own, photos, out)
+        answer = running.post("/masks/a/search?k=1", [("x", picture(1))])
+        assert answer.status == 200, answer
+        assert answer.json["results"][0]["found"][0]["path"] == "new1.png"
+        gallery.unlink()
+        gone = running.post("/masks/a/search", [("x", picture(1))])
+        assert gone.status == 422
+        assert "there is no file" in gone.json["error"]
