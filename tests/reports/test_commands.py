@@ -42,6 +42,15 @@ def test_report_beside_the_run(tiny_run) -> None:
     assert "selfmask adapt some/folder/tiny --backbone timm:tiny --steps 30 --seed 3" in said
 
 
+def test_the_report_of_a_lone_mask_leaves_the_run_s_own(tiny_run) -> None:
+    own = tiny_run.path / "report.html"
+    own.write_text("of the run", encoding="utf-8")
+    written = report(ReportSettings(run=tiny_run.path / "mask.safetensors"))
+    assert written.out == tiny_run.path / "mask.report.html"
+    assert written.out.is_file()
+    assert own.read_text(encoding="utf-8") == "of the run"
+
+
 def test_analyze_with_and_without_files(tiny_run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = analyze(AnalyzeSettings(masks=(tiny_run.path,), out=out, base=True))

@@ -22,7 +22,7 @@ class ReportSettings:
     run: Path
     """The folder of a run (--out of selfmask adapt), finished or interrupted; or a mask file by itself."""
     out: Path | None = None
-    """The page. Default: report.html in the run's folder."""
+    """The page. Default: report.html in the run's folder; beside a mask file by itself, NAME.report.html."""
     figures: Path | None = None
     """Also write every figure as PNG, SVG, JSON and CSV into this folder."""
     data: str | None = None
@@ -90,7 +90,9 @@ def run(settings: ReportSettings) -> Written:
         method=settings.embedding,
     )
     page = build_report(found, material)
-    out = settings.out or (found.path / "report.html")
+    alone = settings.run.is_file()  # beside which other masks may lie, and a run's own page
+    usual = settings.run.with_suffix(".report.html") if alone else found.path / "report.html"
+    out = settings.out or usual
     return Written(out, page, tuple(page.save(out, settings.figures)))
 
 
