@@ -129,3 +129,13 @@ def test_what_nobody_can_rebuild() -> None:
         rebuild(own.describe())
     with pytest.raises(BackboneError, match="random weights"):
         rebuild(build("timm:resnet10t", pretrained=False).describe())
+
+
+def test_a_network_that_draws_at_random_is_refused() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.dropout(x.mean(dim=(2, 3)) + 1, 0.5, training=True)
+
+    torch.manual_seed(0)
+    with pytest.raises(BackboneError, match="other features each time"):
+        from_module(Noisy(), preprocessing=Preprocessing(size=8))

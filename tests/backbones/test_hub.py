@@ -123,3 +123,15 @@ def test_the_cache_of_the_hub_is_found(tmp_path: Path, monkeypatch: pytest.Monke
     file = copy / "snapshots" / ("a" * 40) / "model.safetensors"
     file.write_bytes(b"x")
     assert hub.in_hub_cache("someone/network", "other.bin", "model.safetensors") == file
+
+
+def test_no_host_is_contacted_until_the_last_is_out() -> None:
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    first, second = hub.local_only(), hub.local_only()
+    with first:
+        second.__enter__()
+    assert constants.HF_HUB_OFFLINE is True
+    second.__exit__(None, None, None)
+    assert constants.HF_HUB_OFFLINE is before

@@ -58,3 +58,9 @@ def test_settings_out_of_range_are_refused(bad: dict[str, object]) -> None:
         Preprocessing.read({**Preprocessing().describe(), **bad})
     with pytest.raises(SettingsError, match="no description"):
         Preprocessing.read({"mean": [1, 2]})
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.bool])
+def test_normalise_refuses_numbers_of_which_it_cannot_tell_the_range(dtype: torch.dtype) -> None:
+    with pytest.raises(SettingsError, match=r"uint8, 0 to 255, or floats in \[0, 1\], not torch"):
+        Preprocessing().normalise(torch.ones(1, 3, 4, 4, dtype=dtype))

@@ -169,3 +169,10 @@ def test_another_layout_is_converted() -> None:
     assert same(target.state_dict(), source.state_dict())
     with pytest.raises(BackboneError, match="do not fit"):
         load_strict(target, {"x": torch.zeros(1)}, "f", "n", lambda state: {"y": state["z"]})
+
+
+@pytest.mark.parametrize("nest", ["state_dict", "model"])
+def test_a_tensor_beside_the_nest_hides_it_not(nest: str) -> None:
+    """As the best accuracy in the checkpoints of torch's own example for ImageNet."""
+    state = {"weight": torch.ones(2)}
+    assert unwrapped({"epoch": 3, nest: state, "best_acc1": torch.tensor(76.1)}, "x") == state

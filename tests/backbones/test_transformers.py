@@ -30,9 +30,11 @@ TINY: dict[str, dict[str, Any]] = {
         "depths": [1, 1, 1, 1],
         "layer_type": "basic",
     },
+    "vit_mae": {**SMALL, "image_size": 32, "patch_size": 8},
+    "ijepa": {**SMALL, "image_size": 32, "patch_size": 8},
     "swin": {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "image_size": 32},
 }
-FAMILY = {"deit": "vit", "clip_vision_model": "clip"}
+FAMILY = {"deit": "vit", "vit_mae": "vit", "ijepa": "vit", "clip_vision_model": "clip"}
 
 
 def folder(path: Path, kind: str) -> Any:
@@ -48,8 +50,16 @@ def test_a_folder_gives_the_library_s_features(tmp_path: Path, kind: str) -> Non
     size = backbone.preprocessing.size
     x = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        features, output = backbone.module(x), source(x)
-    expected = output.last_hidden_state[:, 0] if kind in ("vit", "deit") else output.pooler_output.flatten(1)
+        features = backbone.module(x)
+        if kind == "vit_mae":  # with all patches, in any order
+            source.config.mask_ratio = 0.0
+        output = source(x)
+    if kind in ("vit", "deit", "vit_mae"):
+        expected = output.last_hidden_state[:, 0]
+    elif kind == "ijepa":  # has no class token
+        expected = output.last_hidden_state.mean(dim=1)
+    else:
+        expected = output.pooler_output.flatten(1)
     assert features.shape == (2, backbone.width)
     torch.testing.assert_close(features, expected)
     assert backbone.family == FAMILY.get(kind, kind)
@@ -80,6 +90,23 @@ def test_the_folder_s_recipe_is_taken(tmp_path: Path) -> None:
     recipe = build(f"hf:{tmp_path}").preprocessing
     assert (recipe.mean, recipe.std, recipe.size) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 32)
     assert (recipe.interpolation, recipe.crop) == ("bilinear", 0.8)
+
+
+def test_a_recipe_without_a_step_leaves_it_out(tmp_path: Path) -> None:
+    folder(tmp_path, "vit")
+    said = {"do_normalize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_center_crop": False,
+            "crop_size": 16, "size": 32}  # fmt: skip
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    recipe = build(f"hf:{tmp_path}").preprocessing
+    assert (recipe.mean, recipe.std, recipe.size) == ((0, 0, 0), (1, 1, 1), 32)
+
+
+@pytest.mark.parametrize("said", [{"do_flip_channel_order": True}, {"do_rescale": False}])
+def test_a_recipe_that_cannot_be_followed_is_refused(tmp_path: Path, said: dict[str, bool]) -> None:
+    folder(tmp_path, "vit")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    with pytest.raises(BackboneError, match=f"says {next(iter(said))}: {next(iter(said.values()))}"):
+        build(f"hf:{tmp_path}")
 
 
 def test_a_checkpoint_with_holes_is_refused(tmp_path: Path) -> None:

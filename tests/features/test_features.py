@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.from_module import from_module
+from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.errors import DataError, SettingsError
 from selfmask.features.features import features
 from selfmask.features.features import features as features_function
-from selfmask.features.measure import measure
+from selfmask.features.measure import measure, measure_both
 from selfmask.features.statistics import moved_statistics
 from selfmask.images.image_set import ImageSet
 
@@ -175,3 +176,32 @@ def test_measure_leaves_unlabelled_images_out() -> None:
     other = ImageSet.from_array(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), [0, 1, 2, 0])
     with pytest.raises(DataError, match="one class list"):
         measure("pretrained", backbone, train, other, size=8)
+
+
+def test_a_network_that_makes_all_images_one_point_is_measured_without_whitening() -> None:
+    images = pictures()
+    dead = nn.Conv2d(3, 6, 3)
+    for weight in dead.parameters():
+        nn.init.zeros_(weight)
+    backbone = from_module(nn.Sequential(dead, nn.ReLU()), preprocessing=Preprocessing(size=12))
+    found = measure_both("masked", backbone, images, images, size=8)
+    assert [outcome.name for outcome in found] == ["masked"]
+
+
+def test_a_buffer_that_is_assigned_anew_is_put_back() -> None:
+    class Averaging(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("ema", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.ema = 0.9 * self.ema + 0.1 * x.mean()
+            return super().forward(x)
+
+    backbone = from_module(Averaging(), preprocessing=Preprocessing(size=12))
+    module = backbone.module
+    before, own = {name: b.clone() for name, b in module.named_buffers()}, module.ema
+    with moved_statistics(backbone, pictures(), size=8, batch_size=16):
+        assert not torch.equal(module.ema, before["ema"])
+    assert module.ema is own
+    assert all(torch.equal(b, before[name]) for name, b in module.named_buffers())

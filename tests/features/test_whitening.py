@@ -53,9 +53,14 @@ def test_it_is_held_to_help_where_the_first_direction_holds_much_by_scikit_learn
     wide = torch.cat([10 * x, torch.randn(300, 100, generator=torch.Generator().manual_seed(1))], 1)
     assert Whitening.of(wide).helps
     assert not Whitening.of(wide[:, 1:]).helps
-    assert not Whitening.of(wide[:40]).helps  # too few to tell
+    assert not Whitening.of(wide[:49]).helps  # too few to tell
+    assert Whitening.of(wide[:50]).helps
+    assert Whitening.of(x).helps  # of fewer dimensions than that
 
 
-def test_images_that_are_all_the_same_whiten_to_nothing() -> None:
-    x = torch.ones(5, 3)
-    assert torch.isfinite(Whitening.of(x).apply(x)).all()
+@pytest.mark.parametrize("x", [torch.ones(5, 3), torch.full((50, 7), 0.1), torch.zeros(4, 3)])
+def test_images_that_are_all_the_same_whiten_to_nothing(x: Tensor) -> None:
+    found = Whitening.of(x)
+    assert not len(found.axes)
+    assert not found.helps
+    assert found.apply(x).shape == (len(x), 0)

@@ -70,6 +70,19 @@ def test_16_bits_whose_white_is_0_are_turned_around() -> None:
     assert np.array_equal(shown(file.getvalue())[..., 0], 255 - np.rint(ramp / 257).astype(np.uint8))
 
 
+def test_16_bits_are_told_by_the_file_and_not_by_what_is_brightest() -> None:
+    dark = np.full((4, 4), 198, np.uint16)
+    assert shown(encoded(Image.fromarray(dark), "PPM"))[0, 0, 0] == 1
+
+
+def test_32_bits_without_a_sign_reach_white() -> None:
+    values = np.array([[0, 2**31, 2**32 - 1, 1000]], np.uint32)
+    file = encoded(Image.fromarray(values.view(np.int32)), "TIFF")
+    signed, unsigned = (struct.pack("<HHIHH", 339, 3, 1, format, 0) for format in (2, 1))  # SampleFormat
+    assert file.count(signed) == 1
+    assert shown(file.replace(signed, unsigned))[0, :, 0].tolist() == [0, 128, 255, 0]
+
+
 def test_16_bit_colour_keeps_its_high_byte() -> None:
     wide = (np.arange(6 * 5 * 3).reshape(6, 5, 3) * 700).astype(">u2")
     raw = b"".join(b"\0" + row.tobytes() for row in wide)

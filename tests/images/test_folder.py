@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from selfmask.errors import DataError, SettingsError
+from selfmask.images.every import find_images
 from selfmask.images.opening import open_data
 from selfmask.images.sources import Reading
 
@@ -331,6 +332,14 @@ def test_split_files(class_folder: Folder) -> None:
         assert "2 images that the split file does not name are left out" in splits.notes[0]
 
 
+def test_an_image_in_two_parts_is_a_mistake_in_a_table_too(class_folder: Folder) -> None:
+    root = class_folder({"cat": 2, "dog": 2})
+    lines = ["file,split", "cat/000.png,train", "dog/000.png,train", "cat/000.png,test"]
+    (root / "split.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"line 4: 'cat/000\.png' stands in it twice"):
+        open_data(root, split_file=root / "split.csv")
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [
@@ -353,3 +362,29 @@ def test_mistakes_in_split_files(class_folder: Folder, document: str, message: s
 def test_digits_take_no_files(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="own labels"):
         open_data("digits", labels=tmp_path / "few.csv")
+
+
+def test_a_link_that_leads_nowhere_is_counted(class_folder: Folder, tmp_path: Path) -> None:
+    folder = class_folder({"cat": 30, "dog": 30})
+    (folder / "cat" / "dead.jpg").symlink_to(tmp_path / "nothing.jpg")
+    splits = open_data(folder)
+    assert any("dead.jpg: the file does not exist" in note for note in splits.notes)
+    (folder / "fox").symlink_to(tmp_path / "no such folder")
+    with pytest.raises(DataError, match="fox is a link that leads nowhere"):
+        open_data(folder)
+
+
+def test_the_folder_that_one_is_in_has_its_name(
+    class_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folder({"cat": 4, "dog": 4})
+    monkeypatch.chdir(folder)
+    assert open_data(".").train.name == open_data(folder).train.name
+
+
+def test_names_that_no_file_can_have(class_folder: Folder) -> None:
+    folder = class_folder({"cat": 4, "dog": 4})
+    (folder / "list.csv").write_text(f"file,label\n{'x' * 300}.png,cat\n")
+    with pytest.raises(DataError, match="there is no file"):
+        open_data(folder / "list.csv")
+    assert find_images(folder, ["y" * 300 + ".png"], download=False) == {}

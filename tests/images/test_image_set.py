@@ -141,3 +141,18 @@ def test_the_example_of_the_documentation_runs(class_folder: Callable[..., Path]
 
 def _tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def test_a_subset_by_a_bool_tensor(images: ImageSet) -> None:
+    chosen = images.labels == 1
+    assert images.subset(chosen).labels.tolist() == [1] * int(chosen.sum())
+    for wrong in (chosen[:-1], [True, False], torch.tensor([1.0, 2.0]), [0.5]):
+        with pytest.raises(DataError, match="told by whole numbers"):
+            images.subset(wrong)
+
+
+def test_an_array_of_numpy_is_refused_by_its_name() -> None:
+    import numpy as np
+
+    with pytest.raises(DataError, match=r"are a tensor, .* got ndarray"):
+        ImageSet.from_array(np.zeros((1, 3, 4, 4), np.uint8))  # type: ignore[arg-type]

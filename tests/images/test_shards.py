@@ -107,3 +107,55 @@ def test_hf_reads_a_local_data_set(tmp_path: Path, paint: Any) -> None:
     assert splits.train.image(0).shape == (3, 24, 40)
     with pytest.raises(DataError, match="cannot be opened"):
         open_data(f"hf:{tmp_path / 'nothing'}")
+
+
+@pytest.mark.parametrize("place", ["header", "cut", "cut in a header"])
+def test_a_shard_that_is_damaged_in_its_middle_is_not_half_a_data_set(
+    tmp_path: Path, jpegs: list[bytes], place: str
+) -> None:
+    path = tmp_path / "a.tar"
+    write_shard(path, {f"{k}.jpg": jpegs[k] for k in range(4)})
+    with tarfile.open(path) as tar:
+        third = tar.getmembers()[2].offset
+    content = bytearray(path.read_bytes())
+    content[third + 3] ^= 1
+    path.write_bytes(bytes(content) if place == "header" else bytes(content[: third + 100]))
+    if place == "cut":  # at the end of a member: nothing says that more were to come
+        path.write_bytes(bytes(content[:third]))
+        assert len(open_data(f"webdataset:{path}").train) == 2
+        return
+    with pytest.raises(DataError, match="is damaged, or cut off, after"):
+        open_data(f"webdataset:{path}")
+
+
+def test_an_empty_label_in_a_shard_is_none(tmp_path: Path, jpegs: list[bytes]) -> None:
+    members: dict[str, bytes] = {}
+    for k, label in enumerate(["cat", "dog", "", None, float("nan"), "cat", "dog"]):
+        members |= {f"{k}.jpg": jpegs[k], f"{k}.json": json.dumps({"label": label}).encode()}
+    write_shard(tmp_path / "a.tar", members)
+    splits = open_data(f"webdataset:{tmp_path / 'a.tar'}", test_share=0.5)
+    assert splits.train.classes == ("cat", "dog")
+
+
+def test_a_shard_may_have_brackets_in_its_name(tmp_path: Path, jpegs: list[bytes]) -> None:
+    (tmp_path / "s[1]").mkdir()
+    write_shard(tmp_path / "s[1]" / "x.tar", {"0.jpg": jpegs[0]})
+    assert len(open_data(f"webdataset:{tmp_path}/s[1]/x.tar").train) == 1
+
+
+def test_hf_reads_the_image_alone_and_no_empty_label(tmp_path: Path, jpegs: list[bytes]) -> None:
+    datasets = pytest.importorskip("datasets", reason="needs the extra 'datasets'")
+    rows = {
+        "image": [{"bytes": one, "path": None} for one in jpegs[:6]],
+        "mask": [{"bytes": b"damaged", "path": None}] * 6,
+        "label": ["cat", "dog", "", None, "cat", "dog"],
+    }
+    features = datasets.Features(
+        image=datasets.Image(), mask=datasets.Image(), label=datasets.Value("string")
+    )
+    (tmp_path / "set").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "train.parquet")
+    splits = open_data(f"hf:{tmp_path / 'set'}", test_share=0.5)
+    assert splits.train.classes == ("cat", "dog")
+    assert not splits.train.skipped
+    assert sum(len(part) for part in splits.parts().values()) == 6

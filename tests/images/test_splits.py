@@ -38,6 +38,7 @@ def test_stratified_divides_each_class_in_proportion(labels: torch.Tensor, share
 
 
 def test_stratified_draws_by_seed() -> None:
+    assert stratified(torch.tensor([0, 0, 1, 1]), 0.5, -1)[0].shape == (2,)
     labels = torch.arange(10).repeat(50)
     held = [stratified(labels, 0.2, seed)[1].tolist() for seed in (0, 1)]
     assert len(held[0]) == len(held[1]) == 100

@@ -34,6 +34,8 @@ def principal_axes(x: Tensor, *, complete: bool = False) -> Axes:
     """
     wide = x.double()
     mean = wide.mean(dim=0)
+    if is_one_point(wide - mean, mean) and not complete:
+        return Axes(mean, wide.new_zeros(0, wide.shape[1]), wide.new_zeros(0))
     rest = max(1, len(x) - 1)
     if complete:
         variances, axes = torch.linalg.eigh((wide - mean).T @ (wide - mean) / rest)
@@ -42,6 +44,12 @@ def principal_axes(x: Tensor, *, complete: bool = False) -> Axes:
         variances = squares / rest
     signs = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
     return Axes(mean, (axes * signs).flip(1).T, variances.flip(0))
+
+
+def is_one_point(centred: Tensor, mean: Tensor) -> bool:
+    """Whether the spread of `centred` (N, D) is no more than the rounding of the mean (D,): all points are the same."""
+    length = float(centred.square().sum(dim=1).mean().sqrt())
+    return length <= _ROUNDING * float(mean.norm()) or length == 0.0
 
 
 def directions(centred: Tensor) -> tuple[Tensor, Tensor]:

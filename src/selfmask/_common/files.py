@@ -59,8 +59,8 @@ def written_atomically(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that only their owner can read; a mask gets what any new file would get.
-        os.chmod(temporary, 0o666 & ~_umask())
+        # mkstemp makes files that only their owner can read; a mask gets what any new file would get, or has already.
+        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -93,14 +93,15 @@ class Backbone:
 def measured_width(module: nn.Module, size: int) -> int:
     """The width of the features, by a run on one grey image of `size` pixels that leaves the module as it was.
 
-    Raises `BackboneError` where the module cannot run on it or gives anything but (1, width).
+    Raises `BackboneError` where the module cannot run on it, gives anything but (1, width), or other features each time
+    that it sees the same image.
     """
     modes = {part: part.training for part in module.modules()}
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     module.eval()
     try:
         with torch.no_grad():
-            features = module(torch.zeros(1, 3, size, size, device=device))
+            features, again = (module(torch.zeros(1, 3, size, size, device=device)) for _ in range(2))
     except Exception as error:
         raise BackboneError(
             f"a trial run on one image of {size} × {size} pixels failed: {error}; "
@@ -112,6 +113,11 @@ def measured_width(module: nn.Module, size: int) -> int:
     if not isinstance(features, Tensor) or features.ndim != 2:
         got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise BackboneError(f"the module must give features of shape (B, width); for one image it gave {got}")
+    if not torch.allclose(features, again, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise BackboneError(
+            "the module gives other features each time that it sees one image, in evaluation mode too: take off what "
+            "draws at random in it"
+        )
     return features.shape[1]
 
 

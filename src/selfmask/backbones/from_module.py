@@ -19,10 +19,10 @@ def from_module(
     """A backbone out of any network that maps images (B, 3, H, W) to features.
 
     The network's parameters keep their names. Output of shape (B, C, H, W) is averaged over H and W; a
-    transformers output is reduced to its pooled vector. `preprocessing` defaults to timm's record where the
-    network has one, else to ImageNet's recipe at 224 pixels. Take a classifier off before (timm:
-    `model.reset_classifier(0)`), or the features are its logits. Raises `BackboneError` where a trial run fails
-    and `SelectionError` for an unknown `family`.
+    transformers output is reduced to its pooled vector, its class token, or the mean of its tokens.
+    `preprocessing` defaults to timm's record where the network has one, else to ImageNet's recipe at 224
+    pixels. Take a classifier off before (timm: `model.reset_classifier(0)`), or the features are its logits.
+    Raises `BackboneError` where a trial run fails and `SelectionError` for an unknown `family`.
 
     >>> backbone = from_module(nn.Conv2d(3, 16, 3), preprocessing=Preprocessing(size=32))
     >>> backbone.width, backbone.module(torch.zeros(2, 3, 32, 32)).shape
@@ -55,5 +55,12 @@ def _pooled(module: nn.Module, inputs: Any, output: Any) -> Any:
             return torch.flatten(value, 1)
     hidden = getattr(output, "last_hidden_state", None)
     if isinstance(hidden, Tensor):
-        return hidden.mean(dim=(2, 3)) if hidden.ndim == 4 else hidden[:, 0]  # a grid, or class token first
+        if hidden.ndim == 4:
+            return hidden.mean(dim=(2, 3))
+        named = (name.rpartition(".")[2] for name, _ in module.named_parameters())
+        return hidden[:, 0] if _CLASS_TOKENS.intersection(named) else hidden.mean(dim=1)
     return output
+
+
+_CLASS_TOKENS = {"cls_token", "class_embedding", "class_token"}
+"""What the libraries call a transformer's; one without is an average of its patches."""

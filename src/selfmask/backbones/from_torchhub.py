@@ -7,6 +7,7 @@ give the same networks without running anybody's code.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def without_classifier(module: nn.Module) -> None:
 
 def _folder_of(repository: str) -> str | None:
     """A folder of the user's, or torch's own copy of a repository fetched before."""
-    if (Path(repository) / "hubconf.py").is_file():
+    if os.path.isfile(Path(repository) / "hubconf.py"):  # False for a name that is too long, too
         return repository
     owner_and_name, _, branch = repository.partition(":")
     if owner_and_name.count("/") != 1 or repository.startswith((".", "/", "~")):

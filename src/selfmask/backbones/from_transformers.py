@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from selfmask.backbones.backbone import Backbone, measured_width, weights_name
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _RECIPE = "preprocessor_config.json"
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_AS_USUAL = {"do_rescale": True, "do_flip_channel_order": False, "rescale_offset": False}
 _BILINEAR = 2  # PIL's number, which transformers writes into preprocessor_config.json
 
 
@@ -45,9 +48,11 @@ def build_from_transformers(
     place = _place(name, fetch)
     try:
         config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
+        if hasattr(config, "mask_ratio"):
+            config.mask_ratio = 0.0  # a masked autoencoder would leave patches out at random
         if fetch:
             module, loading = transformers.AutoModel.from_pretrained(
-                place, output_loading_info=True, trust_remote_code=False
+                place, config=config, output_loading_info=True, trust_remote_code=False
             )
         else:
             module, loading = transformers.AutoModel.from_config(config), {}
@@ -97,7 +102,7 @@ def _transformers() -> ModuleType:
 
 def _place(name: str, fetch: bool) -> str:
     """A folder to load from without a network, or the name itself where the hub answers."""
-    if (Path(name) / "config.json").is_file():
+    if os.path.isfile(Path(name) / "config.json"):  # False for a name that is too long, too
         return name
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise BackboneError(f"{name} is neither OWNER/NAME on the hub nor a folder with a config.json")
@@ -135,8 +140,19 @@ def _refuse_random(name: str, module: nn.Module, loading: dict[str, Any]) -> Non
 
 def _take_any_size(module: nn.Module) -> None:
     """Have the position embedding resampled for views of another size, where the network can."""
-    if "interpolate_pos_encoding" in inspect.signature(module.forward).parameters:
+    known = inspect.signature(module.forward).parameters
+    if "interpolate_pos_encoding" in known:
         module.register_forward_pre_hook(_with_resampling, with_kwargs=True)
+    if "noise" in known:
+        module.register_forward_pre_hook(_in_order, with_kwargs=True)
+
+
+def _in_order(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A masked autoencoder sorts its patches by noise, at random unless it is given: in their own order instead."""
+    config: Any = module.config
+    images, patch = args[0], config.patch_size
+    count = (images.shape[2] // patch) * (images.shape[3] // patch)
+    return args, {"noise": torch.arange(count, device=images.device).expand(len(images), -1), **kwargs}
 
 
 def _with_resampling(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -148,14 +164,22 @@ def _recipe(place: str, config: Any) -> Preprocessing:
     vision = getattr(config, "vision_config", config)
     own = getattr(vision, "image_size", None)
     said = _preprocessor_config(place)
-    size = said.get("crop_size") or said.get("size") or own or 224
+    for key, usual in _AS_USUAL.items():
+        if said.get(key) not in (None, usual):
+            raise BackboneError(
+                f"{_RECIPE} says {key}: {said[key]!r}, which no preprocessing here does: build the network yourself, "
+                "with a layer before it that does, and give that (selfmask.backbones.from_module.from_module)"
+            )
+    cut = said.get("crop_size") if said.get("do_center_crop") is not False else None
+    size = cut or said.get("size") or own or 224
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge") or own or 224
     size = size[0] if isinstance(size, list | tuple) else size
     resized = said.get("size")
     short = resized.get("shortest_edge") if isinstance(resized, dict) else None
     crop = said.get("crop_pct") or (size / short if short and short >= size else 1.0)
-    (r, g, b), (u, v, w) = said.get("image_mean") or IMAGENET_MEAN, said.get("image_std") or IMAGENET_STD
+    mean, std = said.get("image_mean") or IMAGENET_MEAN, said.get("image_std") or IMAGENET_STD
+    (r, g, b), (u, v, w) = (mean, std) if said.get("do_normalize") is not False else ((0, 0, 0), (1, 1, 1))
     interpolation = "bilinear" if said.get("resample") == _BILINEAR else "bicubic"
     return Preprocessing((r, g, b), (u, v, w), int(size), interpolation, float(crop))
 

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,6 +25,8 @@ OFFLINE_CHOICES = (
 )
 
 _local_only: ContextVar[bool] = ContextVar("selfmask_local_only", default=False)
+_switch = threading.Lock()
+_inside, _before = 0, False
 
 
 @contextmanager
@@ -32,17 +35,25 @@ def local_only() -> Iterator[None]:
 
     For what a file names: it may be a stranger's, and where a program calls is not for a file to say.
     """
-    token = _local_only.set(True)
-    # Libraries also ask on their own, for a tokeniser say. The client's switch is read at each request.
+    global _inside, _before
+    # Libraries also ask on their own, for a tokeniser say. The client's switch is read at each request, and is one
+    # for all threads: it stays on until the last of them is out.
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
+    token = _local_only.set(True)
+    with _switch:
+        if _inside == 0:
+            _before = constants.HF_HUB_OFFLINE
+        _inside += 1
+        constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
         _local_only.reset(token)
-        constants.HF_HUB_OFFLINE = before
+        with _switch:
+            _inside -= 1
+            if _inside == 0:
+                constants.HF_HUB_OFFLINE = _before
 
 
 def why_unreachable(address: str) -> str | None:
@@ -58,7 +69,7 @@ def why_unreachable(address: str) -> str | None:
                 reason[0] = None
         except urllib.error.HTTPError:
             reason[0] = None  # it refused this request, so it is there
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             reason[0] = str(getattr(error, "reason", error))
 
     # A thread, because the look-up of a name knows no time limit.

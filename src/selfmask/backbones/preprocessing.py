@@ -59,6 +59,8 @@ class Preprocessing:
         """The backbone's input (float32, same shape) from images (B, 3, H, W): uint8, or floats in [0, 1]."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise SettingsError(f"images of shape (B, 3, H, W) are needed, not {tuple(images.shape)}")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise SettingsError(f"images are uint8, 0 to 255, or floats in [0, 1], not {images.dtype}")
         top = 255.0 if images.dtype == torch.uint8 else 1.0
         mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1) * top
         std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1) * top

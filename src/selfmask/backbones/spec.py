@@ -121,7 +121,7 @@ def rebuild(
             f"{spec} had random weights, which nobody can rebuild: pass the base itself (base=MODULE)"
         )
     kind, name_of = parse(spec)
-    if kind == "hf" and (Path(name_of).is_absolute() or name_of[:1] in ".~" or Path(name_of).is_dir()):
+    if kind == "hf" and (Path(name_of).is_absolute() or name_of[:1] in ".~" or os.path.isdir(name_of)):
         raise BackboneError(
             f"{spec} is a folder, and which folders are read is not for a file to say: if you trust it, name it "
             f"yourself (--backbone {spec}, build({spec!r}), or pass the base)"
@@ -212,7 +212,7 @@ def _is_file_name(name: str) -> bool:
 
 
 def _find(name: str, spec: str) -> Path:
-    found = next((path for path in weight_places(name) if path.is_file()), None)
+    found = next((path for path in weight_places(name) if os.path.isfile(path)), None)
     if found is None:
         raise BackboneError(
             f"{spec} had its weights from a file {name!r}: say where it is (weights=FILE, --weights FILE), or name its "

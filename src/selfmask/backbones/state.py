@@ -8,6 +8,7 @@ heads, prototypes and classifiers beside the backbone, which are dropped.
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import warnings
 import zipfile
@@ -43,7 +44,7 @@ def read_state_dict(path: str | Path) -> StateDict:
     the file is absent, damaged, holds no state dict, or would need code to be unpickled.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for a name that is too long, too
         raise BackboneError(f"no weights file at {path}")
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _load(path)
@@ -81,7 +82,7 @@ def _load(path: Path) -> object:
 def unwrapped(content: object, name: str) -> StateDict:
     """A checkpoint's state dict without nesting and without the prefixes of wrappers (see the module's head)."""
     for _ in range(_DEEPEST):
-        if not isinstance(content, Mapping) or any(isinstance(one, Tensor) for one in content.values()):
+        if not isinstance(content, Mapping):
             break
         inner = next((content[key] for key in _NESTS if isinstance(content.get(key), Mapping)), None)
         if inner is None:

@@ -48,6 +48,7 @@ def measure(
     return measure_features(name, train_x, train.labels, test_x, test.labels, head=head, seed=seed)
 
 
+@torch.no_grad()
 def measure_both(
     name: str,
     backbone: Backbone,
@@ -61,10 +62,13 @@ def measure_both(
 ) -> list[Outcome]:
     """As `measure`, and a second outcome from the same features whitened, which costs nothing but them."""
     train, train_x, test, test_x = _both(name, backbone, train, test, size, channels_last)
-    return [
-        measure_features(name, train_x, train.labels, test_x, test.labels, head=head, seed=seed),
-        measure_whitened(f"{name}, {WHITENED}", train_x, train.labels, test_x, test.labels),
-    ]
+    found = [measure_features(name, train_x, train.labels, test_x, test.labels, head=head, seed=seed)]
+    whitening = Whitening.of(train_x)
+    if len(whitening.axes):  # none where all features are the same
+        # k-NN alone: a probe stretches them as it likes anyway.
+        nearest = knn(whitening.apply(train_x), train.labels, whitening.apply(test_x))
+        found.append(Outcome(f"{name}, {WHITENED}", knn=nearest == test.labels))
+    return found
 
 
 def _both(
@@ -106,13 +110,6 @@ def measure_features(
         probe=fit_probe(train_x, train_y, seed=seed).predict(test_x) == test_y,
         head=None if head is None else F.linear(test_x, head[0].cpu(), head[1].cpu()).argmax(dim=1) == test_y,
     )
-
-
-@torch.no_grad()
-def measure_whitened(name: str, train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor) -> Outcome:
-    """k-NN alone, on features as for `measure_features` but whitened; a probe stretches them as it likes anyway."""
-    whitening = Whitening.of(train_x)
-    return Outcome(name, knn=knn(whitening.apply(train_x), train_y, whitening.apply(test_x)) == test_y)
 
 
 @dataclass(frozen=True)

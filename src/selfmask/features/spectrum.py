@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from selfmask._common.clustering import directions
+from selfmask._common.clustering import directions, is_one_point
 
 Layer = tuple[Tensor, Tensor]
 """weight (classes, inputs) and bias (classes,)"""
@@ -51,8 +51,7 @@ def spectrum(x: Tensor) -> Spectrum:
     mean = x.mean(dim=0)
     centred = x - mean
     length = float(centred.square().sum(dim=1).mean().sqrt())
-    # Below this the spread is the rounding of the mean itself: the features are one point.
-    if length <= 1e-12 * float(mean.norm()) or length == 0.0:
+    if is_one_point(centred, mean):
         return Spectrum(mean, 1.0, centred.new_zeros(x.shape[1], 0), centred.new_zeros(0))
     centred /= length
     values, axes = directions(centred)

@@ -53,12 +53,13 @@ def moved_statistics(
             if batches is None:
                 batches = _plain_batches(backbone, images, size, batch_size, steps, seed)
             _pass_in_training_mode(module, batches, seed)
-        yield sum(
-            not torch.equal(buffers[name], old) for name, old in saved.items() if old.is_floating_point()
-        )
+        moved = dict(module.named_buffers())
+        yield sum(not torch.equal(moved[name], old) for name, old in saved.items() if old.is_floating_point())
     finally:
         with torch.no_grad():
             for name, old in saved.items():
+                part, _, own = name.rpartition(".")
+                module.get_submodule(part)._buffers[own] = buffers[name]  # it may have been given a new one
                 buffers[name].copy_(old)
 
 

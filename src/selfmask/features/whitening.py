@@ -26,6 +26,7 @@ SHRINKAGE = 0.1
 class Whitening:
     """mean: float64 (D,). axes: float64 (rank, D), the principal axes, each divided by its standard deviation.
 
+    images: how many it is of.
     first: the share of the variance that lies in the first of them, in [0, 1]. Of images that a network knows it tells
     many things; of others mostly one, beside which what tells them apart is small. Then whitening helps.
     """
@@ -33,6 +34,7 @@ class Whitening:
     mean: Tensor
     axes: Tensor
     first: float = 0.0
+    images: int = 0
 
     @classmethod
     def of(cls, x: Tensor) -> Whitening:
@@ -47,7 +49,7 @@ class Whitening:
         variances = found.variances
         least = SHRINKAGE * variances.mean() if len(variances) else 0.0
         first = float(variances[0] / variances.sum()) if len(variances) else 0.0
-        return cls(found.mean, found.axes / (variances + least).sqrt()[:, None], first)
+        return cls(found.mean, found.axes / (variances + least).sqrt()[:, None], first, len(x))
 
     @classmethod
     def where_it_helps(cls, x: Tensor, asked: bool | None) -> Whitening | None:
@@ -63,7 +65,7 @@ class Whitening:
 
         The first direction of a few images holds much whatever they show.
         """
-        return self.first > UNEVEN and len(self.axes) >= FEWEST
+        return self.first > UNEVEN and self.images >= FEWEST
 
     def apply(self, x: Tensor) -> Tensor:
         """Features (N, D) whitened: float32 (N, rank)."""

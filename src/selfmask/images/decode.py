@@ -198,13 +198,13 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-_PHOTOMETRIC = 262
+_PHOTOMETRIC, _SAMPLE_FORMAT, _WITHOUT_SIGN = 262, 339, 1
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     mode = picture.mode
     if mode.startswith(("I", "F")):
-        values = _to_8_bits(np.asarray(picture), mode)
+        values = _to_8_bits(_raw(picture), mode)
         # Pillow turns around what is stored with white as 0 where it has 8 bits, but not where it has 16.
         white_is_0 = mode.startswith("I;16") and getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0
         return Image.fromarray(255 - values if white_is_0 else values).convert("RGB")
@@ -225,18 +225,28 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+def _raw(picture: Image.Image) -> np.ndarray:
+    """Greyscale with more than 8 bits, as it was stored: Pillow has 16 bits, and 32 without a sign, as signed ones."""
+    values = np.asarray(picture)
+    if picture.mode == "I" and picture.format == "PPM":  # brought to 16 bits by Pillow
+        return values.astype(np.uint16)
+    if picture.mode == "I" and getattr(picture, "tag_v2", {}).get(_SAMPLE_FORMAT) == (_WITHOUT_SIGN,):
+        return values.view(np.uint32)
+    return values
+
+
 def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
     """Greyscale with more than 8 bits to uint8.
 
-    16-bit modes: 65535 becomes 255. 32-bit integers: by the smallest usual range (8, 16 or 32 bits) that
-    holds them. Floats: [0, 1] if they lie in it, else [0, 255] if they lie in that, else from minimum to
-    maximum.
+    16 bits: 65535 becomes 255. 32-bit integers: by the smallest usual range (8, 16 or 32 bits) that holds
+    them. Floats: [0, 1] if they lie in it, else [0, 255] if they lie in that, else from minimum to maximum.
     """
-    if mode.startswith("I;16"):
-        return _scaled(values, 65535)
+    if values.dtype.itemsize == 2:
+        return _OF_16_BITS[values]
     if mode == "I":
         top = int(values.max(initial=0))
-        return _scaled(np.maximum(values, 0), next(m for m in (255, 65535, 2**31 - 1) if top <= m))
+        most = np.iinfo(values.dtype).max
+        return _scaled(np.maximum(values, 0), next(m for m in (255, 65535, most) if top <= m))
     values = values.astype(np.float64)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -250,6 +260,9 @@ def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
 
 def _scaled(values: np.ndarray, top: float) -> np.ndarray:
     return np.rint(values.astype(np.float64) * (255.0 / top)).astype(np.uint8)
+
+
+_OF_16_BITS = _scaled(np.arange(2**16), 65535)
 
 
 def _from_profile(picture: Image.Image) -> Image.Image | None:

@@ -6,6 +6,7 @@ Here nothing is held but what the place itself makes necessary: the names in one
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
@@ -75,7 +76,10 @@ def find_images(spec: str | Path, names: Collection[str], *, download: bool) -> 
     place = place_of_images(spec)
     if place.kind in ("imagefolder", "flat"):
         return {
-            name: place.path / name for name in names if _is_inside(name) and (place.path / name).is_file()
+            name: place.path / name
+            for name in names
+            if _is_inside(name)
+            and os.path.isfile(place.path / name)  # False for a name that is too long, too
         }
     wanted, found = set(names), {}
     for entry in every_image(spec, download=download):

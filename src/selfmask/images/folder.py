@@ -23,6 +23,7 @@ def folder_listing(folder: Path) -> Listing:
     - No sub-folders with images: all images are unlabelled.
     """
     check_folder(folder)
+    named = folder.resolve().name  # of "." too
     splits = _split_folders(folder)
     others: list[Path] = []
     if splits:
@@ -31,13 +32,13 @@ def folder_listing(folder: Path) -> Listing:
         ]
     alone = len(splits) > 1 and not others
     if not alone and ("train" not in splits or (len(splits) == 1 and others)):
-        return Listing(folder.name, tuple(_class_folders(folder, folder, None)))
+        return Listing(named, tuple(_class_folders(folder, folder, None)))
     entries: list[Entry] = []
     for split, child in splits.items():
         entries += _class_folders(child, folder, split if len(splits) > 1 else None)
     ignored = ", ".join(f"{child.name}/" for child in others)
     notes = (f"Beside the splits, {ignored} is left out.",) if others else ()
-    return Listing(folder.name, tuple(entries), notes=notes)
+    return Listing(named, tuple(entries), notes=notes)
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -55,7 +56,7 @@ def flat_listing(folder: Path) -> Listing:
     entries = [Entry(path.relative_to(folder).as_posix(), path) for path in image_files(folder)]
     if not entries:
         raise DataError(_no_images(folder))
-    return Listing(folder.name, tuple(entries))
+    return Listing(folder.resolve().name, tuple(entries))
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -77,6 +78,9 @@ def _class_folders(folder: Path, root: Path, split: str | None) -> list[Entry]:
         for path in sorted(folder.iterdir())
         if _is_image(path)
     ]
+    dead = next((one for one in folder.iterdir() if _leads_nowhere(one) and not one.suffix), None)
+    if dead is not None:  # it may have been a class
+        raise DataError(f"{dead} is a link that leads nowhere: mend it or remove it")
     entries: list[Entry] = []
     empty: list[Path] = []
     for child in _subfolders(folder):
@@ -118,7 +122,13 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not _is_hidden(path.name) and path.is_file()
+    """A link to nothing is one that cannot be read, and is counted as such."""
+    named = path.suffix.lower() in EXTENSIONS and not _is_hidden(path.name)
+    return named and (path.is_file() or _leads_nowhere(path))
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _is_hidden(name: str) -> bool:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from selfmask.errors import DataError, MissingExtraError
+from selfmask.images.decode import UnreadableImage
 from selfmask.images.listing import Entry, Listing, split_name
+from selfmask.images.tables import told
 
 
 def hf_listing(spec: str) -> Listing:
@@ -60,7 +62,10 @@ def _parts(spec: str) -> Iterator[tuple[str, Any, str, str | None]]:
         ) from error
     for key, part in found.items():
         image, label = _columns(part.features, datasets, spec)
-        yield str(key), part.cast_column(image, datasets.Image(decode=False)), image, label
+        kept = part.select_columns(
+            [image] if label is None else [image, label]
+        )  # a row is read with all its columns
+        yield str(key), kept.cast_column(image, datasets.Image(decode=False)), image, label
 
 
 def _name(part: str, row: int) -> str:
@@ -77,11 +82,13 @@ def _columns(features: Any, datasets: Any, spec: str) -> tuple[str, str | None]:
 
 
 def _class(value: Any, names: list[str] | None) -> str | None:
-    if value is None or value == -1:
-        return None
-    return names[value] if names and value in range(len(names)) else str(value)
+    if names and value in range(len(names)):
+        return names[value]
+    return None if value == -1 else told(value)
 
 
 def _read(part: Any, column: str, row: int) -> bytes:
     cell = part[row][column]
+    if cell is None or (cell["bytes"] is None and cell["path"] is None):
+        raise UnreadableImage("the row has no image")
     return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,8 +108,13 @@ class ImageSet:
         return int(sides[len(sides) // 2])
 
     def subset(self, indices: Iterable[int] | Tensor) -> ImageSet:
-        """The images at `indices` (in that order, each 0 … N - 1)."""
-        chosen = [int(index) for index in (indices.tolist() if isinstance(indices, Tensor) else indices)]
+        """The images at `indices` (in that order, each 0 … N - 1), or where a bool tensor (N,) is true."""
+        if isinstance(indices, Tensor) and indices.dtype == torch.bool and indices.shape == (len(self),):
+            indices = indices.nonzero().flatten()
+        chosen = [
+            _whole(index, len(self))
+            for index in (indices.tolist() if isinstance(indices, Tensor) else indices)
+        ]
         if chosen and not (min(chosen) >= 0 and max(chosen) < len(self)):
             wrong = min(chosen) if min(chosen) < 0 else max(chosen)
             raise DataError(f"{self.name} has images 0 to {len(self) - 1}: there is no image {wrong}")
@@ -139,8 +145,8 @@ class ImageSet:
     def resized(self, size: int, crop: float = 1.0, interpolation: str = "bicubic") -> Tensor:
         """The evaluation views of all images, uint8 (N, 3, size, size): see `evaluation_view`.
 
-        Kept for the next call where it takes no more than `Reading.cache_bytes`' default. For bounded memory
-        call it on subsets.
+        Kept for the next call where it takes no more than `Reading.cache_bytes`' default, so do not write to it. For
+        bounded memory call it on subsets.
         """
         key = (size, crop, interpolation)
         if key in self._resized:
@@ -178,6 +184,15 @@ def for_each(work: Callable[[int], None], count: int) -> None:
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(work, range(count), chunksize=16):
             pass
+
+
+def _whole(index: Any, images: int) -> int:
+    if isinstance(index, bool) or not hasattr(index, "__index__"):
+        raise DataError(
+            f"a subset of {images} images is told by whole numbers, or by a bool tensor of shape ({images},), "
+            f"not by {index!r}"
+        )
+    return int(index)
 
 
 def _checked_labels(labels: Tensor | Sequence[int] | None, count: int, classes: int) -> Tensor:

@@ -223,9 +223,13 @@ def _check_unique(data: str, names: list[str]) -> None:
         raise DataError(f"{data} names the image {twice!r} twice: every image must be listed once")
 
 
+_MOST_DIGITS = 1000
+"""Of a class that is sorted as a number; Python refuses to read some thousands."""
+
+
 def _classes(listing: Listing, entries: list[tuple[int, Entry]]) -> tuple[str, ...]:
     used = sorted({entry.label for _, entry in entries if entry.label is not None})
-    if all(name.isdecimal() for name in used):
+    if all(name.isdecimal() and len(name) < _MOST_DIGITS for name in used):
         used.sort(key=int)
     if not used:
         return listing.classes or ()
@@ -235,8 +239,8 @@ def _classes(listing: Listing, entries: list[tuple[int, Entry]]) -> tuple[str, .
         raise DataError(f"{listing.name}: unknown class {unknown[0]!r}{aside(unknown[0], classes)}")
     if len(classes) == 1:
         raise DataError(
-            f"{listing.name} has only one class, {classes[0]!r}: labels need two or more. To use the images "
-            "without labels, put 'flat:' before the folder's name."
+            f"{listing.name} has only one class, {classes[0]!r}: labels need two or more. To use the images without "
+            "labels, put 'flat:' before the folder's name, or leave the column out of the list."
         )
     trained = {entry.label for _, entry in entries if (entry.split or "train") == "train"} - {None}
     strange = [name for name in used if name not in trained]

@@ -19,7 +19,7 @@ from selfmask.errors import DataError
 from selfmask.images.decode import EXTENSIONS
 from selfmask.images.listing import Entry, Listing, split_name
 from selfmask.images.place import user_path
-from selfmask.images.tables import parsed_json
+from selfmask.images.tables import parsed_json, told
 
 _LABEL_LIMIT = 2**16  # bytes of a .cls, .txt or .json member
 _MOST_SHARDS = 100_000
@@ -63,7 +63,9 @@ def _shards(pattern: str) -> list[Path]:
         return paths
     paths = []
     for part in _expanded(str(place)):
-        found = sorted(Path(name) for name in glob(part)) if re.search(r"[*?\[]", part) else [Path(part)]
+        # A name may have brackets of its own.
+        several = re.search(r"[*?\[]", part) and not Path(part).is_file()
+        found = sorted(Path(name) for name in glob(part)) if several else [Path(part)]
         if not found or not found[0].is_file():
             raise DataError(f"there is no shard {part}")
         paths += found
@@ -106,6 +108,7 @@ def _samples(path: Path) -> dict[str, _Sample]:
                     label = _label(ending, data.read().decode("utf-8", "replace"), f"{path}: {member.name}")
                     if label is not None:
                         samples.setdefault(key, _Sample()).labels[ending] = label
+            _check_end(path, tar.offset)
     except DataError:
         raise
     except Exception as error:  # what a header promises beyond all bounds makes tarfile raise anything
@@ -114,14 +117,31 @@ def _samples(path: Path) -> dict[str, _Sample]:
     return samples
 
 
+def _check_end(path: Path, offset: int) -> None:
+    """Raises `DataError` where the members end at `offset` (bytes) by anything but an end.
+
+    tarfile stops at a bad header without a word.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(min(offset, size))
+        after = file.read(tarfile.BLOCKSIZE)
+    # An archive that was ended by nothing at all, as a stream that is still written, is whole as far as it goes.
+    if offset > size or after.strip(b"\0"):
+        raise DataError(
+            f"{path} is damaged, or cut off, after {min(offset, size):,} bytes: fetch or write it again"
+        )
+
+
 def _label(ending: str, text: str, where: str) -> str | None:
     if ending != "json":
         return text.strip() or None
     record = parsed_json(text, where)
     if not isinstance(record, dict):
         return None
-    found = next((record[key] for key in ("label", "cls", "class") if record.get(key) is not None), None)
-    return None if found is None else str(found)
+    return next(
+        (known for key in ("label", "cls", "class") if (known := told(record.get(key))) is not None), None
+    )
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:

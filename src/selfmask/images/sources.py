@@ -94,6 +94,10 @@ class ArraySource:
     """Images that are all in memory already: uint8 (N, 3, H, W)."""
 
     def __init__(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor):
+            raise DataError(
+                f"images are a tensor, uint8 (N, 3, H, W), got {type(images).__name__}: torch.from_numpy makes one"
+            )
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise DataError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
         self._images = images.contiguous(memory_format=torch.channels_last)

@@ -118,5 +118,5 @@ def _apportion(counts: np.ndarray, total: int) -> np.ndarray:
 def _shuffled(labels: Tensor, label: int, seed: int) -> Tensor:
     """Indices of a class in an order that depends on seed and class only."""
     members = (labels == label).nonzero().flatten().numpy()
-    order = np.random.Generator(np.random.PCG64([seed, label])).permutation(len(members))
+    order = np.random.Generator(np.random.PCG64([seed % 2**64, label])).permutation(len(members))
     return torch.from_numpy(members[order])

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import reprlib
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def list_listing(path: Path) -> Listing:
     relative to the list's own folder, or absolute.
     """
     rows = read_rows(path)
-    missing = [row for row in rows if not _is_file(_place(path, row))]
+    missing = [row for row in rows if not os.path.isfile(_place(path, row))]  # of any name
     if missing:
         first = missing[0]
         where = _place(path, first).parent
@@ -80,6 +81,8 @@ def read_splits(path: Path) -> dict[str, tuple[str, str | None]]:
                 raise DataError(
                     f"{path}, line {row.line}: {row.file!r} has no split (train, validation or test)"
                 )
+            if row.file in splits:
+                raise DataError(f"{path}, line {row.line}: {row.file!r} stands in it twice")
             splits[row.file] = (row.split, row.label)
         return splits
     document = parsed_json(read_text(path), f"{path}")
@@ -173,15 +176,15 @@ def _jsonl_rows(path: Path, text: str) -> list[Row]:
             raise DataError(f'{path}, line {number}: expected an object such as {{"file": …, "label": …}}')
         lowered = {key.lower(): value for key, value in record.items()}
         found = [
-            next((known for n in names if (known := _text(lowered.get(n))) is not None), None)
+            next((known for n in names if (known := told(lowered.get(n))) is not None), None)
             for names in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
         ]
         rows.append(_row(path, number, *found))
     return rows
 
 
-def _text(value: Any) -> str | None:
-    """A value of a JSON record; None where it stands for none, as an empty cell and pandas' NaN do."""
+def told(value: Any) -> str | None:
+    """A value of a record; None where it stands for none, as an empty cell and pandas' NaN do."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     text = str(value)  # as it is: a file's name may begin with a space
@@ -209,13 +212,6 @@ def parsed_json(text: str, where: str) -> Any:
 
 def _place(path: Path, row: Row) -> Path:
     return path.parent / row.file
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that no file can have, or a folder that may not be looked into
-        return False
 
 
 def read_text(path: Path) -> str:

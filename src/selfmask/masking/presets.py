@@ -212,7 +212,7 @@ _CLASS_NAMES = (
     (r"EfficientNet", "efficientnet"),
     (r"Mobile[Nn]et", "mobilenet"),
     (r"ResNe[Xt]", "resnet"),
-    (r"VisionTransformer|^ViT|^Dei[Tt]|^Bei[Tt]|^Eva$|^DINOv3ViT", "vit"),
+    (r"VisionTransformer|^ViT|^Dei[Tt]|^Bei[Tt]|^Eva$|^DINOv3ViT|^IJepa", "vit"),
 )
 
 _WHY_TRANSFORMER = (
