@@ -149,7 +149,9 @@ class MaskSet:
             for name, tensor in base_tensors(model).items()
             if name not in tensors
         }
+        norm.unfreeze_copies(model)
         self._architecture = architecture(model)
+        self._training = model.training
         self._frozen_norms = norm.freeze(model) if self.norm_stats == "frozen" else []
         for tensor in tensors.values():
             if tensor.start_mask is not None:
@@ -375,8 +377,9 @@ class MaskSet:
         worn = Worn(self.model, self.theta, bases, learnt, images)
         found = in_bytes(max_bytes, learnt, worn, writer(base, statistics, trained))
         for name, t in self.masked.tensors.items():
-            on_again = found.learnt.masks[name] & ~learnt.masks[name]
-            t.scores[on_again.to(t.scores.device)] = self.rule.start
+            # Those that are on again, and the one that a rule keeps on where all others are off.
+            on = found.learnt.masks[name].to(t.scores.device)
+            t.scores[on & (t.scores <= self.rule.mu)] = self.rule.start
         self.rewrite()
         self._rounded = dict(found.learnt.norms)
         return found.content
@@ -393,7 +396,8 @@ class MaskSet:
         for place, required in self._required_grad:
             if isinstance(place.tensor, nn.Parameter):
                 place.tensor.requires_grad_(required)
-        norm.thaw(self._frozen_norms)
+        now = self.model.training
+        norm.thaw(self._frozen_norms, None if now == self._training else now)
 
     def _changed(self) -> tuple[str, str] | None:
         """A tensor that makes the model another than the base with its masks, and why; None where there is none."""

@@ -195,3 +195,15 @@ def test_every_command_is_named_here() -> None:
     """evaluate is in test_evaluate.py, pull in test_hub.py, serve in ../serve."""
     text = Path(__file__).read_text(encoding="utf-8")
     assert all(f'"{name}"' in text or name in ("evaluate", "pull", "demo", "serve") for name in COMMANDS)
+
+
+def test_paths_and_words_stand_for_each_other(masks: list[Path], weights: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (40, 40), "red").save(photos / "a.png")
+    shown = [
+        selfmask.embed(masks[0], spec, out=tmp_path / f"{k}.npy", weights=weights)
+        for k, spec in enumerate((photos, str(photos)))
+    ]
+    assert shown[0].record == shown[1].record
+    assert selfmask.analyze(masks[0]).document() == selfmask.analyze([str(masks[0])]).document()

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfmask.errors import DataError, SettingsError
-from selfmask.images.image_set import ImageSet
+from selfmask.images.image_set import UNLABELLED, ImageSet
 from selfmask.images.opening import open_data
-from selfmask.images.splits import label_budget, stratified
+from selfmask.images.splits import in_proportion, label_budget, stratified
 
 labels_of = st.lists(st.integers(-1, 4), min_size=1, max_size=120).map(torch.tensor)
 
@@ -35,6 +35,22 @@ def test_stratified_divides_each_class_in_proportion(labels: torch.Tensor, share
     again = stratified(labels, share, seed)
     assert torch.equal(rest, again[0])
     assert torch.equal(held, again[1])
+
+
+@settings(deadline=None, max_examples=60)
+@given(labels=labels_of, count=st.integers(1, 120), seed=st.integers(0, 5))
+def test_so_many_are_drawn_in_proportion(labels: torch.Tensor, count: int, seed: int) -> None:
+    known = int((labels != UNLABELLED).sum())
+    found = in_proportion(labels, count, seed)
+    assert len(found) == len(found.unique()) == min(count, known)
+    classes, counts = torch.unique(labels[labels != UNLABELLED], return_counts=True)
+    if count >= len(classes):
+        assert torch.equal(labels[found].unique(), classes)
+    for label, there in zip(classes.tolist(), counts.tolist(), strict=True):
+        own = int((labels[found] == label).sum())
+        assert own <= there
+        if counts.min() * count >= known:  # nobody had to be given one
+            assert abs(own - there * len(found) / known) < 1
 
 
 def test_stratified_draws_by_seed() -> None:

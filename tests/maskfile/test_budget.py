@@ -325,3 +325,32 @@ def test_weights_that_nothing_uses_are_the_first_to_be_on_again(tmp_path: Path) 
         path = masks.save(tmp_path / "small", max_bytes=whole.bytes()["file"] - 250, images=images)
     off = {name: int((~mask).sum()) for name, mask in load(path).masks().items()}
     assert off["spare.weight"] < 100 < off["used.weight"]
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(short=st.integers(1, 400), train_norms=st.booleans())
+def test_a_little_less_than_the_whole_file_gives_up_a_little(
+    model: nn.Module, short: int, train_norms: bool
+) -> None:
+    model = copy.deepcopy(model)
+    masks = learnt(model, train_norms=train_norms)
+    folder = Path(tempfile.mkdtemp())
+    whole = masks.save(folder / "whole").stat().st_size
+    off = masks.status().off
+    masks.save(folder / "small", max_bytes=whole - short, images=IMAGES)
+    small = load(folder / "small")
+    assert small.path.stat().st_size <= whole - short
+    assert small.path.stat().st_size >= whole - short - max(700, whole // 3)
+    if short < 60 and off:
+        assert masks.status().off > off / 2
+
+
+def test_the_one_weight_that_a_rule_keeps_on_stays_on(tmp_path: Path, model: nn.Module) -> None:
+    masks = MaskSet(model, select=["conv2.weight", "conv3.weight"], norm_stats="frozen")
+    shape = masks.scores["conv2.weight"].shape
+    masks.set_scores(masks.scores | {"conv2.weight": -torch.rand(shape) - 1})
+    path = tmp_path / "small"
+    whole = masks.save(tmp_path / "whole").stat().st_size
+    masks.save(path, max_bytes=whole - 100, images=IMAGES)
+    found = load(path).masks()
+    assert all(torch.equal(found[name], mask) for name, mask in masks.masks().items())

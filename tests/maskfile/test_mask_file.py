@@ -247,3 +247,13 @@ def test_the_base_fingerprint_knows_bits_and_nothing_else(model: nn.Module) -> N
             model.get_parameter("fc.bias")[0], torch.tensor(9.0)
         )
     assert base_fingerprint(model) != first
+
+
+@pytest.mark.parametrize("metadata", [{"site": {1: "a", "1": "b"}}, {"site": "x" * (17 << 20)}])
+def test_metadata_that_no_reader_would_take_is_not_written(
+    metadata: dict[str, Any], tmp_path: Path, model: nn.Module
+) -> None:
+    masks = MaskSet(model)
+    with pytest.raises(SettingsError, match="metadata"):
+        masks.save(tmp_path / "a", **metadata)
+    assert not (tmp_path / "a").exists()

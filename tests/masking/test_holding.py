@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import threading
 from collections.abc import Callable
@@ -326,3 +327,24 @@ def test_masked_weights_that_were_loaded_are_no_base(tmp_path: Path) -> None:
     assert same(snapshot(right), saved)
     again.remove()
     assert same(snapshot(right), snapshot(Small()))
+
+
+def test_a_mask_set_that_is_gone_holds_no_other_base(tmp_path: Path) -> None:
+    """Its model lives on; that a tensor of it has no weight off makes no fresh base a copy."""
+
+    def learnt() -> tuple[nn.Module, Path]:
+        model = Small()
+        masks = MaskSet(model, select=["conv2.weight", "fc.weight"], norm_stats="frozen")
+        masks.set_scores(masks.scores | {"fc.weight": torch.linspace(-1, 1, 64).view(4, 16)})
+        return model, masks.save(tmp_path / "a.mask.safetensors")
+
+    model, path = learnt()
+    gc.collect()
+    other = Small()
+    with selfmask.load(path).apply(other):
+        pass
+    MaskSet(other).remove()
+    again = Small()
+    again.load_state_dict(model.state_dict())
+    with pytest.raises(WrongBaseError):
+        MaskSet(again)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -283,3 +284,27 @@ def test_statistics_of_instance_norms_come_back_too(norm_stats: NormStats, tmp_p
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     with selfmask.load(path).apply(model), torch.no_grad():
         assert torch.equal(model.eval()(x), adapted)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_norms_that_thaw_have_the_mode_that_the_model_was_put_into(mode: bool) -> None:
+    model = Small()
+    masks = MaskSet(model, norm_stats="frozen")
+    model.train(mode)
+    masks.remove()
+    assert {part.training for part in model.modules()} == {mode}
+
+
+def test_a_copy_of_a_frozen_model_adapts_its_statistics_again(tmp_path: Path) -> None:
+    model = Small()
+    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    masks = MaskSet(model, norm_stats="frozen")
+    other = copy.deepcopy(model)
+    other.load_state_dict(base)
+    masks.remove()
+    anew = MaskSet(other, norm_stats="adapt")
+    other.train()
+    other(torch.randn(4, 3, 8, 8))
+    assert anew.statistics()
+    anew.remove()
+    assert [type(part) for part in other.modules()] == [type(part) for part in model.modules()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -226,3 +228,58 @@ def test_a_tensor_never_goes_all_off() -> None:
         assert int(mask.sum()) == 1
         assert mask.reshape(-1)[masks.scores[name].argmax()]
         assert torch.isfinite(masks.model.get_parameter(name)).all()
+
+
+def test_what_is_trained_beside_is_laid_out_anew_too() -> None:
+    """torch's fused kernels do not look whether a parameter and its moments lie alike."""
+
+    def trained(relaid: bool) -> Tensor:
+        model = network(torch.float32)
+        masks = MaskSet(model, select=["0.weight"], train="2.weight")
+        optimizer = masks.optimizer(torch.optim.Adam, lr=0.01, trained={"lr": 0.01})
+        data = [(x.float(), y) for x, y in batches(6)]
+        train(masks, optimizer, data[:3])
+        if relaid:
+            model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        train(masks, optimizer, data[3:])
+        return masks.trained()["2.weight"]
+
+    torch.testing.assert_close(trained(True), trained(False), rtol=1e-4, atol=1e-5)
+
+
+def test_a_state_is_loaded_into_a_model_that_was_moved_since() -> None:
+    """As Accelerate loads one before the first step; another device stands for another layout here."""
+    done = learnt(torch.optim.Adam, 3, lr=0.1)
+    state = done.optimizer(torch.optim.Adam, lr=0.1).state_dict()
+    masks = MaskSet(network(), select=NAMES)
+    optimizer = masks.optimizer(torch.optim.Adam, lr=0.1)
+    masks.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimizer.load_state_dict(state)
+    for name in NAMES:
+        t = masks.masked.tensors[name]
+        assert t.theta.stride() == t.scores.stride() == t.weight.stride()
+        assert torch.equal(masks.masks()[name], done.masks()[name])
+
+
+def test_of_two_optimizers_the_second_moves_the_scores_after_the_first_followed() -> None:
+    masks = MaskSet(network(), select=NAMES)
+    first, second = masks.optimizer(lr=1.0, momentum=0.9), masks.optimizer(torch.optim.Adam, lr=0.1)
+    masks.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    train(masks, first, batches(1))
+    before = {name: scores.clone() for name, scores in masks.scores.items()}
+    train(masks, second, batches(1))
+    assert all(not torch.equal(before[name], masks.scores[name]) for name in NAMES)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_a_copy_of_all_three_learns_on_as_the_first(way: Any) -> None:
+    masks = MaskSet(network(), select=NAMES)
+    optimizer = masks.optimizer(torch.optim.Adam, lr=0.1)
+    train(masks, optimizer, batches(4)[:2])
+    other, its = way((masks, optimizer))
+    for one, own in ((masks, optimizer), (other, its)):
+        train(one, own, batches(4)[2:])
+    assert other.steps == 4
+    for name in NAMES:
+        assert torch.equal(masks.scores[name], other.scores[name])
+        assert other.scores[name].data_ptr() != masks.scores[name].data_ptr()

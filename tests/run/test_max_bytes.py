@@ -13,6 +13,7 @@ from rich.console import Console
 import selfmask
 from selfmask.errors import SettingsError
 from selfmask.maskfile.mask import Mask
+from selfmask.run import adapt
 from selfmask.run.adapt import learn_mask
 from selfmask.run.plan import make_plan
 from selfmask.run.result import Result
@@ -62,6 +63,31 @@ def test_without_labels_too(tmp_path: Path, weights: Path) -> None:
     assert result.spent is not None
     assert result.spent.change is None
     assert result.bytes["file"] <= 6000
+
+
+@pytest.mark.slow
+def test_what_cannot_fit_is_told_before_the_training(tmp_path: Path, weights: Path) -> None:
+    settings = AdaptSettings(
+        "digits", out=tmp_path / "run", backbone="timm:test_resnet", weights=weights, size=32, steps=3, images=200,
+        threads=1, evaluate=False, max_bytes=1000,
+    )  # fmt: skip
+    with pytest.raises(SettingsError, match="the smallest possible file takes"):
+        learn_mask(settings, console=Console(quiet=True))
+    assert not list((tmp_path / "run").glob("*mask.safetensors"))
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_a_budget_that_turns_out_too_small_costs_no_mask(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = AdaptSettings(
+        "digits", out=tmp_path / "run", backbone="timm:test_resnet", weights=weights, size=32, steps=2, images=200,
+        threads=1, evaluate=False, max_bytes=1000,
+    )  # fmt: skip
+    monkeypatch.setattr(adapt, "check_room", lambda *given, **more: None)
+    with pytest.raises(SettingsError, match=r"the whole mask, [\d,]+ bytes, is kept as .*rejected"):
+        learn_mask(settings, console=Console(quiet=True))
+    assert selfmask.load(tmp_path / "run" / "rejected.mask.safetensors").head
 
 
 def test_it_is_checked_before_anything_is_done() -> None:

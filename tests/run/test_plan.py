@@ -80,8 +80,11 @@ def test_the_papers_settings_hold_where_nothing_else_is_given() -> None:
     assert (plan.fit.method, plan.fit.rate, plan.norm_stats) == ("sgd", 50.0, "adapt")
     mine = make_plan(replace(paper, objective_settings={"crop": 0.5}))
     assert (mine.objective_settings.head_start, mine.objective_settings.crop) == ("random", 0.5)
-    swav = make_plan(replace(paper, objective="swav", objective_settings={}))
-    assert swav.objective_settings == PAPER
+    swav = make_plan(replace(paper, objective="swav", objective_settings={}, size=None))
+    assert (swav.objective_settings, swav.size) == (PAPER, 224)
+    smaller = make_plan(replace(paper, objective="swav", objective_settings={}))
+    assert smaller.objective_settings == replace(PAPER, large=None, small=None)
+    assert [view.size for view in build_objective(smaller).views] == [48, 48, *[16] * 6]
 
 
 def test_recorded_settings_are_read_back() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from selfmask.cli.parse import parse
 from selfmask.maskset import MaskSet
 from selfmask.run.loop import _Flips
 from selfmask.run.provenance import command_of, machine, versions
@@ -32,6 +33,19 @@ def test_the_command_gives_the_settings_back() -> None:
 def test_the_command_has_the_settings_of_the_objective() -> None:
     words = command_of(AdaptSettings("d", objective="swav", objective_settings={"queue_from": 0.5}))
     assert words[3:] == ["--objective", "swav", "--swav.queue-from", "0.5"]
+
+
+def test_a_setting_of_several_words_and_one_that_is_yes_or_no(tmp_path: Path) -> None:
+    given = {"count": (2, 4), "watch": False}
+    settings = AdaptSettings("digits", objective="swav", objective_settings=given)
+    words = command_of(settings)
+    assert words[words.index("--swav.count") :][:3] == ["--swav.count", "2", "4"]
+    assert "--swav.no-watch" in words
+    parsed = parse("adapt", AdaptSettings, words[2:])
+    assert parsed is not None
+    assert parsed.settings.recorded() == settings.recorded()
+    # What a run has recorded is what a second run of the same command would record.
+    assert json.loads(json.dumps(settings.recorded())) == settings.recorded()
 
 
 def test_versions_and_machine_are_json() -> None:

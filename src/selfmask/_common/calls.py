@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
@@ -21,7 +21,8 @@ def call(settings: Callable[P, S], task: Callable[[S], R]) -> Callable[P, R]:
     """A function that makes the dataclass `settings` of its arguments and gives it to `task`.
 
     So a call from Python has the defaults, the checks and the result of the command, by construction. A string is taken
-    where a path is meant. Its docstring is that of `settings` and then that of `task`, which has the example.
+    where a path is meant, a path where a string is, and one path where several are. Its docstring is that of `settings`
+    and then that of `task`, which has the example.
 
     >>> evaluate = call(EvaluateSettings, run)  # doctest: +SKIP
     >>> evaluate("runs/photos", size=(64, 128))  # doctest: +SKIP
@@ -29,8 +30,16 @@ def call(settings: Callable[P, S], task: Callable[[S], R]) -> Callable[P, R]:
 
     def function(*args: P.args, **kwargs: P.kwargs) -> R:
         bound = inspect.signature(settings).bind(*args, **kwargs)
-        paths = _paths(settings)
-        given: Any = {name: _as_path(name, v) if name in paths else v for name, v in bound.arguments.items()}
+        paths, several = _paths(settings)
+        given: Any = {
+            name: _as_path(name, value)
+            if name in paths
+            else fspath(value)
+            if isinstance(value, PathLike)
+            else value
+            for name, value in bound.arguments.items()
+        }
+        given |= {name: (given[name],) for name in several if isinstance(given.get(name), Path)}
         return task(settings(**given))  # pyright: ignore[reportCallIssue]
 
     function.__name__ = function.__qualname__ = task.__name__
@@ -41,9 +50,11 @@ def call(settings: Callable[P, S], task: Callable[[S], R]) -> Callable[P, R]:
 
 
 @cache
-def _paths(settings: Any) -> frozenset[str]:
-    hints = get_type_hints(settings)
-    return frozenset(f.name for f in fields(settings) if "Path" in repr(hints[f.name]))
+def _paths(settings: Any) -> tuple[frozenset[str], frozenset[str]]:
+    """The fields that are paths, and those of them that are several."""
+    hints = {name: repr(hint) for name, hint in get_type_hints(settings).items()}
+    paths = [f.name for f in fields(settings) if "Path" in hints[f.name]]
+    return frozenset(paths), frozenset(name for name in paths if "tuple[" in hints[name])
 
 
 def _as_path(name: str, value: Any) -> Any:

@@ -52,6 +52,26 @@ def stratified(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]
     return (~out).nonzero().flatten(), out.nonzero().flatten()
 
 
+def in_proportion(labels: Tensor, count: int, seed: int) -> Tensor:
+    """`count` of the labelled images, in proportion to the classes: sorted indices, int64.
+
+    Each class has one at least, where there are as many as classes.
+
+    >>> in_proportion(torch.tensor([0] * 6 + [1] * 3 + [2]), 5, seed=0).shape
+    torch.Size([5])
+    """
+    known = labels[labels != UNLABELLED]
+    classes, counts = (t.numpy() for t in torch.unique(known, return_counts=True))
+    taken = _apportion(counts, min(count, len(known)))
+    while taken.sum() >= len(taken) and not taken.all():
+        taken[taken.argmin()] += 1
+        taken[taken.argmax()] -= 1
+    drawn = [
+        _shuffled(labels, int(label), seed)[:own] for label, own in zip(classes, taken.tolist(), strict=True)
+    ]
+    return torch.cat([torch.zeros(0, dtype=torch.int64), *drawn]).sort().values
+
+
 def at_most(images: ImageSet, count: int, seed: int) -> ImageSet:
     """`images`, or where there are more `count` of them, drawn evenly by `seed` and in their order.
 

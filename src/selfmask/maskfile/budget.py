@@ -249,13 +249,16 @@ def _filled(learnt: Learnt, trade: Trade, max_bytes: int, write: Callable[[Learn
     for _ in range(_AIMS):
         if room <= 0:
             break
-        masks, norms = trade.at(trade.priced(room))
+        price = trade.priced(room)
+        room = min(room, trade.bytes(price))  # what is more than everything is of no use as an aim
+        masks, norms = trade.at(price)
         one = _told(replace(learnt, masks=masks, norms=norms))
         written = len(write(one))
         left = max_bytes - written
         if left >= 0 and written > size:
             best, size = one, written
-        if 0 <= left <= _NEAR * max_bytes or (left >= 0 and one.off == learnt.off and norms == learnt.norms):
+        everything = one.off == learnt.off and all(norms.get(name) is q for name, q in learnt.norms.items())
+        if 0 <= left <= _NEAR * max_bytes or (left >= 0 and everything):
             break
         room += left - (_NEAR * max_bytes / 2 if left < 0 else 0)
     return best

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from selfmask.errors import MaskFileError
+from selfmask.errors import MaskFileError, SettingsError
 
 # Bytes an element takes, by safetensors' dtype names.
 ITEM_BYTES = {
@@ -80,6 +80,10 @@ def serialise(metadata: Mapping[str, str], arrays: Mapping[str, Array]) -> bytes
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER_BYTES:
+        raise SettingsError(
+            f"metadata: the header would take {len(text):,} bytes, and a reader takes {MAX_HEADER_BYTES:,} at most"
+        )
     parts = [len(text).to_bytes(8, "little"), text, *(array.data.data for array in arrays.values())]
     blank = b"".join(parts)
     return blank.replace(_NO_CHECKSUM.encode(), xxhash.xxh3_128_hexdigest(blank).encode(), 1)

@@ -21,7 +21,7 @@ from selfmask.maskfile.container import ITEM_BYTES, count, is_counts, is_shape, 
 from selfmask.maskfile.fingerprint import SHORT_BYTES, Signature, combined
 from selfmask.maskfile.quantised import BITS
 
-MAX_INDEX_BYTES = 8 << 20
+MAX_INDEX_BYTES = 1 << 20
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 FREE = bytes(
     SHORT_BYTES

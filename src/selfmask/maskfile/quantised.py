@@ -21,7 +21,7 @@ _CLIPS = tuple(i / 20 for i in range(19, 4, -1))  # shares of a row's largest
 _LEAST, _MOST = 2.0**-100, 2.0**100  # of a scale that is not 0: no product leaves the range of a float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Quantised:
     """A tensor of floats in `bits` bits an element.
 

@@ -14,10 +14,10 @@ import xxhash
 from torch import Tensor
 
 from selfmask._common.files import write_atomically
-from selfmask.errors import SettingsError
+from selfmask.errors import MaskFileError, SettingsError
 from selfmask.maskfile import index as record
 from selfmask.maskfile.coding import Coded, plain_code, rows_of, shortest_code
-from selfmask.maskfile.container import Array, serialise
+from selfmask.maskfile.container import Array, parse_json, serialise
 from selfmask.maskfile.fingerprint import dtype_name, raw_bytes, signature
 from selfmask.maskfile.index import Base, Companion, Index, Stepped
 from selfmask.maskfile.quantised import Quantised, plain, quantised
@@ -191,14 +191,16 @@ def stored_head(head: Mapping[str, Tensor], dtype: HeadDtype) -> dict[str, Tenso
 def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
     texts = {"selfmask.format": FORMAT}
     for key, value in ({"selfmask": VERSION} | dict(metadata)).items():
+        if not isinstance(key, str):
+            raise SettingsError(f"metadata: keys are strings, got {key!r}")
         if key.startswith("selfmask."):
             raise SettingsError(
                 f"metadata: keys that start with 'selfmask.' belong to the format, got {key!r}"
             )
         try:
             texts[key] = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-            texts[key].encode()
-        except (TypeError, ValueError) as error:
+            parse_json(texts[key].encode(), "it")  # what a reader would refuse, as a key that occurs twice
+        except (TypeError, ValueError, MaskFileError) as error:
             raise SettingsError(f"metadata[{key!r}] cannot be written as JSON: {error}") from None
     return texts
 

@@ -189,13 +189,17 @@ class MaskedTensors:
         """Write w = θ·M/α for every tensor, from the scores as they are."""
         self.check("rewrite")
         for t in self.tensors.values():
+            t.follow()
             t.rewrite(self.steps)
 
     def held_by(self, hold: Hold) -> None:
         """Have `hold` hold the model for these, which it must not keep alive."""
         where = {n: t.where for n, t in self.tensors.items()} | {n: self._base.where(n) for n in self.norms}
-        me, names = weakref.ref(self), tuple(where)
-        hold.keep(where, lambda: names if (still := me()) is None else still.changed(), self.norms)
+        me = weakref.ref(self)
+        # Of one that is gone its zeros tell.
+        hold.keep(
+            where, lambda: hold.with_zeros() if (still := me()) is None else still.changed(), self.norms
+        )
 
     def changed(self) -> list[str]:
         """The names of the tensors that are not the base's now: those with weights off, and norm weights that moved."""

@@ -39,6 +39,14 @@ def _frozen(cls: type[_NormBase]) -> _NormBase:
     return frozen.__new__(frozen)
 
 
+def unfreeze_copies(model: nn.Module) -> None:
+    """Give norms of a copy of a frozen model, which nobody will thaw, their own class and their network's mode."""
+    for module in model.modules():
+        if isinstance(module, _NormBase) and type(module).__module__ == __name__:
+            module.__class__ = type(module).__bases__[0]
+            module.training = model.training
+
+
 def freeze(model: nn.Module) -> list[tuple[_NormBase, type[_NormBase], bool]]:
     """Freeze every norm that keeps running statistics; returns what `thaw` needs."""
     frozen: list[tuple[_NormBase, type[_NormBase], bool]] = []
@@ -52,11 +60,11 @@ def freeze(model: nn.Module) -> list[tuple[_NormBase, type[_NormBase], bool]]:
     return frozen
 
 
-def thaw(frozen: list[tuple[_NormBase, type[_NormBase], bool]]) -> None:
-    """Undo `freeze`: the classes and the modes are what they were."""
+def thaw(frozen: list[tuple[_NormBase, type[_NormBase], bool]], mode: bool | None = None) -> None:
+    """Undo `freeze`: the classes and the modes are what they were; or the modes as `mode`, told to the model since."""
     for module, cls, training in frozen:
         module.__class__ = cls
-        module.training = training
+        module.training = training if mode is None else mode
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:

@@ -79,6 +79,11 @@ class Hold:
     def _tensors(self) -> list[Tensor]:
         return [tensor for place in self._where if (tensor := _there(place)) is not None]
 
+    def with_zeros(self) -> list[str]:
+        """The names of the masked tensors of which some are 0, those beside them left out."""
+        there = {name: _there(place) for name, place in self._masked.items() if name not in self.beside}
+        return [name for name, tensor in there.items() if tensor is not None and bool((tensor == 0).any())]
+
     def first_off(self) -> tuple[str, Tensor] | None:
         """The first tensor that is not the base's, because it has weights off or was trained, with its name."""
         for name in self._off():

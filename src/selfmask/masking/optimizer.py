@@ -23,6 +23,7 @@ from selfmask.masking.norm_weights import norm_rate
 PATIENCE = 5
 """Steps in a row for which a gradient that is not finite is borne with: a spike is, a broken run is not."""
 
+_OWN = ("_masked", "_tensors", "_inner", "skipped", "_in_a_row", "_ready")
 _STEPS, _BASE = "mask_steps", "mask_base"  # what a state dict has beside torch's own, in its first group
 
 
@@ -139,8 +140,7 @@ class MaskOptimizer(torch.optim.Optimizer):
             inner.update({k: v for k, v in outer.items() if k not in ("params", _STEPS, _BASE)})
         fused = _fused_settings(self._inner, self._inner.param_groups[0])
         masked = [(t, t.weight.grad) for t in self._tensors if t.weight.grad is not None and t.theta.numel()]
-        for t, _ in masked:
-            self._follow(t)
+        self._follow()
         terms = {t.name: shared_term(t.weight, grad, t.on) for t, grad in masked}
         ordinary = self._ordinary_gradients()
         # The term is a sum over all of the gradient: no NaN and no infinity gets past it, not even times w = 0.
@@ -201,19 +201,27 @@ class MaskOptimizer(torch.optim.Optimizer):
                 )
         return unsound
 
-    def _follow(self, t: MaskedTensor) -> None:
-        """Where the user has moved or re-laid the model, scores and their optimizer state go along."""
-        before = t.scores
-        t.follow()
-        if t.scores is before:
-            return
+    def _follow(self) -> None:
+        """Where the user has moved or re-laid the model, scores and what the optimizer knows of all go along."""
         group = self._inner.param_groups[0]["params"]
-        group[next(i for i, s in enumerate(group) if s is before)] = t.scores
-        state = self._inner.state.pop(before, {})
-        self._inner.state[t.scores] = {
-            k: torch.empty_like(t.scores).copy_(v) if isinstance(v, Tensor) and v.shape == before.shape else v
-            for k, v in state.items()
-        }
+        for i, t in enumerate(self._tensors):
+            t.follow()
+            if group[i] is not t.scores:  # by this call, or by another optimizer's
+                self._inner.state[t.scores] = self._inner.state.pop(group[i], {})
+                group[i] = t.scores
+        for own in self._inner.param_groups:
+            for p in own["params"]:
+                if p not in self._inner.state:
+                    continue
+                state = self._inner.state[p]
+                for key, value in state.items():
+                    # torch's fused kernels take the memory order for granted, and a file knows no strides.
+                    if isinstance(value, Tensor) and value.shape == p.shape:
+                        state[key] = laid_out_as(value, p)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, of which torch's own keep no more than groups and state."""
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in _OWN}}
 
     def state_dict(self) -> dict[str, Any]:
         """As every torch optimizer's, with each masked weight's `score` beside the base optimizer's own state."""
@@ -232,6 +240,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         Raises `SettingsError` if it was made for other masked weights, or holds scores that are not numbers.
         """
         self._masked.check("load_state_dict")
+        self._follow()
         states: dict[int, dict[str, Any]] = state_dict["state"]
         for i, t in enumerate(self._tensors):
             score = states.get(i, {}).get("score")
@@ -258,10 +267,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         super().load_state_dict({"state": {}, "param_groups": groups})
         for i, t in enumerate(self._tensors):
             t.scores.copy_(states[i]["score"])
-            own = self._inner.state[t.scores]
-            for key, value in own.items():
-                if isinstance(value, Tensor) and value.shape == t.scores.shape:
-                    own[key] = laid_out_as(value, t.scores)  # a file knows no strides
+        self._follow()
         self._masked.steps = state_dict["param_groups"][0].get(_STEPS, 0)
         self._masked.rewrite()
 

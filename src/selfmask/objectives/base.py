@@ -103,12 +103,22 @@ _OF_METHOD = {
 @dataclass(frozen=True)
 class PaperConstants:
     """What `--preset paper` takes (PAPER §6): always SGD with momentum 0.9 and then a cosine, batch norms that adapt,
-    224 px. `settings`: those of the objective that differ from its defaults."""
+    224 px.
+
+    settings: those of the objective that differ from its defaults. sizes: which of them are pixels, for that size only.
+    """
 
     lr: float = 50.0
     epochs: float = 150.0
     warmup: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
+    sizes: tuple[str, ...] = ()
+
+    def at(self, size: int | None) -> dict[str, Any]:
+        """The settings at a `size` of the user's; None: at the paper's."""
+        return {
+            name: value for name, value in self.settings.items() if size is None or name not in self.sizes
+        }
 
 
 @dataclass(frozen=True)

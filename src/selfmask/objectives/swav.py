@@ -172,15 +172,15 @@ class Swav(Objective):
 
     @classmethod
     def paper(cls, family: str) -> PaperConstants:
-        return PaperConstants(settings=asdict(PAPER))
+        return PaperConstants(settings=asdict(PAPER), sizes=("large", "small"))
 
     def _crops(self, size: int, short_side: int, flips: bool, multiple: int) -> tuple[Augment, ...]:
         s, fitted = self.settings, crops_for(self.settings.large or size, short_side, multiple)
         crops = fitted.value
         count = crops.count if s.count is None else s.count
-        small = s.small or crops.small
-        if count[1] and small < 1:
-            raise SettingsError("small crops were asked for: say their size in pixels (small=…)")
+        # Asked for where there would be none: in the paper's proportion.
+        fitting = max(multiple, round(crops.large * 96 / 224 / multiple) * multiple) if count[1] else 0
+        small = s.small or crops.small or fitting
         split, least = (s.split or crops.split), (s.least or crops.least)
         own = s.large is None and s.count is None and s.split is None and s.least is None and s.small is None
         self.lines.append(

@@ -53,7 +53,7 @@ from selfmask.run.rate_search import search_rate
 from selfmask.run.result import Check, MaskSummary, RateTried, Result, Seconds, Spent
 from selfmask.run.schedule import path_length
 from selfmask.run.settings import HELD_OUT, AdaptSettings
-from selfmask.run.spending import save_within
+from selfmask.run.spending import check_room, save_within
 from selfmask.run.split import Trained, put_on_record, rule_of
 from selfmask.run.tracking import figures_of, track, tracked, trackers_for
 
@@ -181,6 +181,14 @@ def _adapt(
     )
     if not resume and (short := _too_short(plan)) is not None:
         tell(console, f"warning: {short}")
+    most = None if settings.max_bytes is None else byte_count(settings.max_bytes, "--max-bytes")
+    told: dict[str, Any] = {
+        "backbone": plan.backbone.describe(),
+        "preprocessing": plan.backbone.preprocessing.describe(),
+        "training": training,
+    }
+    if first and most is not None and not resume:
+        check_room(masks, plan, folder.rejected_file, most, objective.head(), **told)
     fitted = fit(
         plan.backbone, masks, objective, plan.train, plan.fit, folder,
         resume=resume, accelerator=accelerator, console=console, channels_last=plan.channels_last,
@@ -193,16 +201,10 @@ def _adapt(
     exact = objective.head()
     rounded = settings.head_dtype != "float32" and bool(exact)
     head = head_as(exact, settings.head_dtype) if rounded else exact
-    kept: dict[str, Any] = {
-        "head_dtype": settings.head_dtype if rounded else None,
-        "backbone": plan.backbone.describe(),
-        "preprocessing": plan.backbone.preprocessing.describe(),
-        "training": training,
-    }
+    kept: dict[str, Any] = {"head_dtype": settings.head_dtype if rounded else None, **told}
     spent: Spent | None = None
-    if first and settings.max_bytes is not None:
+    if first and most is not None:
         # Before it is checked, and under the name that says that it is not.
-        most = byte_count(settings.max_bytes, "--max-bytes")
         spent, head = save_within(masks, plan, folder.rejected_file, most, exact, **kept)
         tell(console, f"in bytes: {spent}")
     status = masks.status()

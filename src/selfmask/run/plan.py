@@ -167,7 +167,7 @@ def make_plan(settings: AdaptSettings) -> Plan:
         settings=settings,
         objective=objective,
         objective_settings=objective_settings(
-            objective, settings.objective_settings, paper.settings if paper else None
+            objective, settings.objective_settings, paper.at(settings.size) if paper else None
         ),
         backbone=backbone,
         splits=images.splits,

@@ -33,14 +33,17 @@ def command_words(command: str, kind: type[AdaptSettings], values: Mapping[str, 
             continue
         if isinstance(value, Mapping):  # the objective's own settings
             for name, own in value.items():
-                words += [f"--{values['objective']}.{name.replace('_', '-')}", str(own)]
+                words += _flag(f"{values['objective']}.", name, own)
             continue
-        flag = field.name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", str(value)]
+        words += _flag("", field.name, value)
     return words
+
+
+def _flag(owner: str, name: str, value: Any) -> list[str]:
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{owner}{name}" if value else f"--{owner}no-{name}"]
+    return [f"--{owner}{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
 
 
 def versions() -> dict[str, str]:

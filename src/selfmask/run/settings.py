@@ -216,10 +216,7 @@ class AdaptSettings:
         # Which images are trained on is no longer free once they have been.
         share = self.share_held_out()
         values["held_out"] = None if share == HELD_OUT else share
-        return {
-            k: str(v) if isinstance(v, Path) else dict(v) if isinstance(v, Mapping) else v
-            for k, v in values.items()
-        }
+        return {key: _plain(value) for key, value in values.items()}
 
     @classmethod
     def read(cls, recorded: Mapping[str, Any], **changes: Any) -> Self:
@@ -228,6 +225,15 @@ class AdaptSettings:
             return msgspec.convert({**recorded, **changes}, cls, dec_hook=_path)
         except (msgspec.ValidationError, UnicodeError) as error:
             raise SettingsError(f"the recorded settings cannot be read: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, Mapping):
+        return {key: _plain(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _path(kind: type, value: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfmask._common.escape import one_line
+from selfmask.errors import SettingsError
 from selfmask.features.features import module_device
 from selfmask.features.intervals import paired_interval
 from selfmask.features.rows import Estimate
@@ -33,7 +35,13 @@ def save_within(
     held = plan.held_out
     judged = at_most(plan.train if held is None else held, MOST, plan.settings.seed)
     before = held_out_right(plan, head)
-    masks.save(path, head=head, max_bytes=max_bytes, images=_batches(plan, judged), **more)
+    try:
+        masks.save(path, head=head, max_bytes=max_bytes, images=_batches(plan, judged), **more)
+    except SettingsError as error:
+        masks.save(path, head=head, **more)
+        raise SettingsError(
+            f"{error}; the whole mask, {path.stat().st_size:,} bytes, is kept as {one_line(str(path))}"
+        ) from error
     mask = load(path)
     record = mask.metadata.get("budget")
     spent = Spent(max_bytes, mask.bytes()["file"], record)
@@ -42,6 +50,20 @@ def save_within(
         change = Estimate(*paired_interval(after, before))
         spent = Spent(max_bytes, spent.file, record, len(after), change)
     return spent, mask.head
+
+
+def check_room(
+    masks: MaskSet, plan: Plan, place: Path, max_bytes: int, head: dict[str, Tensor], **more: Any
+) -> None:
+    """Raises `SettingsError` where even what is there before the training does not fit into `max_bytes`.
+
+    Nothing stays at `place`, to which it is written for that; `more`: as for `MaskSet.save`.
+    """
+    some = at_most(plan.train, plan.fit.batch, plan.settings.seed)
+    try:
+        masks.save(place, head=head, max_bytes=max_bytes, images=_batches(plan, some), **more)
+    finally:
+        place.unlink(missing_ok=True)
 
 
 def _batches(plan: Plan, images: ImageSet) -> list[Tensor]:

@@ -21,7 +21,7 @@ from selfmask.features.passes import passing
 from selfmask.images.image_set import UNLABELLED, ImageSet
 from selfmask.images.opening import open_data
 from selfmask.images.sources import Reading
-from selfmask.images.splits import Splits, at_most, label_budget, stratified
+from selfmask.images.splits import Splits, at_most, in_proportion, label_budget, stratified
 from selfmask.maskfile.mask import Mask
 from selfmask.objectives.registry import AUTO, WITH_LABELS, WITHOUT_LABELS, objective_class
 from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
@@ -273,5 +273,5 @@ def _hold_out(
 def _some(images: ImageSet, count: int, seed: int) -> ImageSet:
     """`count` of the images: in proportion to the classes where all have one, else drawn evenly."""
     if count < len(images) and bool((images.labels != UNLABELLED).all()):
-        return images.subset(stratified(images.labels, count / len(images), seed)[1])
+        return images.subset(in_proportion(images.labels, count, seed))
     return at_most(images, count, seed)
