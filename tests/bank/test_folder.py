@@ -120,6 +120,35 @@ def test_files_that_come_change_and_go(
         assert len(bank) == 5
 
 
+def test_a_file_by_itself_is_taken_again_too(
+    backbone: Backbone, folder: Path, model: nn.Module, save: Save
+) -> None:
+    fresh = save(folder.parent / "fresh.mask.safetensors", copy.deepcopy(model), 77)
+    own = folder / "a.mask.safetensors"
+    with Bank(backbone, own) as bank:
+        before, content = bank.embed(IMAGES, "a"), own.read_bytes()
+        os.replace(shutil.copy(fresh, folder.parent / "other"), own)
+        assert bank.refresh().changed == ("a",)
+        assert not torch.equal(bank.embed(IMAGES, "a"), before)
+        stamp = own.stat()
+        cut(own)
+        assert str(own) in bank.refresh().refused
+        own.write_bytes(fresh.read_bytes())  # the very file again
+        os.utime(own, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        bank.refresh()
+        assert bank.refused == {}
+        own.write_bytes(content)
+        bank.refresh()
+        assert torch.equal(bank.embed(IMAGES, "a"), before)
+
+
+def test_what_cannot_be_looked_at_costs_the_others_nothing(backbone: Backbone, folder: Path) -> None:
+    circle = folder / "circle.safetensors"
+    circle.symlink_to(circle)
+    with Bank(backbone, folder) as bank:
+        assert bank.names == ("a", "b", "c", "d", "e")
+
+
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
 @pytest.mark.parametrize("memory", ["1 GB", 0])
 def test_a_file_that_breaks_while_it_is_served(

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import shutil
 import signal
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,45 @@ def test_another_network_s_parts_and_changed_images_are_not_taken(
     assert (made.parts, made.reused) == (5, 4)
     expected = open_embedder(used.mask, weights=used.weights).embed_entries(list(every_image(photos)))
     assert torch.allclose(read(out), expected.x, atol=1e-5)
+
+
+def test_parts_of_a_shard_that_has_changed_are_not_taken(
+    used, tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard, out = tmp_path / "s.tar", tmp_path / "e.parquet"
+    photos = sorted(used.photos.rglob("*.png"))
+
+    def pack(order: list[Path]) -> None:
+        with tarfile.open(shard, "w") as tar:
+            for k, path in enumerate(order):
+                tar.add(path, f"{k:03d}.png")
+
+    pack(photos)
+    with monkeypatch.context() as patched:
+        patched.setattr(Parts, "assemble", lambda *_: (_ for _ in ()).throw(RunError("killed")))
+        with pytest.raises(RunError):
+            selfmask.embed(str(used.mask), f"webdataset:{shard}", out=out, weights=used.weights)
+    pack(photos[::-1])
+    made = selfmask.embed(str(used.mask), f"webdataset:{shard}", out=out, weights=used.weights)
+    assert made.reused == 0
+
+
+def test_a_damaged_part_is_named(
+    used, tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "e.parquet"
+
+    def killed(self: Parts, paths: list[Path], record: object) -> None:
+        content = paths[0].read_bytes()
+        paths[0].write_bytes(content[:4] + bytes(len(content) // 2) + content[4 + len(content) // 2 :])
+        raise RunError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Parts, "assemble", killed)
+        with pytest.raises(RunError):
+            selfmask.embed(str(used.mask), str(used.photos), out=out, weights=used.weights)
+    with pytest.raises(DataError, match="is damaged"):
+        selfmask.embed(str(used.mask), str(used.photos), out=out, weights=used.weights)
 
 
 def test_two_at_once_are_refused(used, tmp_path: Path) -> None:

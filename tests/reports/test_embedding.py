@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +53,12 @@ def test_umap_is_an_extra() -> None:
 def test_too_few_images_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(SettingsError, match="N ≥ 5"):
         embed(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("method", ["tsne", "pca"])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_images_that_are_all_the_same_lie_on_one_point(method: Any, value: float) -> None:
+    assert not embed(torch.full((30, 96), value), method=method).any()
 
 
 def test_five_images_are_enough() -> None:

@@ -216,16 +216,20 @@ def test_slow_clients_are_left(serving: Serving, picture: Callable[..., bytes]) 
     whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with serving(timeout=0.5) as running:
         where = ("127.0.0.1", running.port)
-        slow = [socket.create_connection(where) for _ in range(5)]
+        slow = [socket.create_connection(where) for _ in range(6)]
         slow[1].sendall(start[:30])
         slow[2].sendall(start + b"Content-Length: 100\r\n\r\n{")
         slow[3].sendall(start + b"Transfer-Encoding: chunked\r\n\r\n")
         slow[4].sendall(whole + start[:20])
+        slow[5].sendall(whole.replace(b"\r\n\r\n", b"\r\nContent-Length: 9\r\n\r\n"))
+        assert b" 200 " in slow[5].recv(4096).partition(b"\r\n")[0]
+        slow[5].sendall(b"x")  # of a body that nobody needs, and that never ends
         assert closed(slow[0]) == b""
         assert closed(slow[1]) == b""
         assert b" 408 " in closed(slow[2]).partition(b"\r\n")[0]
         assert b" 408 " in closed(slow[3]).partition(b"\r\n")[0]
         assert b" 200 " in closed(slow[4]).partition(b"\r\n")[0]
+        closed(slow[5])
         for junk in (b"\0" * 400, b"GET / HTTP/9\r\n\r\n", b"\x16\x03\x01" * 50, b"GET /" + b"a" * 100_000):
             with socket.create_connection(where) as odd:
                 odd.sendall(junk)

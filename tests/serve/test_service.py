@@ -6,10 +6,12 @@ import base64
 import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 Serving = Callable[..., Any]
 
@@ -149,3 +151,42 @@ def test_a_stop_answers_what_was_accepted(serving: Serving, picture: Callable[..
             assert ask.is_alive()  # it waits for the model
         ask.join(20)
     assert [one.status for one in answers] == [200]
+
+
+def test_a_mask_of_another_size_meanwhile_is_asked_anew(
+    serving: Serving, picture: Callable[..., bytes], masks: Path, write_mask: Callable[..., Path], model: nn.Module,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    other = write_mask(tmp_path / "other", model, 77, size=24).read_bytes()
+    with serving(watch=1000.0) as running:
+        whole, now = running.bank.preprocessing, [other]
+
+        def preprocessing(name: str | None) -> Any:
+            recipe = whole(name)
+            if now:
+                (masks / "a.mask.safetensors").write_bytes(now.pop())
+                assert running.bank.refresh().changed == ("a",)
+            return recipe
+
+        running.bank.preprocessing = preprocessing
+        answer = running.post("/masks/a/embed", [("x", picture(1))])
+        assert not now
+        assert answer.status == 200, answer
+        x = torch.tensor([answer.json["results"][0]["embedding"]])
+        assert torch.allclose(x, running.bank.embed([picture(1)], "a"), rtol=1e-4, atol=1e-5)
+
+
+def test_a_mask_that_goes_while_it_is_asked_is_told(serving: Serving, picture: Callable[..., bytes]) -> None:
+    with serving(watch=1000.0) as running:
+        named = running.service.named
+
+        def gone(name: str) -> str | None:
+            found = named(name)
+            if name in running.bank:
+                running.bank.remove(name)
+            return found
+
+        running.service.named = gone
+        answer = running.post("/masks/a/predict", [("x", picture(1))])
+        assert answer.status == 422
+        assert "no mask 'a'" in answer.json["error"]

@@ -17,10 +17,14 @@ from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.quantised import quantised
 from selfmask.maskfile.saving import save_mask
 from selfmask.reports.similarity import OffBits, similarity
-from selfmask.tasks.apply import baked_state, save_baked
+from selfmask.tasks.apply import ApplySettings, baked_state, save_baked
 from selfmask.tasks.card import model_card
+from selfmask.tasks.combine import CombineSettings
+from selfmask.tasks.compact import CompactSettings
 from selfmask.tasks.compare import compare_masks
 from selfmask.tasks.export import baked_module, export_module
+from selfmask.tasks.predict import PredictSettings
+from selfmask.tasks.search import SearchSettings
 
 MASKED = ("conv2.weight", "conv3.weight")
 
@@ -202,3 +206,34 @@ def test_exported_programs_compute_the_same(
     assert [p.name for p in tmp_path.glob("*program*")] == [path.name]
     with pytest.raises(SettingsError, match=r"\.onnx.*\.pt2"):
         export_module(module, tmp_path / "program.pb", 8)
+
+
+def test_a_run_s_own_mask_is_not_written_over(tmp_path: Path, model: nn.Module, three: list[Mask]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    own = run / "mask.safetensors"
+    own.write_bytes(three[0].path.read_bytes())
+    for settings in (
+        lambda: ApplySettings(run, own),
+        lambda: CombineSettings((run, three[1].path), out=own),
+        lambda: CompactSettings(run, "digits", out=own),
+    ):
+        with pytest.raises(SettingsError, match=r"out is the .* itself"):
+            settings()
+
+
+@pytest.mark.parametrize("spec", ["list:{}", "webdataset:{}", "{}", "~/{}"])
+def test_a_list_is_not_written_over_by_whatever_name(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    listed = tmp_path / "q.csv"
+    listed.write_text("file\na.png\n")
+    said = spec.format("q.csv" if spec.startswith("~") else listed)
+    for settings in (
+        lambda: PredictSettings("run", said, out=listed),
+        lambda: SearchSettings(tmp_path / "e.parquet", said, out=listed),
+        lambda: SearchSettings(tmp_path / "e.parquet", "x.png", images=said, out=listed),
+    ):
+        with pytest.raises(SettingsError, match=r"out is the .* itself"):
+            settings()

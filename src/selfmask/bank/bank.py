@@ -182,7 +182,7 @@ class Bank:
 
     def _watch(self, seconds: float) -> None:
         while not self._stop.wait(seconds):
-            with suppress(SelfmaskError):  # a folder that is away for a while; the bank was closed
+            with suppress(SelfmaskError, OSError):  # a folder that is away for a while; the bank was closed
                 self.refresh()
 
     # -- what it does -------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from selfmask.maskfile.mask import Mask
 from selfmask.run.folder import RunFolder
 
 _ENDINGS = re.compile(r"(\.mask)?\.safetensors\Z")
-MOST_NAME_BYTES = 255
+MOST_NAME_BYTES = 200
 
 Stamp = tuple[int, int, int]
 """When a file was last written (ns), its size and its inode: another file has another stamp."""
@@ -120,8 +121,11 @@ def masks_in(folder: Path) -> list[Path]:
         path = Path(entry.path)
         if entry.name.startswith("."):
             continue
-        if entry.is_dir() and RunFolder(path).mask_file.is_file():
-            paths.append(RunFolder(path).mask_file)
-        elif entry.name.endswith(".safetensors") and entry.is_file():
-            paths.append(path)
+        with suppress(
+            OSError
+        ):  # one that may not be looked into, or a link in a circle, costs the others nothing
+            if entry.is_dir() and RunFolder(path).mask_file.is_file():
+                paths.append(RunFolder(path).mask_file)
+            elif entry.name.endswith(".safetensors") and entry.is_file():
+                paths.append(path)
     return paths

@@ -109,14 +109,26 @@ class Register:
                         refused[str(path)] = found
                     elif found is not None:
                         (changed if path in known else added).append(found.name)
+            for entry in [entry for entry in self._entries.values() if entry.folder is None]:
+                found = self._look_at(entry.path, None, entry)
+                if isinstance(found, str):
+                    refused[str(entry.path)] = found
+                elif found is not None:
+                    changed.append(found.name)
         return Changes(tuple(added), tuple(changed), tuple(removed), refused)
 
-    def _look_at(self, path: Path, folder: Path, known: Entry | None) -> Entry | str | None:
-        """Take a file of a watched folder: its new entry, why it is refused, or None where it is what it was."""
+    def _look_at(self, path: Path, folder: Path | None, known: Entry | None) -> Entry | str | None:
+        """Take a file of a watched folder, or one by itself.
+
+        Its new entry, why it is refused, or None where it is what it was.
+        """
         stamp = None
         try:
             stamp = stamp_of(path)
-            if (known is not None and known.stamp == stamp) or self._refused.get(path, (None,))[0] == stamp:
+            if known is not None and known.stamp == stamp:
+                self._refused.pop(path, None)
+                return None
+            if self._refused.get(path, (None,))[0] == stamp:
                 return None
             name = name_of(path) if known is None else known.name
             other = self._entries.get(name)

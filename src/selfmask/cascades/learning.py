@@ -234,24 +234,29 @@ def _write(
 ) -> dict[Mode, Fusion]:
     """Write the cascade file; returns both fusions, also one that the file does not keep."""
 
-    def write(fusions: Mapping[Mode, Fusion]) -> Cascade:
+    def write(path: Path, fusions: Mapping[Mode, Fusion]) -> Cascade:
         write_cascade(
-            folder.cascade_file,
+            path,
             dispatcher=folder.dispatcher.mask_file.read_bytes(),
             experts=[expert.mask() for expert in experts],
             router=router,
             fusions=fusions,
             metadata={"training": _record(plan, folder)},
         )
-        return load_cascade(folder.cascade_file)
+        return load_cascade(path)
 
+    # Beside the file, which may be there already, until there is a whole one.
+    draft = folder.path / ".draft.cascade.safetensors"
     images = at_most(plan.train, FUSION_IMAGES, settings.seed)
-    first, own, assignment = write({}).member_features(
-        images, plan.backbone, everything=True, channels_last=plan.channels_last
-    )
+    try:
+        first, own, assignment = write(draft, {}).member_features(
+            images, plan.backbone, everything=True, channels_last=plan.channels_last
+        )
+    finally:
+        draft.unlink(missing_ok=True)
     width = settings.width or plan.backbone.width
     fusions: dict[Mode, Fusion] = {
         mode: fit_fusion(joined(first, own, assignment, mode), width, mode) for mode in MODES
     }
-    write({mode: fusions[mode] for mode in settings.modes()})
+    write(folder.cascade_file, {mode: fusions[mode] for mode in settings.modes()})
     return fusions

@@ -153,7 +153,7 @@ def _main(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        return _advise(name, f"{error.strerror}: {error.filename or 'while writing'}")
+        return _advise(name, f"{error.strerror or error}: {error.filename or 'while writing'}")
     except KeyboardInterrupt:
         print(f"selfmask {name}: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal
@@ -121,7 +122,7 @@ class Parts:
 
     def read(self, path: Path) -> tuple[list[str], Tensor]:
         """Names and embeddings, float32 (n, width), of a part."""
-        table = self._opened(path).read()
+        table = self._table(path)
         return table["path"].to_pylist(), torch.from_numpy(
             numbers(table["embedding"], self.width).astype(np.float32)
         )
@@ -133,7 +134,7 @@ class Parts:
     def assemble(self, paths: Sequence[Path], record: Record) -> Record:
         """Make `out` of its parts, in order, and take the parts away; see `summed`."""
         record = self.summed(paths, record)
-        tables = (self._opened(path).read() for path in paths)
+        tables = map(self._table, paths)
         if self.out.suffix == ".npy":
             self._write_npy(tables, record)
         else:
@@ -165,9 +166,12 @@ class Parts:
         text = json.dumps({"record": json.loads(record.json()), **columns}, ensure_ascii=False)
         write_atomically(beside, text.encode())
 
-    def _opened(self, path: Path) -> Any:
+    def _table(self, path: Path) -> Any:
+        return self._opened(path, pq.ParquetFile.read)
+
+    def _opened(self, path: Path, then: Callable[[Any], Any] = lambda file: file) -> Any:
         try:
-            return pq.ParquetFile(path)
+            return then(pq.ParquetFile(path))
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path} is damaged ({error}): remove it and start again") from error
 
@@ -208,11 +212,13 @@ def _writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def _stamp(entry: Entry) -> str:
-    """When the image's file was last changed, and its size; of what is no file of its own, nothing."""
-    if not isinstance(entry.content, Path):
+    """When the image's file, or the shard that it lies in, was last changed, and its size; else nothing."""
+    content = entry.content
+    path = content.args[0] if isinstance(content, partial) and content.args else content
+    if not isinstance(path, Path):
         return ""
     try:
-        found = entry.content.stat()
+        found = path.stat()
     except (OSError, ValueError):  # not there, or a name that no file can have
         return "missing"
     return f"{found.st_size}:{found.st_mtime_ns}"

@@ -44,9 +44,10 @@ def embed(features: Tensor, *, method: Method = "tsne", seed: int = 0) -> NDArra
     x = F.normalize(features.detach().float().cpu(), dim=1).numpy()
     count = len(x)
     reduced = _reduced(x)
+    check_method(method)
+    if not reduced.any():  # all images are the same: t-SNE would end the process
+        return np.zeros((count, 2))
     if method == "umap":
-        if importlib.util.find_spec("umap") is None:
-            raise MissingExtraError("UMAP is not installed: pip install 'selfmask[umap]', or choose t-SNE")
         import umap  # type: ignore[import-not-found]
 
         flat = umap.UMAP(n_neighbors=min(15, count - 1), random_state=seed, n_jobs=1).fit_transform(reduced)
@@ -58,6 +59,12 @@ def embed(features: Tensor, *, method: Method = "tsne", seed: int = 0) -> NDArra
     else:
         flat = reduced[:, :2]
     return _standardised(np.asarray(flat, np.float64))
+
+
+def check_method(method: Method) -> None:
+    """Raise `MissingExtraError` where the package is missing that it needs."""
+    if method == "umap" and importlib.util.find_spec("umap") is None:
+        raise MissingExtraError("UMAP is not installed: pip install 'selfmask[umap]', or choose t-SNE")
 
 
 def _reduced(x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from selfmask._common.escape import encodable
 from selfmask.errors import SelfmaskError
 from selfmask.maskfile.mask import Mask
 from selfmask.reports.chart import Cell, Chart, DataTable
@@ -62,7 +64,7 @@ class Study:
                 (".json", json.dumps(table.records(), indent=1, ensure_ascii=False) + "\n"),
             ):
                 path = folder / f"{name}{suffix}"
-                path.write_text(text, encoding="utf-8")
+                path.write_text(encodable(text), encoding="utf-8")
                 written.append(path)
         return written
 
@@ -87,7 +89,8 @@ def study(paths: Iterable[Path], base_of: BaseOf | None = None) -> Study:
         subject, masks = measure_subject(mask, label)
         subjects.append(subject)
         if base_of is not None:
-            charts += _magnitudes(subject, masks, _base(base_of, mask, notes))
+            taken = {chart.name for chart in charts}
+            charts += _magnitudes(subject, masks, _base(base_of, mask, notes), taken)
     if len(subjects) == 1:  # over many masks, the figure by depth says it
         charts += [stage_chart(subjects[0].layers), filter_chart(subjects[0].filters)]
     by_backbone: dict[tuple[str, tuple[str, ...]], list[Subject]] = {}
@@ -112,10 +115,14 @@ def study(paths: Iterable[Path], base_of: BaseOf | None = None) -> Study:
     return Study(tuple(subjects), tables, tuple(charts), tuple(dict.fromkeys(notes)))
 
 
-def _magnitudes(subject: Subject, masks: dict[str, Tensor], base: nn.Module | None) -> list[Chart]:
+def _magnitudes(
+    subject: Subject, masks: dict[str, Tensor], base: nn.Module | None, taken: Collection[str]
+) -> list[Chart]:
     if base is None:
         return []
-    name = "magnitudes-" + re.sub(r"[^\w.]+", "-", subject.label)
+    own = "magnitudes-" + re.sub(r"[^\w.]+", "-", encodable(subject.label))
+    several = (f"{own}-{number}" for number in itertools.count(2))  # "site 1" and "site-1"
+    name = next(name for name in itertools.chain([own], several) if name not in taken)
     return [magnitude_chart(magnitude_profile(masks, dict(base.named_parameters())), name, subject.label)]
 
 

@@ -16,6 +16,7 @@ class PatientConnection(H11Protocol):
     seconds: ClassVar[float] = 30.0
     _head: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None
+    _rest: asyncio.TimerHandle | None = None
 
     @classmethod
     def within(cls, seconds: float) -> type[PatientConnection]:
@@ -29,6 +30,9 @@ class PatientConnection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._rest is not None and self.conn.their_state is not h11.SEND_BODY:
+            self._rest.cancel()
+            self._rest = None
         if self.conn.their_state is not h11.IDLE:
             self._cancel_head()
         else:
@@ -45,11 +49,18 @@ class PatientConnection(H11Protocol):
             self._stuck.cancel()
             self._stuck = None
 
+    def on_response_complete(self) -> None:
+        """A body that is still to come when its request has been answered has so long, and no longer."""
+        super().on_response_complete()
+        if self._rest is None and self.conn.their_state is h11.SEND_BODY:
+            self._rest = self.loop.call_later(self.seconds, self.transport.abort)
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._cancel_head()
-        if self._stuck is not None:
-            self._stuck.cancel()
+        for timer in (self._stuck, self._rest):
+            if timer is not None:
+                timer.cancel()
 
     def _await_head(self) -> None:
         if self._head is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
@@ -49,6 +49,11 @@ class Service(Front):
         return self.worker.counts
 
     async def embed(self, name: str | None, images: Sequence[Upload]) -> tuple[Tensor | None, dict[int, str]]:
+        return await self._of_one(name, partial(self._embed_in_time, name, images))
+
+    async def _embed_in_time(
+        self, name: str | None, images: Sequence[Upload]
+    ) -> tuple[Tensor | None, dict[int, str]]:
         if self.waiting + len(images) > self.most_waiting:
             raise self._full()
         try:
@@ -81,7 +86,9 @@ class Service(Front):
     async def predict(
         self, name: str, images: Sequence[Upload], top: int
     ) -> tuple[Sequence[Any], dict[int, str]]:
-        if not self.bank.predicts(name):
+        with refusing():
+            can = self.bank.predicts(name)
+        if not can:
             raise Refused(422, f"the mask {name!r} brings no head, so it cannot predict: embed, or search")
 
         async def answer() -> tuple[Sequence[Any], dict[int, str]]:
@@ -108,8 +115,15 @@ class Service(Front):
         for _ in range(REPLACED):
             with refusing():
                 version = self.bank.version(name)
-            found = await answer()
+            found, refused = None, None
+            try:
+                found = await answer()
+            except Refused as error:  # perhaps because its views were made for the one that is gone
+                refused = error
             with refusing():
-                if self.bank.version(name) == version:
-                    return found
+                if self.bank.version(name) != version:
+                    continue
+            if refused is not None:
+                raise refused
+            return cast(T, found)
         raise Refused(503, f"the mask {name!r} was replaced each time that it was asked", after=1)

@@ -72,6 +72,8 @@ def classifier_of(
             method = "text" if classes else "knn"
         else:
             method = "head" if mask is not None and has_head(mask.head) else "knn"
+    if whiten is not None and method != "knn":
+        raise SettingsError(f"--whiten and --no-whiten are for --method knn, not {method}: say --method knn")
     if method == "text":
         return _by_names(embedder, classes)
     if method == "knn":
@@ -130,7 +132,7 @@ def _labelled(network: Path | None, data: str | None) -> ImageSet:
         return open_data(data, test_share=0.0).train.labelled()
     if network is None or not network.is_dir() or not RunFolder(network).settings.is_file():
         raise SettingsError(
-            f"{network or 'a backbone alone'} has no head and is no run's folder: name labelled images by --data "
-            f"FOLDER; {_NO_CLASSES}"
+            f"{network or 'a backbone alone'} is no run's folder, so there is nothing to compare with: name labelled "
+            f"images by --data FOLDER; {_NO_CLASSES}"
         )
     return open_as_recorded(RunFolder(network)).labelled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from selfmask.run.spending import MOST
 from selfmask.tasks.compaction import Compaction, smallest, to_bits
 from selfmask.tasks.in_bytes import InBytes, hold
 from selfmask.tasks.judge import Judge, Tested, judge
-from selfmask.tasks.opening import check_out, check_size, learnt_at, open_images_of, open_mask
+from selfmask.tasks.opening import check_out, check_size, file_of, learnt_at, open_images_of, open_mask
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class CompactSettings:
     """Fetch the backbone that the mask file names where it is not on this machine; without it no host is contacted."""
 
     def __post_init__(self) -> None:
-        if self.max_drop < 0:
+        if not 0 <= self.max_drop < math.inf:
             raise SettingsError(f"max_drop is in points, 0 or more, got {self.max_drop}")
         if self.bits is not None and not 0 < self.bits < 1:
             raise SettingsError(
@@ -85,8 +86,9 @@ class CompactSettings:
             raise SettingsError(f"images is 6 or more, got {self.images}")
         check_size(self.size)
         if self.out is not None:
-            listed = Path(self.data.removeprefix("list:"))
-            check_out(self.out, mask_file=self.mask, file_of_weights=self.weights, list_of_images=listed)
+            check_out(
+                self.out, mask_file=self.mask, file_of_weights=self.weights, list_of_images=file_of(self.data)
+            )
         if self.out is None and self.written.exists():
             raise SettingsError(f"{self.written} is there already: name the new file with --out")
 

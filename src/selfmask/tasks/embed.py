@@ -28,7 +28,7 @@ from selfmask.images.every import absolute, every_image, place_of_images
 from selfmask.images.listing import Entry
 from selfmask.run.process import device_named, use_threads
 from selfmask.tasks.embedder import open_embedder
-from selfmask.tasks.opening import check_out, check_size
+from selfmask.tasks.opening import check_out, check_size, file_of
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,8 @@ def shift_images(settings: Any) -> None:
 
 def check_written(out: Path, run: str | None, images: str | None, weights: Path | None) -> None:
     """`check_out` for a command that reads a network and images."""
-    listed = None if images is None else Path(images.removeprefix("list:"))
-    check_out(
-        out, mask_file=None if run is None else Path(run), file_of_weights=weights, list_of_images=listed
-    )
+    network = None if run is None else Path(run)
+    check_out(out, mask_file=network, file_of_weights=weights, list_of_images=file_of(images))
 
 
 @dataclass(frozen=True)

@@ -58,16 +58,35 @@ def check_own_size(backbone: Backbone, *asked: int, what: str = "mask") -> None:
 def check_out(out: Path, **inputs: Path | None) -> None:
     """Raise `SettingsError` where `out` is a folder, or one of `inputs` by whatever path or link.
 
-    The inputs' keywords are what the message calls them, with _ for a space; None is one that was not given.
+    Of a run's folder all that it has learnt is meant. The inputs' keywords are what the message calls them, with _ for
+    a space; None is one that was not given.
     """
     for what, path in inputs.items():
-        if path is not None and _same(out, path):
-            link = "" if out == path else f" (it is {path})"
+        if path is None:
+            continue
+        folder = RunFolder(path)
+        own = (
+            (path, folder.mask_file, folder.rejected_file, folder.cascade_file) if path.is_dir() else (path,)
+        )
+        if any(_same(out, one) for one in own):
+            link = "" if out in own else f" (it is {path})"
             raise SettingsError(
                 f"{out}{link}: out is the {what.replace('_', ' ')} itself: name another, so that the old one stays"
             )
     if out.is_dir():
         raise SettingsError(f"{out}: out is a folder: name a file in it, {out / 'NAME'} say")
+
+
+def file_of(images: str | None) -> Path | None:
+    """The file or folder that a word for images means, whether it is there or not."""
+    if images is None:
+        return None
+    kind, _, rest = images.partition(":")
+    path = Path(rest if kind in ("list", "flat", "imagefolder", "webdataset") and rest else images)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~NOBODY, which is told where it is opened
+        return path
 
 
 def check_recorded_weights(out: Path, mask: Mask) -> None:

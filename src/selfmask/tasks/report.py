@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from selfmask._common.calls import call
 from selfmask.errors import SettingsError
+from selfmask.reports.embedding import check_method
 from selfmask.reports.gather import gather
 from selfmask.reports.page import Report, build_report
 from selfmask.reports.reading import read_run
@@ -41,6 +42,7 @@ class ReportSettings:
     def __post_init__(self) -> None:
         if self.images < 0 or 0 < self.images < 5:
             raise SettingsError(f"--images is 0 or at least 5, got {self.images}")
+        check_method(self.embedding)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from selfmask.images.sources import Content, Skipped
 from selfmask.reports.sheet import MOST_QUERIES, Answer, contact_sheet
 from selfmask.run.process import device_named, use_threads
 from selfmask.tasks.embedder import reopen
-from selfmask.tasks.opening import check_out
+from selfmask.tasks.opening import check_out, file_of
 
 _MANY = 1_000_000
 
@@ -68,8 +68,8 @@ class SearchSettings:
             if self.out.suffix not in (".html", ".csv"):
                 raise SettingsError(f"{self.out}: a contact sheet ends in .html, a table in .csv")
             check_out(
-                self.out, file_of_embeddings=self.embeddings, query=Path(self.query), mask_file=self.run,
-                file_of_weights=self.weights,
+                self.out, file_of_embeddings=self.embeddings, query=file_of(self.query), mask_file=self.run,
+                file_of_weights=self.weights, list_of_images=file_of(self.images),
             )  # fmt: skip
 
 
