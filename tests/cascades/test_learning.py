@@ -16,6 +16,7 @@ from selfmask.backbones.catalogue import DEFAULT
 from selfmask.cascades import experts as experts_module
 from selfmask.cascades.cascade_file import load_cascade
 from selfmask.cascades.learning import CascadeRun, learn_cascade
+from selfmask.cascades.network import Cascade
 from selfmask.cascades.settings import CascadeSettings
 from selfmask.errors import RunError, SelfmaskError
 from selfmask.images.opening import open_data
@@ -93,6 +94,23 @@ def test_a_cascade_stopped_between_experts_ends_as_an_uninterrupted_one(
     _what_it_says(document)
     monkeypatch.setenv("SELFMASK_WEIGHTS", str(weights.parent))
     _embeds(tmp_path / "part")
+    _stopped_again(tiny(tmp_path / "part", resume=True, width=5), monkeypatch)
+
+
+def _stopped_again(settings: CascadeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is finished stays, where one that makes it anew with another fusion is stopped."""
+    file = settings.folder() / "cascade.safetensors"
+    before = file.read_bytes()
+
+    def stopped(*given: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Cascade, "member_features", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            learn_cascade(settings, console=QUIET)
+    assert file.read_bytes() == before
+    assert not list(settings.folder().glob(".draft*"))
 
 
 def _same_masks(whole: CascadeRun, folder: Path) -> None:
