@@ -188,12 +188,18 @@ class MaskSet:
         return {name: t.mask(self.steps) for name, t in self.masked.tensors.items()}
 
     def statistics(self) -> dict[str, Tensor]:
-        """Copies of the running means and variances by name, those that differ from the base's."""
-        current = norm.running_statistics(self.model)
+        """Copies of the running means and variances, and of other buffers of floats, that differ from the base's, by name.
+
+        Some layers, EvoNorm's say, have buffers of their own that move in training mode.
+        """
+        known, of_state = self.masked.base, base_tensors(self.model)
         return {
             name: tensor.detach().clone()
-            for name, tensor in current.items()
-            if not torch.equal(tensor, self.masked.base[name].to(tensor.device))
+            for name, tensor in self.model.named_buffers()
+            if name in known
+            and name in of_state
+            and tensor.is_floating_point()
+            and not torch.equal(tensor, known[name].to(tensor.device))
         }
 
     def trained(self) -> dict[str, Tensor]:

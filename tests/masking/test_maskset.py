@@ -308,3 +308,29 @@ def test_a_copy_of_a_frozen_model_adapts_its_statistics_again(tmp_path: Path) ->
     assert anew.statistics()
     anew.remove()
     assert [type(part) for part in other.modules()] == [type(part) for part in model.modules()]
+
+
+@pytest.mark.parametrize("norm_stats", ["adapt", "frozen"])
+def test_other_buffers_that_move_are_kept_too(norm_stats: NormStats, tmp_path: Path) -> None:
+    """EvoNorm's are no batch norm's, and nothing freezes them: the file has what the network was evaluated with."""
+    from timm.layers.evo_norm import EvoNorm2dB0
+
+    class Evolved(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm1 = EvoNorm2dB0(8)
+
+    model, base = Evolved(), snapshot(Evolved())
+    masks = MaskSet(model, select=["conv2.weight"], norm_stats=norm_stats)
+    train(masks)
+    assert set(masks.statistics()) == {"norm1.running_var"}
+    model.eval()
+    x = torch.randn(4, 3, 6, 6)
+    with torch.no_grad():
+        learnt = model(x)
+    path = masks.save(tmp_path / "a.mask.safetensors")
+    masks.remove()
+    assert snapshot(model) == base
+    with selfmask.load(path).apply(model), torch.no_grad():
+        assert torch.equal(model(x), learnt)
+    assert snapshot(model) == base
