@@ -188,7 +188,7 @@ class MaskSet:
         return {name: t.mask(self.steps) for name, t in self.masked.tensors.items()}
 
     def statistics(self) -> dict[str, Tensor]:
-        """Copies of the running means and variances, and of other buffers of floats, that differ from the base's, by name.
+        """Copies of the running means and variances, and of other buffers of floats, that are not the base's, by name.
 
         Some layers, EvoNorm's say, have buffers of their own that move in training mode.
         """
