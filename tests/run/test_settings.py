@@ -91,6 +91,10 @@ def test_bad_training_settings(bad: dict[str, object]) -> None:
         {"lr": -1.0},
         {"rule": "progressive"},
         {"density": 0.5},
+        {"rule": "topk", "spread": 0.5},
+        {"finetune_lr": 0.1},
+        {"finetune": True, "evaluate": False},
+        {"norms_alone": True, "evaluate": False},
     ],
 )
 def test_bad_adapt_settings(bad: dict[str, object]) -> None:

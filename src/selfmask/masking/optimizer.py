@@ -47,7 +47,8 @@ class MaskOptimizer(torch.optim.Optimizer):
             raise SettingsError(
                 "optimizer: SGD on the scores needs lr=…; the paper's is 50 for ResNets, 10 for ViTs"
             )
-        if signature(cls.step).parameters["closure"].default is Parameter.empty:
+        closure = signature(cls.step).parameters.get("closure")
+        if closure is not None and closure.default is Parameter.empty:
             raise SettingsError(
                 f"optimizer: {cls.__name__} needs a closure to pass through the model several times a step, and the "
                 "weights follow the scores only after a step; take torch.optim.SGD, Adam or another that steps once"

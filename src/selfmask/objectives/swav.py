@@ -83,6 +83,9 @@ class SwavSettings:
         for name in ("temperature", "epsilon"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("head_rate", "head_decay"):
+            if not getattr(self, name) >= 0:
+                raise SettingsError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.iterations < 1:
             raise SettingsError(f"Sinkhorn needs at least 1 iteration, got {self.iterations}")
         if self.queue is not None and self.queue < 0:

@@ -188,6 +188,13 @@ class AdaptSettings:
             raise SettingsError(
                 "the threshold rule starts all scores alike; --scores magnitude goes with --rule topk"
             )
+        if self.rule != "threshold" and self.spread is not None:
+            raise SettingsError(f"--spread is for the threshold rule; --rule {self.rule} starts by --scores")
+        if self.finetune_lr is not None and not self.finetune:
+            raise SettingsError("--finetune-lr is the rate of --finetune: give both")
+        if not self.evaluate and (self.finetune or self.norms_alone):
+            rival = "finetune" if self.finetune else "norms-alone"
+            raise SettingsError(f"--{rival} is a row of what is measured, and --no-evaluate measures nothing")
         if self.density is not None and self.density_from is not None:
             raise SettingsError("give --density or --density-from, not both")
         if self.objective != AUTO:

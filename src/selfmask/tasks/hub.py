@@ -178,7 +178,8 @@ def save_from_hub(
 def commit_of(mask: Mask) -> str | None:
     """The commit that a mask of `from_hub` came from, or None for a mask from elsewhere."""
     parts = mask.path.parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-2] else None
+    commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-2] else ""
+    return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
 
 
 def _fetch(repo_id: str, filename: str, where: Mapping[str, Any], max_weights: int) -> tuple[Mask, bytes]:
