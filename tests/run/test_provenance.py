@@ -27,7 +27,9 @@ def test_the_command_gives_the_settings_back() -> None:
     )
     words = command_of(settings)
     assert words[:3] == ["selfmask", "adapt", "my photos"]
-    assert words[3:] == shlex.split("--out 'runs/a b' --steps 7 --lr 0.01 --no-statistics --finetune --seed 3")
+    assert words[3:] == shlex.split(
+        "--out 'runs/a b' --steps 7 --lr 0.01 --no-statistics --finetune --seed 3"
+    )
 
 
 def test_the_command_has_the_settings_of_the_objective() -> None:
