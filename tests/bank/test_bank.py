@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import selfmask
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.bank.bank import Bank
+from selfmask.bank.prediction import names_of
 from selfmask.errors import DataError, SettingsError, WrongBaseError
 from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
@@ -222,3 +224,25 @@ def test_a_prediction_is_of_one_mask(
         monkeypatch.undo()
         assert found == bank.predict(images, "a")
         assert len(once) == 1
+
+
+def test_a_closed_bank_looks_at_no_folder(backbone: Backbone, folder: Path) -> None:
+    bank = Bank(backbone, folder, watch=0.02)
+    own = [thread for thread in threading.enumerate() if thread.name == "selfmask bank"]
+    assert len(own) == 1
+    bank.close()
+    own[0].join(5)
+    assert not own[0].is_alive()
+
+
+def test_a_model_that_was_put_into_training_is_used_in_evaluation(backbone: Backbone, folder: Path) -> None:
+    with Bank(backbone, folder) as bank:
+        before = bank.embed(pictures(3), "a")
+        with bank.use("a") as model:
+            model.train()
+        assert torch.equal(bank.embed(pictures(3), "a"), before)
+
+
+def test_classes_that_are_not_one_for_each_output_are_numbers() -> None:
+    assert names_of(("cat", "dog"), 3) == ("0", "1", "2")
+    assert names_of(("cat", "dog"), 2) == ("cat", "dog")

@@ -12,8 +12,10 @@ from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.errors import DataError, SettingsError
 from selfmask.features.features import features
 from selfmask.features.features import features as features_function
+from selfmask.features.knn import knn
 from selfmask.features.measure import measure, measure_both
 from selfmask.features.statistics import moved_statistics
+from selfmask.features.whitening import Whitening
 from selfmask.images.image_set import ImageSet
 
 
@@ -205,3 +207,26 @@ def test_a_buffer_that_is_assigned_anew_is_put_back() -> None:
         assert not torch.equal(module.ema, before["ema"])
     assert module.ema is own
     assert all(torch.equal(b, before[name]) for name, b in module.named_buffers())
+
+
+def test_the_row_s_dropout_is_drawn_by_its_own_seed() -> None:
+    class Dropping(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.drop(x))
+
+    backbone, found = from_module(Dropping(), preprocessing=Preprocessing(size=12)), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        with moved_statistics(backbone, pictures(), size=8, batch_size=16, seed=4):
+            found.append(backbone.module.get_buffer("norm.running_mean").clone())
+    assert torch.equal(*found)
+
+
+def test_test_images_are_whitened_by_the_training_images() -> None:
+    train, test = pictures(), pictures().subset(range(9))
+    backbone = from_module(Small(), preprocessing=Preprocessing(size=12, crop=1.0))
+    whitened = measure_both("masked", backbone, train, test, size=8)[1]
+    x, z = (features(backbone, images, size=8) for images in (train, test))
+    by = Whitening.of(x)
+    assert whitened.knn is not None
+    assert torch.equal(whitened.knn, knn(by.apply(x), train.labels, by.apply(z)) == test.labels)

@@ -116,3 +116,9 @@ def test_a_budget_in_other_words_is_refused(budget: str) -> None:
 def test_a_budget_needs_labels() -> None:
     with pytest.raises(DataError, match="no labels"):
         label_budget(blank(torch.tensor([-1, -1])), "5 per class")
+
+
+def test_another_seed_draws_others() -> None:
+    labels = torch.arange(60) % 3
+    assert not torch.equal(in_proportion(labels, 30, 0), in_proportion(labels, 30, 1))
+    assert torch.equal(in_proportion(labels, 30, 1), in_proportion(labels, 30, 1))

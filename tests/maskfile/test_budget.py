@@ -354,3 +354,32 @@ def test_the_one_weight_that_a_rule_keeps_on_stays_on(tmp_path: Path, model: nn.
     masks.save(path, max_bytes=whole - 100, images=IMAGES)
     found = load(path).masks()
     assert all(torch.equal(found[name], mask) for name, mask in masks.masks().items())
+
+
+def test_weights_that_are_on_again_start_as_others_do(tmp_path: Path, model: nn.Module) -> None:
+    masks = learnt(model, train_norms=False)
+    before = masks.masks()
+    whole = masks.save(tmp_path / "whole").stat().st_size
+    masks.save(tmp_path / "small", max_bytes=whole - 300, images=IMAGES)
+    again = torch.cat([masks.scores[n][mask & ~before[n]] for n, mask in masks.masks().items()])
+    assert len(again)
+    assert (again == masks.rule.start).all()
+
+
+def test_what_breaks_off_leaves_what_was_learnt(
+    tmp_path: Path, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = learnt(model)
+    masks.round_norms()
+    whole = masks.save(tmp_path / "whole").stat().st_size
+    before = bits(model)
+
+    def broken(self: Worn, learnt: Learnt) -> Any:
+        self.wear(learnt)
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(Worn, "rounded", broken)
+    with pytest.raises(RuntimeError, match="no memory"):
+        masks.save(tmp_path / "small", max_bytes=whole - 500, images=IMAGES)
+    assert bits(model) == before
+    assert not (tmp_path / "small").exists()

@@ -90,3 +90,13 @@ def test_what_cannot_have_been_written_is_refused(
     size = torch.tensor(scales, dtype=torch.bfloat16)
     with pytest.raises(MaskFileError, match=message):
         Quantised.unpacked(np.array(packed, np.uint8), size, shape, bits)
+
+
+def test_no_step_is_beyond_its_range_where_the_scale_is_rounded_down() -> None:
+    """A scale is a bfloat16, so the largest value may be more than 127 of it."""
+    for k in range(400):
+        values = torch.tensor([1 + k / 400, -(1 + k / 400), 0.3])
+        for bits in (8, 4):
+            found = quantised(values, bits, "x")
+            assert int(found.steps.abs().max()) <= 2 ** (bits - 1) - 1
+            assert (found.values()[:2] * values[:2] > 0).all()

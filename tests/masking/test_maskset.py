@@ -15,6 +15,7 @@ from selfmask.errors import EmptyMaskWarning, SelectionError, SettingsError, Wro
 from selfmask.masking.norm import NormStats
 from selfmask.masking.rules import Threshold, TopK
 from selfmask.masking.selection import Selection
+from selfmask.masking.weight import masked_weight
 from selfmask.maskset import MaskSet
 
 
@@ -334,3 +335,19 @@ def test_other_buffers_that_move_are_kept_too(norm_stats: NormStats, tmp_path: P
     with selfmask.load(path).apply(model), torch.no_grad():
         assert torch.equal(model(x), learnt)
     assert snapshot(model) == base
+
+
+def test_a_score_at_the_threshold_is_off_and_counted_so() -> None:
+    model = Small()
+    masks = MaskSet(model, select=["conv2.weight"])
+    theta, scores = masks.theta["conv2.weight"].clone(), torch.ones(16, 8, 3, 3)
+    scores.view(-1)[:7] = 0.0
+    masks.set_scores({"conv2.weight": scores})
+    assert int((~masks.masks()["conv2.weight"]).sum()) == 7
+    assert masks.masked.tensors["conv2.weight"].on == scores.numel() - 7
+    assert torch.equal(model.conv2.weight, masked_weight(theta, scores > 0))
+
+
+def test_a_pattern_is_of_the_whole_name() -> None:
+    with pytest.raises(SelectionError, match=r"conv2\.weigh"):
+        MaskSet(Small(), select=["conv2.weigh"])

@@ -87,6 +87,9 @@ CASES: list[tuple[type[torch.optim.Optimizer] | None, type[torch.optim.Optimizer
     (None, torch.optim.SGD, {"lr": 20.0, "momentum": 0.9}),
     (None, torch.optim.SGD, {"lr": 60.0}),
     (None, torch.optim.SGD, {"lr": 20.0, "momentum": 0.9, "weight_decay": 1e-3}),
+    (None, torch.optim.SGD, {"lr": 20.0, "momentum": 0.9, "nesterov": True}),
+    (None, torch.optim.SGD, {"lr": 20.0, "momentum": 0.9, "dampening": 0.3}),
+    (None, torch.optim.SGD, {"lr": 20.0, "momentum": 0.9, "maximize": True}),
     (None, torch.optim.SGD, {"lr": 20.0, "momentum": 0.9, "weight_decay": 1e-3, "nesterov": True}),
     (torch.optim.Adam, torch.optim.Adam, {"lr": 0.1, "betas": (0.9, 0.99)}),
     (torch.optim.AdamW, torch.optim.AdamW, {"lr": 0.1}),
@@ -283,3 +286,12 @@ def test_a_copy_of_all_three_learns_on_as_the_first(way: Any) -> None:
     for name in NAMES:
         assert torch.equal(masks.scores[name], other.scores[name])
         assert other.scores[name].data_ptr() != masks.scores[name].data_ptr()
+
+
+def test_the_rate_is_the_one_that_the_group_has_now() -> None:
+    masks = MaskSet(network(), select=NAMES)
+    optimizer = masks.optimizer(torch.optim.Adam, lr=0.1)
+    optimizer.param_groups[0]["lr"] = 0.0
+    before = {name: scores.clone() for name, scores in masks.scores.items()}
+    train(masks, optimizer, batches(1))
+    assert all(torch.equal(before[name], scores) for name, scores in masks.scores.items())

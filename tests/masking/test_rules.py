@@ -343,3 +343,11 @@ def test_a_mistyped_pattern_is_answered_with_the_names_it_is_near_to() -> None:
         MaskSet(network(), select=["0.weight", "0.weight"])
     with pytest.raises(SelectionError, match="no parameters"):
         MaskSet(nn.ReLU())
+
+
+def test_random_scores_are_edge_popups() -> None:
+    """From 0 to 2, so that half of a uniform start is above the paper's 1."""
+    scores = TopK(0.5).initial_scores(torch.zeros(4000), torch.Generator().manual_seed(0))
+    assert 0 <= float(scores.min()) < 0.01
+    assert 1.99 < float(scores.max()) < 2
+    assert float(scores.mean()) == pytest.approx(1, abs=0.05)

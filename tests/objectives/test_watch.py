@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from selfmask.backbones.backbone import Backbone
 from selfmask.errors import DivergedError, RunError
+from selfmask.images.image_set import ImageSet
+from selfmask.objectives.base import Job
+from selfmask.objectives.registry import objective_class, objective_settings
 from selfmask.objectives.watch import RunWatch
 
 CHANCE = math.log(50)
@@ -61,3 +67,28 @@ def test_a_resumed_run_remembers() -> None:
     other.load_state_dict(one.state_dict())
     with pytest.raises(RunError, match=r"rose from 0\.400"):
         run(other, [0.7] * 100, start=60)
+
+
+def test_a_third_more_is_harm() -> None:
+    with pytest.raises(RunError, match="rose from"):
+        run(RunWatch(), [0.4] * 60 + [0.52] * 140)
+
+
+@pytest.mark.parametrize("kind", ["contrast", "distil", "swav"])
+def test_each_objective_without_labels_is_watched(
+    kind: str,
+    backbone: Backbone,
+    images: ImageSet,
+    batch_for: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        RunWatch, "observe", lambda self, step, steps, loss, spread: seen.append((step, steps))
+    )
+    objective = objective_class(kind).make(
+        Job(backbone, images, 12, 24, batch=8), objective_settings(kind, {})
+    )
+    objective.prepare(backbone, images)
+    objective.loss(backbone.module, batch_for(objective, 3), 3, 10)
+    assert seen == [(3, 10)]

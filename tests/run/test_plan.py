@@ -164,3 +164,26 @@ def test_the_papers_rate_is_for_its_optimizer() -> None:
     for method in ("adam", "tensor-adam"):
         assert make_plan(replace(paper, optimizer=method)).fit.rate < 0.1
     assert make_plan(replace(paper, optimizer="adam", lr=3.0)).fit.rate == 3
+
+
+def test_the_papers_epochs_and_warm_up_where_none_are_given() -> None:
+    paper = AdaptSettings(
+        "digits", objective="supervised", preset="paper", size=32, images=128, batch=64, held_out=0
+    )
+    plan = make_plan(paper)
+    assert (plan.fit.steps, plan.fit.warmup) == (300, 40 / 150)
+    assert make_plan(replace(paper, epochs=3, warmup=0.5)).fit.steps == 6
+
+
+def test_half_of_the_labels_are_enough_to_learn_by(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+    names = [f"{label}/{k}.png" for label in ("cat", "dog") for k in range(5)] + [
+        f"{k}.png" for k in range(9)
+    ]
+    for k, name in enumerate(names):
+        Image.new("RGB", (32, 32), (k, 0, 0)).save(tmp_path / name)
+    settings = AdaptSettings(str(tmp_path), size=32, test_share=0.1)  # a labelled image of each class
+    assert make_plan(settings).objective == "contrast"  # 8 of 17
+    (tmp_path / "8.png").unlink()
+    assert make_plan(settings).objective == "supervised"

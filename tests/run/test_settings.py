@@ -19,7 +19,7 @@ from selfmask.objectives.supervised import Supervised
 from selfmask.objectives.swav import Swav
 from selfmask.objectives.text import Text
 from selfmask.run.plan import view_size
-from selfmask.run.schedule import FitSettings, rate_at, step_count
+from selfmask.run.schedule import FitSettings, default_rate, rate_at, step_count
 from selfmask.run.settings import AdaptSettings
 
 
@@ -100,3 +100,20 @@ def test_bad_training_settings(bad: dict[str, object]) -> None:
 def test_bad_adapt_settings(bad: dict[str, object]) -> None:
     with pytest.raises(SettingsError):
         AdaptSettings(**{"data": "digits", **bad})  # pyright: ignore[reportArgumentType]
+
+
+def test_the_first_step_of_a_warm_up_moves() -> None:
+    fit = FitSettings(steps=100, rate=2.0, warmup=0.1)
+    assert rate_at(0, fit) == pytest.approx(2.0 / 11)
+
+
+def test_a_short_run_takes_no_higher_rate_than_the_recipe_s() -> None:
+    assert default_rate(FitSettings(steps=10), path=2.6, most=0.06) == 0.06
+    assert default_rate(FitSettings(steps=1000), path=2.6, most=0.06) < 0.06
+
+
+def test_an_accelerator_takes_the_native_size() -> None:
+    backbone = Backbone(nn.Identity(), None, "resnet", 3, Preprocessing(size=224))
+    images = ImageSet.from_array(torch.zeros(2, 3, 200, 200, dtype=torch.uint8))
+    assert view_size(images, backbone, on_cpu=False) == 224
+    assert view_size(images, backbone, on_cpu=True) == 128

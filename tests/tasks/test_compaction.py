@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from selfmask.errors import SettingsError
 from selfmask.masking import importance as importance_of
-from selfmask.masking.importance import Masks
+from selfmask.masking.importance import Masks, sensitivity
 from selfmask.masking.weight import masked_weight
 from selfmask.tasks import compaction
 
@@ -153,3 +153,18 @@ def test_settings_out_of_range_are_refused() -> None:
         compaction.smallest(masks, importance, lambda m: 0.0, max_drop=-1)
     with pytest.raises(SettingsError, match="steps"):
         compaction.smallest(masks, importance, lambda m: 0.0, max_drop=1, steps=0)
+
+
+def test_sensitivity_leaves_the_network_as_it_was() -> None:
+    conv = nn.Conv2d(3, 4, 3)
+    network = nn.Sequential(conv, nn.BatchNorm2d(4), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network.train()
+    conv.weight.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    theta = {"0.weight": conv.weight.detach().clone()}
+    batches = [torch.randn(8, 3, 6, 6)]
+    first, again = (sensitivity(network, theta, batches) for _ in range(2))
+    assert torch.equal(first["0.weight"], again["0.weight"])  # no dropout: as it is evaluated
+    assert not conv.weight.requires_grad
+    assert all(part.training for part in network.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

@@ -237,3 +237,8 @@ def test_a_list_is_not_written_over_by_whatever_name(
     ):
         with pytest.raises(SettingsError, match=r"out is the .* itself"):
             settings()
+
+
+def test_half_is_a_majority(three: list[Mask], tmp_path: Path) -> None:
+    some, most = (load(combine_masks(tmp_path / how, how, three[:2])).masks() for how in ("or", "majority"))
+    assert all(torch.equal(mask, some[name]) for name, mask in most.items())
