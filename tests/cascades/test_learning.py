@@ -18,7 +18,7 @@ from selfmask.cascades.cascade_file import load_cascade
 from selfmask.cascades.learning import CascadeRun, learn_cascade
 from selfmask.cascades.network import Cascade
 from selfmask.cascades.settings import CascadeSettings
-from selfmask.errors import RunError, SelfmaskError
+from selfmask.errors import MaskFileError, RunError, SelfmaskError
 from selfmask.images.opening import open_data
 from selfmask.maskfile.loading import load
 from selfmask.run.folder import RunFolder
@@ -149,6 +149,10 @@ def _embeds(folder: Path) -> None:
     assert 1 <= x.shape[1] <= 20
     assert float((cascade.embed(images.subset([3])) - x[3]).abs().max()) < 1e-3
     assert load(folder / "dispatcher" / "mask.safetensors").names == cascade.dispatcher.names
+    with pytest.raises(RunError, match="holds a cascade, which embed, predict"):
+        RunFolder(folder).mask()
+    with pytest.raises(MaskFileError, match="is a cascade and no mask"):
+        load(folder / "cascade.safetensors")
 
 
 @pytest.mark.slow

@@ -206,4 +206,6 @@ def test_paths_and_words_stand_for_each_other(masks: list[Path], weights: Path, 
         for k, spec in enumerate((photos, str(photos)))
     ]
     assert shown[0].record == shown[1].record
+    with pytest.raises(SettingsError, match="name the images to measure on"):  # and no TypeError for one size
+        selfmask.evaluate(masks[0], size=32)
     assert selfmask.analyze(masks[0]).document() == selfmask.analyze([str(masks[0])]).document()

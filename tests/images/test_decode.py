@@ -286,3 +286,9 @@ def _png(width: int, height: int, bits: int, colour: int, raw: bytes) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_a_few_bytes_are_no_image(size: int) -> None:
+    with pytest.raises(UnreadableImage, match="not an image in a known format"):
+        decode(b"\x00\x01\x02\x03\x04"[:size])

@@ -388,3 +388,16 @@ def test_names_that_no_file_can_have(class_folder: Folder) -> None:
     with pytest.raises(DataError, match="there is no file"):
         open_data(folder / "list.csv")
     assert find_images(folder, ["y" * 300 + ".png"], download=False) == {}
+
+
+def test_what_a_run_wrote_is_none_of_the_data(class_folder: Folder, paint: Any) -> None:
+    """`adapt .` writes below the folder that it reads."""
+    folder = class_folder({"cat": 4, "dog": 4})
+    run = folder / "runs" / "run"
+    run.mkdir(parents=True)
+    for name in ("settings.json", "split.safetensors"):
+        (run / name).touch()
+    paint(1).save(run / "curves.png")
+    splits = open_data(folder, test_share=0.25)
+    assert splits.train.classes == ("cat", "dog")
+    assert len(open_data(f"flat:{folder}").train) == 8

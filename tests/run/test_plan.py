@@ -184,6 +184,8 @@ def test_half_of_the_labels_are_enough_to_learn_by(tmp_path: Path) -> None:
     for k, name in enumerate(names):
         Image.new("RGB", (32, 32), (k, 0, 0)).save(tmp_path / name)
     settings = AdaptSettings(str(tmp_path), size=32, test_share=0.1)  # a labelled image of each class
-    assert make_plan(settings).objective == "contrast"  # 8 of 17
+    plan = make_plan(settings)
+    assert plan.objective == "contrast"  # 8 of 17
+    assert any("(8 of 17 images have labels, and it needs none" in line for line in plan.lines())
     (tmp_path / "8.png").unlink()
     assert make_plan(settings).objective == "supervised"

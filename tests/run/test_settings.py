@@ -18,8 +18,9 @@ from selfmask.images.image_set import ImageSet
 from selfmask.objectives.supervised import Supervised
 from selfmask.objectives.swav import Swav
 from selfmask.objectives.text import Text
+from selfmask.run import adapt
 from selfmask.run.plan import view_size
-from selfmask.run.schedule import FitSettings, default_rate, rate_at, step_count
+from selfmask.run.schedule import FitSettings, default_rate, path_length, rate_at, step_count
 from selfmask.run.settings import AdaptSettings
 
 
@@ -117,3 +118,11 @@ def test_an_accelerator_takes_the_native_size() -> None:
     images = ImageSet.from_array(torch.zeros(2, 3, 200, 200, dtype=torch.uint8))
     assert view_size(images, backbone, on_cpu=False) == 224
     assert view_size(images, backbone, on_cpu=True) == 128
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.3])
+def test_so_many_steps_are_enough(warmup: float) -> None:
+    fit = FitSettings(steps=4, rate=0.015, warmup=warmup)
+    steps = adapt._enough(fit, 0.05)
+    assert path_length(replace(fit, steps=steps)) >= 0.05
+    assert path_length(replace(fit, steps=steps - 1)) < 0.05

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from selfmask.errors import SettingsError, WrongBaseError
+from selfmask.errors import RunError, SettingsError, WrongBaseError
 from selfmask.maskfile.derive import combine_masks, save_derived
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
@@ -23,6 +23,7 @@ from selfmask.tasks.combine import CombineSettings
 from selfmask.tasks.compact import CompactSettings
 from selfmask.tasks.compare import compare_masks
 from selfmask.tasks.export import baked_module, export_module
+from selfmask.tasks.opening import open_mask
 from selfmask.tasks.predict import PredictSettings
 from selfmask.tasks.search import SearchSettings
 
@@ -206,6 +207,13 @@ def test_exported_programs_compute_the_same(
     assert [p.name for p in tmp_path.glob("*program*")] == [path.name]
     with pytest.raises(SettingsError, match=r"\.onnx.*\.pt2"):
         export_module(module, tmp_path / "program.pb", 8)
+
+
+def test_a_rejected_mask_is_looked_at_and_not_used(tmp_path: Path, three: list[Mask]) -> None:
+    (tmp_path / "rejected.mask.safetensors").write_bytes(three[0].path.read_bytes())
+    assert open_mask(tmp_path, rejected=True).names == three[0].names
+    with pytest.raises(RunError, match="was worse than the untouched network"):
+        open_mask(tmp_path)
 
 
 def test_a_run_s_own_mask_is_not_written_over(tmp_path: Path, model: nn.Module, three: list[Mask]) -> None:

@@ -174,10 +174,10 @@ def _open(stream: io.BufferedIOBase | io.BytesIO) -> ImageFile.ImageFile:
         factory, accept = Image.OPEN[name]
         if name == "JPEG":
             factory = JpegImagePlugin.JpegImageFile
-        if accept is not None and accept(prefix) is not True:
-            continue
-        stream.seek(0)
         try:
+            if accept is not None and accept(prefix) is not True:
+                continue
+            stream.seek(0)
             return factory(stream, "")  # type: ignore[arg-type,return-value]
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue

@@ -85,7 +85,7 @@ def _class_folders(folder: Path, root: Path, split: str | None) -> list[Entry]:
     empty: list[Path] = []
     for child in _subfolders(folder):
         found = image_files(child)
-        if not found:
+        if not found and not any(map(_is_run, child.iterdir())):
             empty.append(child)
         entries += [Entry(path.relative_to(root).as_posix(), path, child.name, split) for path in found]
     if not entries and not direct:
@@ -100,7 +100,7 @@ def _class_folders(folder: Path, root: Path, split: str | None) -> list[Entry]:
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(
-        (child for child in folder.iterdir() if child.is_dir() and not _is_hidden(child.name)),
+        (one for one in folder.iterdir() if one.is_dir() and not _is_hidden(one.name) and not _is_run(one)),
         key=lambda child: child.name,
     )
 
@@ -115,7 +115,7 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
         names = sorted(f"{child.name}/" if child.is_dir() else child.name for child in found)
     for name in names:
         if name.endswith("/"):
-            if not _is_hidden(name[:-1]):
+            if not _is_hidden(name[:-1]) and not _is_run(folder / name[:-1]):
                 yield from _walk(folder / name[:-1], seen)
         elif _is_image(folder / name):
             yield folder / name
@@ -129,6 +129,11 @@ def _is_image(path: Path) -> bool:
 
 def _leads_nowhere(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a run wrote it, whose pictures are none of the data, though it lies there by default (`adapt .`)."""
+    return (folder / "settings.json").is_file() and (folder / "split.safetensors").is_file()
 
 
 def _is_hidden(name: str) -> bool:

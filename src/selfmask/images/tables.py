@@ -48,7 +48,8 @@ def list_listing(path: Path) -> Listing:
         more = f" (and {len(missing) - 1} more of its {len(rows)} files)" if len(missing) > 1 else ""
         raise DataError(
             f"{path}, line {first.line}: there is no file {first.file!r}{more}"
-            f"{aside(Path(first.file).name, names_in(where))}. Files are relative to {path.parent}."
+            f"{aside(Path(first.file).name, names_in(where))}. Files are relative to the list's own folder, "
+            f"{path.parent.absolute()}"
         )
     return Listing(path.stem, tuple(Entry(row.file, _place(path, row), row.label, row.split) for row in rows))
 

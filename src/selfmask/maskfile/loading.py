@@ -59,6 +59,10 @@ def parse_mask(content: bytes, path: Path, max_weights: int = MAX_WEIGHTS) -> Ma
     """The same from the file's bytes; `path` is for the messages."""
     texts, arrays = parse(content, path.name)
     version = texts.pop("selfmask.format", None)
+    if version is None and "selfmask.cascade" in texts:
+        raise MaskFileError(
+            f"{path.name} is a cascade and no mask: embed, predict, analyze and report take it"
+        )
     if version != FORMAT:
         raise MaskFileError(
             f"{path.name}: mask file format {version!r}; this version of selfmask reads {FORMAT!r}. Update selfmask"

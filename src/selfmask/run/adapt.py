@@ -51,7 +51,7 @@ from selfmask.run.process import accelerator_for, console_for
 from selfmask.run.provenance import command_of, machine, versions
 from selfmask.run.rate_search import search_rate
 from selfmask.run.result import Check, MaskSummary, RateTried, Result, Seconds, Spent
-from selfmask.run.schedule import path_length
+from selfmask.run.schedule import FitSettings, path_length
 from selfmask.run.settings import HELD_OUT, AdaptSettings
 from selfmask.run.spending import check_room, save_within
 from selfmask.run.split import Trained, put_on_record, rule_of
@@ -294,7 +294,9 @@ def _adapt(
     )
     result.write(folder.result_file)
     track(accelerator, figures_of(result), console)
-    following = _next(settings, folder.path, predicts=bool({"weight", "text"} & set(head)), kept=result.kept)
+    worth_using = result.kept and verdict.kind != "worse"
+    predicts = bool({"weight", "text"} & set(head))
+    following = _next(settings, folder.path, predicts=predicts, kept=worth_using)
     return Run(
         folder.path, interrupted=False, steps=fitted.steps, status=status, result=result, next=following
     )
@@ -329,8 +331,16 @@ def _too_short(plan: Plan) -> str | None:
         return None
     return (
         f"{plan.fit.steps} steps cannot switch any weight off: their rates add up to {way:.2g}, and the nearest score "
-        f"has {far:.2g} to go. Take {math.ceil(plan.fit.steps * far / way)} steps or more; the default is 150 or more"
+        f"has {far:.2g} to go. Take {_enough(plan.fit, far)} steps or more; the default is 150 or more"
     )
+
+
+def _enough(fit: FitSettings, far: float) -> int:
+    """How many steps at that rate can carry a score so far."""
+    steps = math.ceil(fit.steps * far / path_length(fit))
+    while path_length(replace(fit, steps=steps)) < far:
+        steps += max(1, steps // 50)
+    return steps
 
 
 def _rejected(check: Check, plan: Plan, path: Path) -> str:

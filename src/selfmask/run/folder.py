@@ -125,9 +125,19 @@ class RunFolder:
             raise RunError(f"{self.path} holds no {self.result_file.name}{self._how_to_go_on()}")
         return Result.read(self.result_file)
 
-    def mask(self) -> Mask:
-        """The mask. Raises `RunError` where there is none, `MaskFileError` where it is damaged."""
+    def mask(self, *, rejected: bool = False) -> Mask:
+        """The mask, or one that was `rejected` where that may be taken.
+
+        Raises `RunError` where there is none, `MaskFileError` where it is damaged.
+        """
+        if self.cascade_file.is_file() and not self.mask_file.is_file():
+            raise RunError(
+                f"{self.path} holds a cascade, which embed, predict, analyze and report take; the mask that it starts "
+                f"from is {self.dispatcher.mask_file}"
+            )
         if self.rejected_file.is_file() and not self.mask_file.is_file():
+            if rejected:
+                return load(self.rejected_file)
             raise RunError(
                 f"the mask learnt in {self.path} was worse than the untouched network on images held out: keep that "
                 f"network, or name {self.rejected_file} to use the mask all the same"

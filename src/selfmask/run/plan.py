@@ -22,7 +22,7 @@ from selfmask.masking.norm_weights import norm_weights, without_norms
 from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
 from selfmask.objectives.base import PaperConstants, ScoreRecipe
-from selfmask.objectives.registry import objective_class, objective_settings
+from selfmask.objectives.registry import AUTO, objective_class, objective_settings
 from selfmask.run.process import device_named, use_threads
 from selfmask.run.schedule import FitSettings, default_rate, step_count
 from selfmask.run.settings import AdaptSettings
@@ -109,12 +109,23 @@ class Plan:
             f"data: {data.name}, {len(data)} training images, {test}, {len(data.classes)} classes",
             f"backbone: {self.backbone.spec}, family {self.backbone.family}, {self.backbone.width} features, "
             f"views of {self.size} px",
-            f"objective: {self.objective}; batch norms {self.norm_stats}"
+            f"objective: {self.objective}{self._unused_labels()}; batch norms {self.norm_stats}"
             + (", norm weights trained" if self.train_norms else ""),
             f"training: {fit.steps} steps of {fit.batch} images ({fit.steps * fit.batch / len(data):.1f} epochs), "
             f"{fit.method} on the scores, peak rate {fit.rate:.3g}, rising over {fit.warmup:.0%} of the steps"
             + (f"; scores start between {1 - spread:g} and {1 + spread:g}" if spread else ""),
         ]
+
+    def _unused_labels(self) -> str:
+        """What to say of labels that an objective chosen for the many without has no use for."""
+        count, images = len(self.labelled), len(self.train)
+        if (
+            self.settings.objective != AUTO
+            or objective_class(self.objective).labels != "none"
+            or not 0 < count < images
+        ):
+            return ""
+        return f" ({count} of {images} images have labels, and it needs none; --objective supervised trains on those)"
 
 
 def make_plan(settings: AdaptSettings) -> Plan:
@@ -133,7 +144,9 @@ def make_plan(settings: AdaptSettings) -> Plan:
         why = (
             f"--objective {objective} has no head"
             if kind.labels != "needed"
-            else f"of {len(train)} none is: give more labels, or --held-out 0.15 with --no-evaluate"
+            else "none is, as --no-evaluate or --held-out asked: --held-out 0.15 holds some out"
+            if not settings.share_held_out()
+            else f"{len(train)} are too few to hold any out: some 340 are needed, and 20 of each class"
         )
         raise SettingsError(f"--search-lr judges a rate by the head on labelled images held out, and {why}")
 

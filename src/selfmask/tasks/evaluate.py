@@ -108,7 +108,7 @@ def run(settings: EvaluateSettings) -> Evaluation:
     True
     """
     use_threads(settings.threads)
-    mask = open_mask(settings.run)
+    mask = open_mask(settings.run, rejected=True)
     opened = _opened(settings, mask)
     assert opened.splits.test is not None  # `_opened` saw to it
     backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)

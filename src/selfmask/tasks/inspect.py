@@ -97,7 +97,7 @@ def run(settings: InspectSettings) -> Inspection:
     >>> found["learnt_on"], sorted(found["bytes"])
     ('package:efficientnet_lite0', ['file', 'head', 'masks', 'metadata', 'norms', 'statistics'])
     """
-    return Inspection(open_mask(settings.mask), settings.tensors)
+    return Inspection(open_mask(settings.mask, rejected=True), settings.tensors)
 
 
 inspect = call(InspectSettings, run)

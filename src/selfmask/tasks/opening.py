@@ -16,15 +16,15 @@ from selfmask.run.settings import AdaptSettings
 from selfmask.run.split import RunImages, open_as_recorded, open_images, recorded_rule
 
 
-def open_mask(path: Path) -> Mask:
-    """The mask in a file, or that of a run's folder.
+def open_mask(path: Path, *, rejected: bool = False) -> Mask:
+    """The mask in a file, or that of a run's folder, one that it `rejected` too where that may be looked at.
 
     Raises `RunError` for a folder without one (and says whether a checkpoint lies there), `MaskFileError` for a file
     that is none, `SettingsError` where there is nothing.
     """
     if not path.exists():
         raise SettingsError(f"there is no {path}: name a mask file, or the folder of a run")
-    return RunFolder(path).mask() if path.is_dir() else load(path)
+    return RunFolder(path).mask(rejected=rejected) if path.is_dir() else load(path)
 
 
 def open_images_of(path: Path, mask: Mask, data: str | None, **given: Any) -> RunImages:
