@@ -187,8 +187,11 @@ def _adapt(
         "preprocessing": plan.backbone.preprocessing.describe(),
         "training": training,
     }
-    if first and most is not None and not resume:
-        check_room(masks, plan, folder.rejected_file, most, objective.head(), **told)
+    if (
+        most is not None and not resume
+    ):  # by each process: one that ended alone would leave the others waiting
+        place = folder.path / f".room-{accelerator.process_index}.safetensors"
+        check_room(masks, plan, place, most, objective.head(), **told)
     fitted = fit(
         plan.backbone, masks, objective, plan.train, plan.fit, folder,
         resume=resume, accelerator=accelerator, console=console, channels_last=plan.channels_last,
@@ -335,10 +338,13 @@ def _too_short(plan: Plan) -> str | None:
     )
 
 
+_MANY = 20_000
+
+
 def _enough(fit: FitSettings, far: float) -> int:
-    """How many steps at that rate can carry a score so far."""
+    """How many steps at that rate can carry a score so far; of very many about so many."""
     steps = math.ceil(fit.steps * far / path_length(fit))
-    while path_length(replace(fit, steps=steps)) < far:
+    while steps < _MANY and path_length(replace(fit, steps=steps)) < far:
         steps += max(1, steps // 50)
     return steps
 
