@@ -188,19 +188,11 @@ class MaskSet:
         return {name: t.mask(self.steps) for name, t in self.masked.tensors.items()}
 
     def statistics(self) -> dict[str, Tensor]:
-        """Copies of the running means and variances, and of other buffers of floats, that are not the base's, by name.
-
-        Some layers, EvoNorm's say, have buffers of their own that move in training mode.
-        """
-        known, of_state = self.masked.base, base_tensors(self.model)
-        return {
-            name: tensor.detach().clone()
-            for name, tensor in self.model.named_buffers()
-            if name in known
-            and name in of_state
-            and tensor.is_floating_point()
-            and not torch.equal(tensor, known[name].to(tensor.device))
-        }
+        """Copies of the running means and variances, and of other buffers that move (EvoNorm's), where they differ from
+        the base's, by name."""
+        kept = self.masked.base.keys() & base_tensors(self.model).keys()
+        now = {name: b for name, b in self.model.named_buffers() if name in kept and b.is_floating_point()}
+        return {n: b.clone() for n, b in now.items() if not torch.equal(b, self.masked.base[n].to(b.device))}
 
     def trained(self) -> dict[str, Tensor]:
         """Copies of the parameters that `train` named."""

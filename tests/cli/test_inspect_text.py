@@ -92,7 +92,7 @@ def test_half_a_character_leaves_the_output_whole(tmp_path: Path, monkeypatch: p
     path = saved(tmp_path / "m")
     mask = load(path)
     mask.metadata["training"] = {"data": "flo\ud800wers", "\udc80": ["\udfff"]}
-    monkeypatch.setattr("selfmask.tasks.inspect.open_mask", lambda path: mask)
+    monkeypatch.setattr("selfmask.tasks.inspect.open_mask", lambda path, **_: mask)
     out = Strict()
     monkeypatch.setattr("sys.stdout", out)
     assert main(["inspect", str(path), "--json"]) == 0

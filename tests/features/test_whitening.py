@@ -55,7 +55,7 @@ def test_it_is_held_to_help_where_the_first_direction_holds_much_by_scikit_learn
     assert not Whitening.of(wide[:, 1:]).helps
     assert not Whitening.of(wide[:49]).helps  # too few to tell
     assert Whitening.of(wide[:50]).helps
-    assert Whitening.of(x).helps  # of fewer dimensions than that
+    assert not Whitening.of(x).helps  # too few dimensions
 
 
 @pytest.mark.parametrize("x", [torch.ones(5, 3), torch.full((50, 7), 0.1), torch.zeros(4, 3)])

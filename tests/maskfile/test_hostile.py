@@ -273,7 +273,7 @@ def with_header(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
 
 
 BOMB = np.frombuffer(zlib.compress(b'{"a":"' + b"x" * (200 << 20) + b'"}'), np.uint8)
-DEEP = np.frombuffer(zlib.compress(b"[" * 2_000_000), np.uint8)
+DEEP = np.frombuffer(zlib.compress(b"[" * 1_000_000), np.uint8)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_uneven_features_are_whitened_unasked(
         x = torch.randn(4, backbone.width)
         assert torch.equal(objective.compared(x), F.normalize(x, dim=1)) != said[asked]
     assert said == {None: whitens, True: True, False: False}
-    monkeypatch.setattr(whitening, "FEWEST", backbone.width + 1)  # of a few images nobody can tell
+    monkeypatch.setattr(whitening, "FEWEST", backbone.width + 2)  # of a few dimensions nobody can tell
     objective = Contrast(backbone.width, len(images), 12)
     assert "whitened" not in " ".join(objective.prepare(backbone, images))
 

@@ -141,7 +141,9 @@ def test_where_nothing_can_judge_it_is_refused(weights: Path, tmp_path: Path) ->
     given = settings(weights, tmp_path / "run")
     with pytest.raises(SettingsError, match="--objective contrast has no head"):
         make_plan(replace(given, objective="contrast"))
-    with pytest.raises(SettingsError, match="none is: give more labels, or --held-out"):
+    with pytest.raises(
+        SettingsError, match=r"none is, as --no-evaluate or --held-out asked: --held-out 0\.15"
+    ):
         make_plan(replace(given, held_out=None))
     with pytest.raises(SettingsError, match="for a cascade give --lr"):
         CascadeSettings("digits", search_lr=True)

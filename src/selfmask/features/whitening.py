@@ -63,9 +63,9 @@ class Whitening:
     def helps(self) -> bool:
         """Whether it is worth it, judged by the features alone: whether they are uneven, of 50 images or more.
 
-        The first direction of a few images holds much whatever they show.
+        The first direction of a few images, or of a few dimensions, holds much whatever they show.
         """
-        return self.first > UNEVEN and self.images >= FEWEST
+        return self.first > UNEVEN and min(self.images, len(self.axes) + 1) >= FEWEST
 
     def apply(self, x: Tensor) -> Tensor:
         """Features (N, D) whitened: float32 (N, rank)."""
