@@ -198,14 +198,17 @@ def test_every_command_is_named_here() -> None:
 
 
 def test_paths_and_words_stand_for_each_other(masks: list[Path], weights: Path, tmp_path: Path) -> None:
+    embed: Any = selfmask.embed
+    evaluate: Any = selfmask.evaluate
+    analyze: Any = selfmask.analyze
     photos = tmp_path / "photos"
     photos.mkdir()
     Image.new("RGB", (40, 40), "red").save(photos / "a.png")
     shown = [
-        selfmask.embed(masks[0], spec, out=tmp_path / f"{k}.npy", weights=weights)
+        embed(masks[0], spec, out=tmp_path / f"{k}.npy", weights=weights)
         for k, spec in enumerate((photos, str(photos)))
     ]
     assert shown[0].record == shown[1].record
     with pytest.raises(SettingsError, match="name the images to measure on"):  # and no TypeError for one size
-        selfmask.evaluate(masks[0], size=32)
-    assert selfmask.analyze(masks[0]).document() == selfmask.analyze([str(masks[0])]).document()
+        evaluate(masks[0], size=32)
+    assert analyze(masks[0]).document() == analyze([str(masks[0])]).document()

@@ -146,6 +146,7 @@ def _tensor(image: Image.Image) -> torch.Tensor:
 def test_a_subset_by_a_bool_tensor(images: ImageSet) -> None:
     chosen = images.labels == 1
     assert images.subset(chosen).labels.tolist() == [1] * int(chosen.sum())
+    wrong: Any
     for wrong in (chosen[:-1], [True, False], torch.tensor([1.0, 2.0]), [0.5]):
         with pytest.raises(DataError, match="told by whole numbers"):
             images.subset(wrong)
