@@ -88,7 +88,7 @@ NOT_RUN = {
 """Commands that are not run here, and why."""
 
 INSTEAD = {
-    "64,128,224": "16,32", "64,128": "16,32", "resnet18": "package:efficientnet_lite0",
+    "64,128,224": "16,32", "64,128": "16,32", "128,224": "32,48", "resnet18": "package:efficientnet_lite0",
     "shorts.jpg": "new/a.png", "photo.jpg": "new/a.png", "runs/clothing": "runs/photos",
     "flat:clothing/train": "photos/", "--query folder/": "--query new/", "06248e28….jpg": "a.png",
     "--experts 5": "--experts 2",
