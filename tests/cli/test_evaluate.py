@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import selfmask
 from selfmask.cli import main
@@ -27,14 +29,27 @@ def test_it_measures_what_the_run_measured_and_says_where_a_mask_has_seen_the_im
     for name in (PRETRAINED, MASKED):
         assert again.rows[name].knn == run.rows[name].knn
         assert again.rows[name].probe == run.rows[name].probe
-    assert (again.seen, again.note) == (0, None)
+    assert (again.seen, again.notes) == (0, ())
 
     # Another seed draws other test images, most of them among those that the run was trained on.
     other = selfmask.evaluate(tmp_path / "run", "digits", seed=0, weights=weights, statistics=False)
     assert other.seen is not None
     assert 0 < other.seen < other.rows.images
-    assert other.note is not None
-    assert f"learnt on {other.seen} of these {other.rows.images} test images" in other.note
+    (note,) = other.notes
+    assert f"learnt on {other.seen} of these {other.rows.images} test images" in note
+
+    # Images of other classes: the mask's own head says nothing of them.
+    for place in range(24):
+        folder = tmp_path / "letters" / "ab"[place % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(place).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{place}.png")
+    letters = selfmask.evaluate(run.mask, str(tmp_path / "letters"), weights=weights, statistics=False)
+    assert letters.rows[MASKED].head is None
+    assert letters.notes == (
+        "the mask's own head is not measured: it tells 10 classes (0, 1, 2, …) apart, the images are 2 classes (a, b)",
+    )
+    assert letters.document()["notes"] == list(letters.notes)
 
     # A mask file by itself has the rule, but not the place of its data.
     words = ["evaluate", str(run.mask), "--data", "digits", "--weights", str(weights), "--no-statistics"]

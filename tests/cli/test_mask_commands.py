@@ -267,7 +267,7 @@ def test_compact_to_so_many_bytes(
         compact(CompactSettings(files[0], "digits", out, max_bytes=files[0].stat().st_size - 200, images=12))
     )
     said = capsys.readouterr().out
-    assert "given up: max_bytes" in said
+    assert "what is left, in at most " in said
     assert "nats; its top-1 was not measured" in said
     assert main(["inspect", str(out)]) == 0
     assert "budget" in capsys.readouterr().out

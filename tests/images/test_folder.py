@@ -96,6 +96,7 @@ def test_unlabelled_training_images_and_a_labelled_test_set(paint: Any, class_fo
     paint().save(root / "train" / "x.png")
     splits = open_data(root)
     assert splits.train.labels.tolist() == [-1]
+    assert splits.notes == ()
     assert splits.test is not None
     assert splits.test.labels.tolist() == [0, 0, 1, 1]
 
@@ -103,7 +104,19 @@ def test_unlabelled_training_images_and_a_labelled_test_set(paint: Any, class_fo
 def test_images_beside_class_folders_are_unlabelled(paint: Any, class_folder: Folder) -> None:
     root = class_folder({"cat": 2, "dog": 2})
     paint().save(root / "x.png")
-    assert open_data(root, test_share=0).train.labels.tolist() == [-1, 0, 0, 1, 1]
+    splits = open_data(root, test_share=0)
+    assert splits.train.labels.tolist() == [-1, 0, 0, 1, 1]
+    assert splits.notes[0] == "1 image lies beside the class folders, and so without a label: x.png, say."
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_images_beside_the_classes_of_a_split_are_told(paint: Any, class_folder: Folder, count: int) -> None:
+    class_folder({"cat": 2, "dog": 2}, split="train")
+    root = class_folder({"cat": 2, "dog": 2}, split="test")
+    for number in range(count):
+        paint().save(root / "test" / f"{number}.png")
+    told = f"{count} images lie beside the class folders, and so without a label: test/0.png, say."
+    assert told in open_data(root).notes
 
 
 def test_linked_folders_are_read_once(class_folder: Folder) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from selfmask.masking.rules import Progressive, Threshold, TopK
 from selfmask.masking.selection import LargestShare, RandomShare, Selection
-from selfmask.tasks.words import in_words, made_by
+from selfmask.tasks.words import budget_in_words, in_words, made_by
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,30 @@ from selfmask.tasks.words import in_words, made_by
 )
 def test_words(record: Any, words: str) -> None:
     assert in_words(record) == words
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, "at most 20,480 bytes of 86,660: head in 3 bits, norm weights in 2 to 8 bits, 8,632 weights off"
+         "; metadata without rule, flipped"),
+        ({"norms": [4], "head": 0, "left_out": []},
+         "at most 20,480 bytes of 86,660: norm weights in 4 bits, 8,632 weights off"),
+        ({"norms": [], "off": 0, "left_out": []}, "at most 20,480 bytes of 86,660: head in 3 bits, 0 weights off"),
+        ({"whole": "all", "norms": [], "left_out": []},
+         "max_bytes 20480, whole all, left_out [], head 3, norms [], off 8632"),
+    ],
+)  # fmt: skip
+def test_what_is_left_within_a_budget(changed: dict[str, Any], words: str) -> None:
+    record = {
+        "max_bytes": 20480, "whole": 86660, "left_out": ["rule", "flipped"], "head": 3, "norms": [2, 8], "off": 8632
+    }  # fmt: skip
+    assert budget_in_words({**record, **changed}) == words
+
+
+@pytest.mark.parametrize("record", ["all of it", {}, {"max_bytes": 3}, [1]])
+def test_a_budget_written_by_hand_is_said_as_it_is(record: Any) -> None:
+    assert budget_in_words(record) == in_words(record)
 
 
 def test_what_a_combined_mask_is_made_of() -> None:

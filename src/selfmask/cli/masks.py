@@ -12,7 +12,7 @@ from selfmask._common.console import SafeConsole
 from selfmask._common.escape import printable
 from selfmask.cli.printing import print_rows, say
 from selfmask.reports.wording import percent, size
-from selfmask.tasks.words import in_words, made_by
+from selfmask.tasks.words import budget_in_words, in_words, made_by
 
 if TYPE_CHECKING:
     from selfmask.tasks.analyze import Analysis
@@ -54,7 +54,7 @@ def show_inspection(inspection: Inspection, console: Console | None = None) -> N
     if found["weights"] and sizes["file"]:
         row("  of fp32", f"1/{4 * found['weights'] / sizes['file']:.0f} of the masked weights as fp32")
     if found["budget"]:
-        row("budget", in_words(found["budget"]))
+        row("budget", budget_in_words(found["budget"]))
     if made := made_by(mask.metadata):
         row("made by", str(printable(made)))
     for key in ("rule", "selection", "training"):
@@ -150,7 +150,7 @@ def _show_in_bytes(found: InBytes) -> None:
     if found.record is None:
         say("the whole file fits: nothing was given up")
     else:
-        say(f"given up: {in_words(found.record)}")
+        say(f"what is left, in {budget_in_words(found.record)}")
         seen = "" if found.unseen else ", which the mask was learnt on"
         for what, cost in ((f"held out{seen}", found.held_out), ("test", found.tested)):
             if cost is not None:

@@ -50,8 +50,8 @@ def show_evaluation(evaluation: Evaluation) -> None:
     """The table of rows, what it comes to, and whether to believe it."""
     SafeConsole().print(evaluation.rows.table())
     say(evaluation.verdict.sentence)
-    if evaluation.note is not None:
-        say(f"note: {evaluation.note}")
+    for note in evaluation.notes:
+        say(f"note: {note}")
 
 
 def show_cascade(drawn: DrawnCascade) -> None:

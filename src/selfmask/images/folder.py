@@ -32,13 +32,24 @@ def folder_listing(folder: Path) -> Listing:
         ]
     alone = len(splits) > 1 and not others
     if not alone and ("train" not in splits or (len(splits) == 1 and others)):
-        return Listing(named, tuple(_class_folders(folder, folder, None)))
-    entries: list[Entry] = []
-    for split, child in splits.items():
-        entries += _class_folders(child, folder, split if len(splits) > 1 else None)
+        entries = _class_folders(folder, folder, None)
+        return Listing(named, tuple(entries), notes=_beside_classes(entries))
+    parts = [
+        _class_folders(child, folder, split if len(splits) > 1 else None) for split, child in splits.items()
+    ]
     ignored = ", ".join(f"{child.name}/" for child in others)
-    notes = (f"Beside the splits, {ignored} is left out.",) if others else ()
-    return Listing(named, tuple(entries), notes=notes)
+    notes = [f"Beside the splits, {ignored} is left out."] if others else []
+    notes += [note for part in parts for note in _beside_classes(part)]
+    return Listing(named, tuple(entry for part in parts for entry in part), notes=tuple(notes))
+
+
+def _beside_classes(entries: list[Entry]) -> tuple[str, ...]:
+    """A word on images of one folder that are in none of its class folders: they may be there by mistake."""
+    alone = [entry.name for entry in entries if entry.label is None]
+    if not alone or len(alone) == len(entries):
+        return ()
+    images = "1 image lies" if len(alone) == 1 else f"{len(alone):,} images lie"
+    return (f"{images} beside the class folders, and so without a label: {alone[0]}, say.",)
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from selfmask._common.calls import call
+from selfmask._common.escape import printable
+from selfmask._common.units import counted
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import backbone_of
 from selfmask.errors import DataError, SettingsError
@@ -70,6 +72,7 @@ class Evaluation:
     """The rows of one mask on some images, and what they come to.
 
     seen: how many of the test images the mask was learnt on; None: not known.
+    unmeasured: why the mask's own head has no figure, where it brings one; None: it has one, or there is none.
     """
 
     mask: Path
@@ -77,21 +80,21 @@ class Evaluation:
     rows: Rows
     verdict: Verdict
     seen: int | None
+    unmeasured: str | None = None
 
     @property
-    def note(self) -> str | None:
+    def notes(self) -> tuple[str, ...]:
         """What a reader must know before believing the rows."""
-        if not self.seen:
-            return None
-        return (
+        seen = (
             f"the mask was learnt on {self.seen} of these {self.rows.images} test images, so it looks better here than "
             "on new ones: leave --data and --seed out to measure on the run's own test images"
         )
+        return tuple(note for note in (seen if self.seen else None, self.unmeasured) if note is not None)
 
     def document(self) -> dict[str, Any]:
         """What --json prints."""
         return {
-            "mask": str(self.mask), "data": self.data, "seen_in_training": self.seen, "note": self.note,
+            "mask": str(self.mask), "data": self.data, "seen_in_training": self.seen, "notes": list(self.notes),
             "verdict": asdict(self.verdict), **self.rows.to_json(),
         }  # fmt: skip
 
@@ -119,7 +122,9 @@ def run(settings: EvaluateSettings) -> Evaluation:
     verdict = rows.verdict(masked, subject if len(sizes) == 1 else f"{subject} at {sizes[0]} px")
     source = RunFolder(settings.run) if settings.run.is_dir() else mask
     seen = seen_in_training(source, opened.splits.test, opened)
-    return Evaluation(mask.path, opened.train.name, rows, verdict, seen)
+    return Evaluation(
+        mask.path, opened.train.name, rows, verdict, seen, _unmeasured(mask, opened.train.classes)
+    )
 
 
 evaluate = call(EvaluateSettings, run)
@@ -181,6 +186,23 @@ def _opened(settings: EvaluateSettings, mask: Mask) -> RunImages:
 
 def _head(mask: Mask, classes: tuple[str, ...]) -> tuple[Tensor, Tensor] | None:
     """The mask's own classifier, where it was learnt on these very classes."""
-    if not {"weight", "bias"} <= set(mask.head) or mask.classes != classes:
+    if not _classifies(mask) or mask.classes != classes:
         return None
     return mask.head["weight"].float(), mask.head["bias"].float()
+
+
+def _classifies(mask: Mask) -> bool:
+    return {"weight", "bias"} <= set(mask.head)
+
+
+def _unmeasured(mask: Mask, classes: tuple[str, ...]) -> str | None:
+    if not _classifies(mask) or mask.classes == classes:
+        return None
+    own = f"tells {_some(mask.classes)} apart" if mask.classes else "names no classes"
+    return f"the mask's own head is not measured: it {own}, the images are {_some(classes)}"
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """How many classes, and a few of their names as they may be shown."""
+    few = ", ".join([*printable(names[:3]), *(["…"] if len(names) > 3 else [])])
+    return f"{counted(len(names), 'class', 'classes')} ({few})"

@@ -31,6 +31,30 @@ def _share(density: Any) -> str:
     return f"found, {len(density)} tensors" if isinstance(density, dict) else str(density)
 
 
+def budget_in_words(record: Any) -> str:
+    """What a file within a budget records under "budget": what is left in it; a record of another shape `in_words`.
+
+    >>> budget_in_words({"max_bytes": 10240, "whole": 37307, "left_out": ["rule"], "head": 3, "norms": [], "off": 12})
+    'at most 10,240 bytes of 37,307: head in 3 bits, 12 weights off; metadata without rule'
+    """
+    if not (isinstance(record, dict) and record.keys() == _BUDGET.keys()) or not all(
+        isinstance(record[key], kind) for key, kind in _BUDGET.items()
+    ):
+        return in_words(record)
+    left = [f"head in {record['head']} bits"] if record["head"] else []
+    if record["norms"]:
+        fewest, most = (str(record["norms"][end]) for end in (0, -1))
+        left.append(f"norm weights in {fewest if fewest == most else f'{fewest} to {most}'} bits")
+    left.append(f"{record['off']:,} weights off")
+    without = f"; metadata without {', '.join(map(str, record['left_out']))}" if record["left_out"] else ""
+    return f"at most {record['max_bytes']:,} bytes of {record['whole']:,}: {', '.join(left)}{without}"
+
+
+_BUDGET: dict[str, type] = {
+    "max_bytes": int, "whole": int, "left_out": list, "head": int, "norms": list, "off": int
+}  # fmt: skip
+
+
 def made_by(metadata: Mapping[str, Any]) -> str:
     """Which masks a combined one was made of, and what they were learnt on: their images are in it too."""
     derived = _mapping(metadata.get("derived"))
