@@ -12,6 +12,7 @@ from torch import Tensor
 from selfmask.errors import DataError, SettingsError
 from selfmask.features.probe import (
     DEFAULT_PENALTY,
+    PATIENCE,
     PENALTIES,
     Probe,
     _checked,
@@ -82,6 +83,45 @@ def test_the_penalty_is_chosen_for_the_data_and_by_the_seed_alone() -> None:
         for penalty in PENALTIES[::3]
     )
     assert chosen > best - 0.03
+
+
+@pytest.mark.parametrize(("count", "spread", "classes", "seed"), [(90, 4.0, 3, 0), (90, 1.5, 3, 1)])
+def test_the_penalty_chosen_is_that_of_scikit_learn_on_the_same_parts(
+    count: int, spread: float, classes: int, seed: int
+) -> None:
+    """Most right over all parts, of equal ones the lower cross-entropy, no further than `PATIENCE` after the lowest."""
+    x, y = blobs(count, 6, classes, spread=spread, seed=seed)
+    parts = _validation_parts(y, seed)
+    tried: list[tuple[float, float, float]] = []
+    for penalty in PENALTIES:
+        right = entropy = 0.0
+        for part in parts:
+            c = fit_logistic(x[~part], y[~part], penalty).c
+            oracle = LogisticRegression(C=c, solver="newton-cholesky", tol=1e-8, max_iter=10_000)
+            oracle.fit(x[~part].double().numpy(), y[~part].numpy())
+            said = oracle.predict_proba(x[part].double().numpy())
+            right += float((said.argmax(1) == y[part].numpy()).sum())
+            entropy -= float(np.log(said[np.arange(len(said)), y[part].numpy()]).sum())
+        tried.append((right, -entropy, penalty))
+        if len(tried) > PATIENCE and max(one[1] for one in tried[:-PATIENCE]) > max(
+            one[1] for one in tried[-PATIENCE:]
+        ):
+            break
+    assert fit_probe(x, y, seed=seed).penalty == max(tried)[2]
+
+
+def test_small_classes_do_not_all_fall_to_the_first_part() -> None:
+    parts = _validation_parts(torch.arange(10) // 2, seed=0)
+    assert [int(part.sum()) for part in parts] == [2] * 5
+
+
+def test_a_class_that_was_not_seen_is_the_least_likely() -> None:
+    x, y = blobs(60, 8, 3)
+    probe = fit_probe(x, y * 2)
+    weight, bias = probe.head(6)
+    assert torch.equal(weight[[1, 3, 5]], torch.zeros(3, 8))
+    assert torch.equal(bias[[1, 3, 5]], probe.bias.min().expand(3))
+    assert torch.equal(bias[[0, 2, 4]], probe.bias)
 
 
 def test_validation_parts_are_stratified_and_keep_every_class_in_training() -> None:
