@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,6 +57,29 @@ def test_paired_interval_is_antisymmetric_and_holds_the_difference(cells: tuple[
     assert -1 <= low <= difference <= high <= 1
     assert paired_interval(b, a) == pytest.approx((-difference, -high, -low), abs=1e-12)
     assert difference == pytest.approx((cells[1] - cells[2]) / sum(cells))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.tuples(*[st.integers(0, 60)] * 4).filter(lambda cells: sum(cells) > 0))
+def test_the_paired_interval_is_newcombe_s_tenth(cells: tuple[int, ...]) -> None:
+    """His formula once more, with scipy's quantile: e and f right by both and by neither, n/2 off e·h − f·g above 0."""
+    both, only_a, only_b, neither = cells
+    n = sum(cells)
+    z = float(scipy.stats.norm.ppf(0.975))
+
+    def wilson(right: int) -> tuple[float, float]:
+        centre, half = 2 * right + z * z, z * math.sqrt(z * z + 4 * right * (1 - right / n))
+        return (centre - half) / (2 * (n + z * z)), (centre + half) / (2 * (n + z * z))
+
+    p1, p2 = (both + only_a) / n, (both + only_b) / n
+    (l1, u1), (l2, u2) = wilson(both + only_a), wilson(both + only_b)
+    table = both * neither - only_a * only_b
+    table = max(table - n / 2, 0) if table > 0 else table
+    below = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    phi = table / math.sqrt(below) if below else 0.0
+    low = p1 - p2 - math.sqrt((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2)
+    high = p1 - p2 + math.sqrt((p2 - l2) ** 2 - 2 * phi * (p2 - l2) * (u1 - p1) + (u1 - p1) ** 2)
+    assert paired_interval(*answers(*cells)) == pytest.approx((p1 - p2, max(low, -1), min(high, 1)), abs=1e-9)
 
 
 def test_pairing_narrows_the_interval_and_covers_as_promised() -> None:

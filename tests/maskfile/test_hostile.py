@@ -272,6 +272,23 @@ def with_header(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     return mutate
 
 
+def moved(by: int) -> Callable[[bytes], bytes]:
+    """The last tensor so many bytes further on: before it lies a gap, or the end of the one before."""
+
+    def mutate(content: bytes) -> bytes:
+        length = int.from_bytes(content[:8], "little")
+        header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+        tensors = [entry["data_offsets"] for key, entry in header.items() if key != "__metadata__"]
+        last = max(tensors)
+        begin, end = last
+        last[:] = begin + by, end + by
+        data = data[: begin + min(by, 0)] + bytes(max(by, 0)) + data[begin:end]
+        text = json.dumps(header, separators=(",", ":")).encode()
+        return checked(len(text).to_bytes(8, "little") + text + data)
+
+    return mutate
+
+
 BOMB = np.frombuffer(zlib.compress(b'{"a":"' + b"x" * (200 << 20) + b'"}'), np.uint8)
 DEEP = np.frombuffer(zlib.compress(b"[" * 1_000_000), np.uint8)
 
@@ -291,6 +308,8 @@ DEEP = np.frombuffer(zlib.compress(b"[" * 1_000_000), np.uint8)
         (with_header(b'"alpha":', b'"index":'), "a key occurs twice"),
         (with_header(b'"training":"{', b'"training":"['), "metadata 'training' is not valid JSON"),
         (with_header(b'"dtype":"U8"', b'"dtype":"F8"'), "dtype 'F8'"),
+        (moved(1), "the tensors overlap or leave a gap"),
+        (moved(-1), "the tensors overlap or leave a gap"),
         (with_array("index", BOMB), "cut short or larger"),
         (with_array("index", DEEP), "not valid JSON"),
         (with_array("other", DEEP), "a tensor 'other' that format 1 does not have"),
