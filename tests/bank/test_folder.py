@@ -142,6 +142,30 @@ def test_a_file_by_itself_is_taken_again_too(
         assert torch.equal(bank.embed(IMAGES, "a"), before)
 
 
+def test_a_run_whose_mask_was_rejected_is_told_until_it_has_another(
+    backbone: Backbone, folder: Path, model: nn.Module, save: Save
+) -> None:
+    run = folder / "site-9"
+    run.mkdir()
+    (run / "settings.json").write_text("{}")
+    rejected = save(run / "rejected.mask.safetensors", copy.deepcopy(model), 77)
+    with Bank(backbone, folder) as bank:
+        assert "site-9" not in bank
+        why = bank.refused[str(rejected)]
+        assert "was worse than the untouched network on images held out: keep that network" in why
+        with pytest.raises(RunError, match="was worse than the untouched network"):
+            bank.add(run)
+        assert bank.add(rejected, "asked-for") == "asked-for"
+        rejected.rename(run / "mask.safetensors")
+        assert bank.refresh().added == ("site-9",)
+        assert bank.refused.keys() == {str(rejected)}  # what was asked for by name is gone
+    shutil.copy(
+        run / "mask.safetensors", folder / "rejected.mask.safetensors"
+    )  # beside no run: a name as any other
+    with Bank(backbone, folder) as bank:
+        assert {"rejected", "site-9"} <= set(bank.names)
+
+
 def test_what_cannot_be_looked_at_costs_the_others_nothing(backbone: Backbone, folder: Path) -> None:
     circle = folder / "circle.safetensors"
     circle.symlink_to(circle)

@@ -77,10 +77,19 @@ def mask_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     if not RunFolder(path).mask_file.is_file():
+        if RunFolder(path).rejected_file.is_file():
+            raise RunError(RunFolder(path).rejection)
         raise RunError(
             f"{path} holds no {RunFolder(path).mask_file.name}: name a mask file, or the folder of a run"
         )
     return RunFolder(path).mask_file
+
+
+def check_not_rejected(path: Path) -> None:
+    """Raises `RunError` for the rejected mask of a run, found in a folder of runs: nobody has asked for it."""
+    run = RunFolder(path.parent)
+    if path == run.rejected_file and run.settings.is_file():
+        raise RunError(run.rejection)
 
 
 def name_of(path: Path) -> str:
@@ -109,7 +118,8 @@ def is_folder_of_masks(path: Path) -> bool:
 def masks_in(folder: Path) -> list[Path]:
     """The mask files in a folder by name: its files *.safetensors, and those of runs whose folders lie in it.
 
-    Hidden ones (among them those that are being written) are left out. Raises `SettingsError` where it cannot be read.
+    Of a run without a mask it is the one that the run rejected, see `check_not_rejected`. Hidden ones (among them those
+    that are being written) are left out. Raises `SettingsError` where the folder cannot be read.
     """
     try:
         with os.scandir(folder) as found:
@@ -124,8 +134,10 @@ def masks_in(folder: Path) -> list[Path]:
         with suppress(
             OSError
         ):  # one that may not be looked into, or a link in a circle, costs the others nothing
-            if entry.is_dir() and RunFolder(path).mask_file.is_file():
-                paths.append(RunFolder(path).mask_file)
+            run = RunFolder(path)
+            own = [file for file in (run.mask_file, run.rejected_file) if entry.is_dir() and file.is_file()]
+            if own:
+                paths.append(own[0])
             elif entry.name.endswith(".safetensors") and entry.is_file():
                 paths.append(path)
     return paths

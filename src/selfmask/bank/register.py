@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfmask._common.near import did_you_mean
-from selfmask.bank.folder import Entry, Stamp, mask_file, masks_in, name_of, stamp_of
+from selfmask.bank.folder import Entry, Stamp, check_not_rejected, mask_file, masks_in, name_of, stamp_of
 from selfmask.errors import SelfmaskError, SettingsError
 
 Check = Callable[[Path, str | None, Path | None], Entry]
@@ -130,6 +130,8 @@ class Register:
                 return None
             if self._refused.get(path, (None,))[0] == stamp:
                 return None
+            if folder is not None:
+                check_not_rejected(path)
             name = name_of(path) if known is None else known.name
             other = self._entries.get(name)
             if other is not None and other.path != path:

@@ -125,6 +125,14 @@ class RunFolder:
             raise RunError(f"{self.path} holds no {self.result_file.name}{self._how_to_go_on()}")
         return Result.read(self.result_file)
 
+    @property
+    def rejection(self) -> str:
+        """What is said of a mask that was rejected."""
+        return (
+            f"the mask learnt in {self.path} was worse than the untouched network on images held out: keep that "
+            f"network, or name {self.rejected_file} to use the mask all the same"
+        )
+
     def mask(self, *, rejected: bool = False) -> Mask:
         """The mask, or one that was `rejected` where that may be taken.
 
@@ -138,10 +146,7 @@ class RunFolder:
         if self.rejected_file.is_file() and not self.mask_file.is_file():
             if rejected:
                 return load(self.rejected_file)
-            raise RunError(
-                f"the mask learnt in {self.path} was worse than the untouched network on images held out: keep that "
-                f"network, or name {self.rejected_file} to use the mask all the same"
-            )
+            raise RunError(self.rejection)
         if not self.mask_file.is_file():
             raise RunError(f"{self.path} holds no {self.mask_file.name}{self._how_to_go_on()}")
         return load(self.mask_file)
