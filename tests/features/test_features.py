@@ -153,6 +153,9 @@ def test_steps_and_small_sets() -> None:
     module.batches.clear()
     with moved_statistics(backbone, pictures(3), size=8):
         assert module.batches == [3] * 50
+    module.batches.clear()
+    with moved_statistics(backbone, pictures(1_010), size=8, batch_size=2):
+        assert module.batches == [2] * 500
     with pytest.raises(DataError, match="at least 2 images"), moved_statistics(backbone, pictures(1), size=8):
         pass
 

@@ -26,7 +26,7 @@ from selfmask.run.measuring import measure_base, to_gain
 from selfmask.run.plan import make_plan
 from selfmask.run.result import Check
 from selfmask.run.settings import AdaptSettings
-from selfmask.run.split import open_as_recorded, open_images, seen_in_training
+from selfmask.run.split import _hold_out, open_as_recorded, open_images, seen_in_training
 
 QUIET = Console(quiet=True)
 
@@ -252,3 +252,36 @@ def test_what_was_measured_before_a_stop_is_taken_whole_or_said_to_be_damaged(
     write_checkpoint(folder.measured, kept)
     with pytest.raises(RunError, match=r"measured.safetensors is damaged, or of another run"):
         (choose_crop if "crop" in kept else measure_base)(plan, folder, QUIET)
+
+
+def labelled(count: int, classes: tuple[str, ...] = ("a", "b")) -> ImageSet:
+    pixels = torch.zeros(1, 3, 2, 2, dtype=torch.uint8).expand(count, 3, 2, 2)
+    return ImageSet.from_array(pixels, torch.arange(count) % len(classes), classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("count", "validation", "trained_on", "held"),
+    [
+        (8_000, None, 7_000, 1_000),  # 15 % would be 1 200
+        (2_000, None, 1_700, 300),
+        (326, None, 326, None),  # 15 % are 48.9
+        (8_000, labelled(1_200), 8_000, 1_000),  # its own part, as much of it as is needed
+        (8_000, labelled(50), 8_000, 50),
+        (8_000, labelled(49), 7_000, 1_000),
+        (8_000, labelled(1_200, ("b", "a")), 7_000, 1_000),  # its labels mean something else
+    ],
+)
+def test_so_many_are_held_out(
+    count: int, validation: ImageSet | None, trained_on: int, held: int | None
+) -> None:
+    rest, part = _hold_out(validation, labelled(count), AdaptSettings("array"))
+    assert (len(rest), None if part is None else len(part)) == (trained_on, held)
+    if part is not None:
+        assert part.labels.bincount().tolist() == [len(part) // 2] * 2
+
+
+def test_enough_of_each_class_remain() -> None:
+    classes = tuple(f"{n:02d}" for n in range(20))
+    for count, held in ((468, None), (470, 70)):  # 398 would remain, and 400
+        _, part = _hold_out(None, labelled(count, classes), AdaptSettings("array"))
+        assert (None if part is None else len(part)) == held
