@@ -109,13 +109,5 @@ def test_little_room_means_few_flips_and_norm_weights_unless_something_else_is_a
     asked = ({"max_bytes": count // 128 + 1}, {"max_bytes": count // 128 - 1, "optimizer": "adam"})
     for plan in (whole, *(make_plan(replace(settings, **more)) for more in asked)):  # type: ignore[arg-type]
         assert (plan.fit.method, plan.train_norms) == ("adam", False)
-    assert little.fit.steps == whole.fit.steps == 4
-    # Few flips go on gaining for longer; without labels that is not known.
-    for objective, times in (("supervised", 2), ("distil", 1)):
-        steps = [
-            make_plan(replace(settings, steps=None, objective=objective, max_bytes=most)).fit.steps
-            for most in (None, count // 128 - 1)
-        ]
-        assert steps[1] == times * steps[0]
     # What is masked are norm weights themselves: they cannot be trained as well, and nobody asked for it.
     assert not make_plan(replace(settings, max_bytes=count // 128 - 1, select="bn1.weight")).train_norms

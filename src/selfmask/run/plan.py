@@ -173,8 +173,7 @@ def make_plan(settings: AdaptSettings) -> Plan:
     if train_norms:
         chosen = without_norms(chosen, norms)
     recipe = kind.recipe_for(settings.optimizer or ("sgd" if paper else "tensor-adam" if few else None))
-    times = 2 if few and kind.labels == "needed" else 1  # few flips go on gaining for longer: docs/sizes.md
-    fit = _fit_settings(settings, recipe, kind.passes, paper, len(train), times)
+    fit = _fit_settings(settings, recipe, kind.passes, paper, len(train))
     rule = _rule(settings, fit, 0.0 if paper else recipe.spread)
     check_densities(rule, chosen, selection.share)
     return Plan(
@@ -226,14 +225,8 @@ def _is_little(settings: AdaptSettings, chosen: Mapping[str, Tensor]) -> bool:
 
 
 def _fit_settings(
-    settings: AdaptSettings,
-    recipe: ScoreRecipe,
-    passes: float,
-    paper: PaperConstants | None,
-    images: int,
-    times: int,
+    settings: AdaptSettings, recipe: ScoreRecipe, passes: float, paper: PaperConstants | None, images: int
 ) -> FitSettings:
-    """times: so many times the steps that `passes` come to, where the user has not said how many."""
     given = settings.epochs is not None or settings.steps is not None
     epochs = settings.epochs if given or paper is None else paper.epochs
     if recipe.method == "sgd" and settings.lr is None and paper is None:
@@ -242,7 +235,7 @@ def _fit_settings(
         )
     warmup = settings.warmup if settings.warmup is not None else paper.warmup if paper else recipe.warmup
     fit = FitSettings(
-        steps=step_count(images, settings.batch, epochs, settings.steps, passes) * (1 if given else times),
+        steps=step_count(images, settings.batch, epochs, settings.steps, passes),
         batch=settings.batch,
         method=recipe.method,
         warmup=warmup,

@@ -107,8 +107,8 @@ class AdaptSettings:
     costs is measured and said."""
     max_bytes: int | str | None = None
     """The mask file takes no more, head and metadata included: 10240, 10k (× 1024), 10kB (× 1000). Where that is
-    little, few weights are switched off and norm weights are trained, with labels in twice the steps, unless you give
-    --optimizer. What is given up is chosen and measured on images held out, and said."""
+    little, few weights are switched off and norm weights are trained, unless you give --optimizer. What is given up
+    is chosen and measured on images held out, and said."""
 
     evaluate: bool = True
     """Measure k-NN, linear probe and head on the test images, before and after."""
