@@ -43,6 +43,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    # As the client would have it where nobody has said offline: it reads the environment once, at its first import.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     return found
 
