@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,7 +92,7 @@ class Spent:
         said = f"{self.file:,} of {self.max_bytes:,} bytes"
         if self.record is None:
             return f"{said}: nothing was given up"
-        said += f", whole {self.record['whole']:,}: " + _given_up(self.record)
+        said += f", whole {self.record['whole']:,}: " + left_in_words(self.record)
         if self.change is None:
             return f"{said}; what that costs was not measured"
         value, low, high = (100 * end for end in (self.change.value, self.change.low, self.change.high))
@@ -100,16 +101,19 @@ class Spent:
         )
 
 
-def _given_up(record: dict[str, Any]) -> str:
-    """What a budget's record says, in words."""
-    left = ", ".join(record["left_out"]) or "nothing"
-    norms = (
-        f"norm weights in {' and '.join(map(str, record['norms']))}"
-        if record["norms"]
-        else "no norm weights,"
-    )
-    head = f"head in {record['head']} and " if record["head"] else ""
-    return f"{head}{norms} bits, {record['off']:,} weights off, not told: {left}"
+def left_in_words(record: Mapping[str, Any]) -> str:
+    """What a file within a budget still has, by what it records under "budget".
+
+    >>> left_in_words({"head": 3, "norms": [2, 4], "off": 12, "left_out": ["rule"]})
+    'head in 3 bits, norm weights in 2 to 4 bits, 12 weights off; metadata without rule'
+    """
+    left = [f"head in {record['head']} bits"] if record["head"] else []
+    if record["norms"]:
+        fewest, most = (str(record["norms"][end]) for end in (0, -1))
+        left.append(f"norm weights in {fewest if fewest == most else f'{fewest} to {most}'} bits")
+    left.append(f"{record['off']:,} weights off")
+    without = f"; metadata without {', '.join(map(str, record['left_out']))}" if record["left_out"] else ""
+    return ", ".join(left) + without
 
 
 @dataclass(frozen=True)

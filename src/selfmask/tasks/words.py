@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from selfmask.run.result import left_in_words
+
 
 def in_words(record: Any) -> str:
     """`record` on one line: "name topk, density 1.0 to 0.5 over 100 steps, init random"; what is None is left out."""
@@ -41,13 +43,7 @@ def budget_in_words(record: Any) -> str:
         isinstance(record[key], kind) for key, kind in _BUDGET.items()
     ):
         return in_words(record)
-    left = [f"head in {record['head']} bits"] if record["head"] else []
-    if record["norms"]:
-        fewest, most = (str(record["norms"][end]) for end in (0, -1))
-        left.append(f"norm weights in {fewest if fewest == most else f'{fewest} to {most}'} bits")
-    left.append(f"{record['off']:,} weights off")
-    without = f"; metadata without {', '.join(map(str, record['left_out']))}" if record["left_out"] else ""
-    return f"at most {record['max_bytes']:,} bytes of {record['whole']:,}: {', '.join(left)}{without}"
+    return f"at most {record['max_bytes']:,} bytes of {record['whole']:,}: {left_in_words(record)}"
 
 
 _BUDGET: dict[str, type] = {
