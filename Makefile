@@ -13,10 +13,10 @@ demo: $(VENV)/.demo ## the main job on a real backbone and real images; DATA=fol
 	$(RUN)/selfmask demo --data "$(DATA)"
 
 test: $(VENV)/.dev ## all tests
-	$(THREADS) $(RUN)/python -m pytest -n 2 --dist worksteal
+	$(THREADS) $(RUN)/python -m pytest -n 2
 
 unit: $(VENV)/.dev ## the quick part of the tests
-	$(THREADS) $(RUN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(THREADS) $(RUN)/python -m pytest -n 2 -m "not slow"
 
 check: $(VENV)/.dev ## style, types, the order of the rooms, nothing unused
 	$(RUN)/ruff check .
