@@ -147,7 +147,6 @@ def test_a_run_whose_mask_was_rejected_is_told_until_it_has_another(
 ) -> None:
     run = folder / "site-9"
     run.mkdir()
-    (run / "settings.json").write_text("{}")
     rejected = save(run / "rejected.mask.safetensors", copy.deepcopy(model), 77)
     with Bank(backbone, folder) as bank:
         assert "site-9" not in bank

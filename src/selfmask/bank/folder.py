@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from contextlib import suppress
@@ -85,10 +86,10 @@ def mask_file(path: Path) -> Path:
     return RunFolder(path).mask_file
 
 
-def check_not_rejected(path: Path) -> None:
-    """Raises `RunError` for the rejected mask of a run, found in a folder of runs: nobody has asked for it."""
+def check_not_rejected(path: Path, folder: Path) -> None:
+    """Raises `RunError` for the rejected mask of a run whose folder lies in `folder`: nobody has asked for it."""
     run = RunFolder(path.parent)
-    if path == run.rejected_file and run.settings.is_file():
+    if run.path != folder and path == run.rejected_file:
         raise RunError(run.rejection)
 
 
@@ -134,10 +135,9 @@ def masks_in(folder: Path) -> list[Path]:
         with suppress(
             OSError
         ):  # one that may not be looked into, or a link in a circle, costs the others nothing
-            run = RunFolder(path)
-            own = [file for file in (run.mask_file, run.rejected_file) if entry.is_dir() and file.is_file()]
-            if own:
-                paths.append(own[0])
+            if entry.is_dir():
+                own = (RunFolder(path).mask_file, RunFolder(path).rejected_file)
+                paths.extend(itertools.islice(filter(Path.is_file, own), 1))
             elif entry.name.endswith(".safetensors") and entry.is_file():
                 paths.append(path)
     return paths

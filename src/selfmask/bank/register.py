@@ -131,7 +131,7 @@ class Register:
             if self._refused.get(path, (None,))[0] == stamp:
                 return None
             if folder is not None:
-                check_not_rejected(path)
+                check_not_rejected(path, folder)
             name = name_of(path) if known is None else known.name
             other = self._entries.get(name)
             if other is not None and other.path != path:
