@@ -13,7 +13,7 @@ demo: $(VENV)/.demo ## the main job on a real backbone and real images; DATA=fol
 	$(RUN)/selfmask demo --data "$(DATA)"
 
 test: $(VENV)/.dev ## all tests
-	$(THREADS) $(RUN)/python -m pytest -n 2
+	$(THREADS) $(RUN)/python -m pytest -n 2 --dist worksteal
 
 unit: $(VENV)/.dev ## the quick part of the tests
 	$(THREADS) $(RUN)/python -m pytest -n 2 -m "not slow"

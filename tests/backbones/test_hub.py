@@ -6,6 +6,7 @@ import http.server
 import socket
 import threading
 from collections.abc import Iterator
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
@@ -129,9 +130,9 @@ def test_no_host_is_contacted_until_the_last_is_out() -> None:
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    first, second = hub.local_only(), hub.local_only()
-    with first:
-        second.__enter__()
+    second, another_thread = hub.local_only(), copy_context()
+    with hub.local_only():
+        another_thread.run(second.__enter__)
     assert constants.HF_HUB_OFFLINE is True
-    second.__exit__(None, None, None)
+    another_thread.run(second.__exit__, None, None, None)
     assert constants.HF_HUB_OFFLINE is before
