@@ -63,4 +63,6 @@ def score_gradient(
     wide = torch.promote_types(theta.dtype, torch.float32)
     if term is None:
         term = shared_term(weight, grad, on)
-    return theta.to(wide).mul(grad.to(wide)).mul_(factor).sub_(term)
+    if isinstance(factor, Tensor):  # it stays on the device, and addcmul takes numbers only
+        grad, factor = grad.to(wide) * factor, 1.0
+    return torch.addcmul(-term, theta.to(wide), grad.to(wide), value=factor)
