@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -206,24 +207,27 @@ def test_a_prediction_is_of_one_mask(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One that is replaced between the features and the head is asked anew."""
-    path, images = tmp_path / "a.mask.safetensors", pictures(4)
-    heads = [{"weight": torch.randn(3, 10), "bias": torch.randn(3)} for _ in range(2)]
-    save(path, model, 1, head=heads[0])
-    with Bank(backbone, tmp_path) as bank:
-        whole, once = bank.embed, []
+    folder, images = tmp_path / "masks", pictures(4)
+    folder.mkdir()
+    for number, name in enumerate(
+        ["old", "new"]
+    ):  # before the bank has the model: its weights are the base's then
+        save(tmp_path / name, model, number, head={"weight": torch.randn(3, 10), "bias": torch.randn(3)})
+    shutil.copy(tmp_path / "old", folder / "a.mask.safetensors")
+    with Bank(backbone, folder) as bank:
+        whole, before = bank.embed, bank.version("a")
 
         def embed(*given: Any, **more: Any) -> Tensor:
             x = whole(*given, **more)
-            if not once:
-                once.append(save(path, model, 2, head=heads[1]))
-                bank.refresh()
+            if bank.version("a") == before:
+                shutil.copy(tmp_path / "new", folder / "a.mask.safetensors")
+                assert bank.refresh().changed == ("a",)
             return x
 
         monkeypatch.setattr(bank, "embed", embed)
         found = bank.predict(images, "a")
         monkeypatch.undo()
         assert found == bank.predict(images, "a")
-        assert len(once) == 1
 
 
 def test_a_closed_bank_looks_at_no_folder(backbone: Backbone, folder: Path) -> None:

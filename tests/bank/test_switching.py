@@ -181,6 +181,7 @@ def test_what_breaks_off_is_made_good(tmp_path: Path, monkeypatch: pytest.Monkey
     model = network(1, torch.float32, False, False)
     a_mask(tmp_path / "a.safetensors", model, 1, True)
     a_mask(tmp_path / "b.safetensors", model, 2, True)
+    base = bits(model)
     with load(tmp_path / "b.safetensors").apply(model) as adapted:
         wanted = bits(adapted)
     switch = Switch(model)
@@ -210,7 +211,31 @@ def test_what_breaks_off_is_made_good(tmp_path: Path, monkeypatch: pytest.Monkey
     assert bits(model) != wanted
     switch.to(b)
     assert bits(model) == wanted
+    # Nor does anything of it stay where something else comes next.
+    switch.to(None)
+    calls = iter([False, True])
+    with pytest.raises(KeyboardInterrupt):
+        switch.to(a)
+    assert bits(model) != base
+    switch.to(None)
+    assert bits(model) == base
     switch.close()
+
+
+def test_what_was_put_in_a_tensor_s_place_while_it_was_lent_is_seen() -> None:
+    model = network(1, torch.float32, False, False)
+    base = bits(model)
+    switch = Switch(model)
+    with switch.lending():
+        model[1].running_mean = torch.ones_like(model[1].running_mean)  # type: ignore[arg-type]
+    switch.to(None)
+    assert bits(model) == base
+    with switch.lending():
+        model[4].weight = nn.Parameter(torch.zeros(40, 40))
+    with pytest.raises(SettingsError, match=r"4\.weight was moved, cast or replaced"):
+        switch.to(None)
+    switch.close()
+    assert bits(model) == base
 
 
 def test_weights_with_gaps_between_them_are_no_bank_s(tmp_path: Path) -> None:

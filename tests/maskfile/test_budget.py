@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from selfmask._common.units import byte_count
 from selfmask.errors import SettingsError
 from selfmask.maskfile.budget import Worn, spared
+from selfmask.maskfile.head_rounding import rounded_head
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.quantised import clipped, quantised
 from selfmask.maskfile.trade import Learnt, Trade
@@ -287,6 +288,29 @@ def test_a_head_of_texts_is_judged_by_what_it_says(model: nn.Module) -> None:
         said = (logits.log_softmax(1), logits.roll(1, dims=1).log_softmax(1))
         far = (said[0].exp() * (said[0] - said[1])).sum(1).mean()
         assert worn.rounded(Learnt({}, {}, turned, {}))[1] == pytest.approx(float(far), rel=1e-3)
+
+
+def test_a_rounded_head_is_judged_by_images_that_it_was_not_rounded_for(model: nn.Module) -> None:
+    model.eval()
+    images = [torch.randn(9, 3, 8, 8, generator=torch.Generator().manual_seed(4))]
+    worn = Worn(model, {}, {}, Learnt({}, {}, HEAD, {}), images)
+    small = {"weight": clipped(HEAD["weight"], 2, "w"), "bias": clipped(HEAD["bias"], 8, "b")}
+    kept, moved = worn.rounded(Learnt({}, {}, small, {}))
+    with torch.no_grad():
+        x = model(images[0])
+    first = F.linear(x, HEAD["weight"], HEAD["bias"])
+    far = []
+    for parity in (0, 1):
+        own = torch.arange(len(x)) % 2 == parity
+        head = [t.values() for t in rounded_head(HEAD["weight"], 2, x[~own], first[~own], bias_bits=8)]
+        p, q = first[own].softmax(1), F.linear(x[own], *head).softmax(1)
+        far.append(float((p * (p / q).log()).sum(1).mean()))
+    assert moved == pytest.approx(sum(far) / 2, rel=1e-3)
+    assert far[0] != pytest.approx(far[1], rel=0.01)
+    # What is stored is rounded for all of them.
+    weight, bias = rounded_head(HEAD["weight"], 2, x, first, bias_bits=8)
+    assert weight.equals(kept.head["weight"])
+    assert bias.equals(kept.head["bias"])
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from selfmask.errors import MaskFileError, SettingsError
 from selfmask.maskfile.fingerprint import base_tensors, combined, signature
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import save_mask
+from selfmask.masking.occupancy import Hold
 from selfmask.masking.weight import masked_weight
 from selfmask.maskset import MaskSet
 
@@ -257,3 +258,28 @@ def test_metadata_that_no_reader_would_take_is_not_written(
     with pytest.raises(SettingsError, match="metadata"):
         masks.save(tmp_path / "a", **metadata)
     assert not (tmp_path / "a").exists()
+
+
+def test_what_breaks_off_on_the_way_leaves_the_base(
+    tmp_path: Path, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask, before = load(save(tmp_path / "a", model, some_masks(model))), state(model)
+
+    def fails(*_: Any) -> None:
+        assert not same(state(model), before)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Hold, "keep", fails)
+        with pytest.raises(KeyboardInterrupt):
+            mask.apply(model)
+    assert same(state(model), before)
+    mask.apply(model).remove()
+
+
+def test_statistics_that_moved_under_a_mask_are_the_base_s_again(tmp_path: Path, model: nn.Module) -> None:
+    mask, before = load(save(tmp_path / "a", model, some_masks(model))), state(model)
+    assert not mask.statistics
+    with mask.apply(model):
+        model.train()(torch.randn(4, 3, 8, 8))
+    assert same(state(model), before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from torch import Tensor
 
 from selfmask.errors import MaskFileError, SettingsError
-from selfmask.maskfile.quantised import BITS, Quantised, most_steps, packed_bytes, quantised
+from selfmask.maskfile.quantised import BITS, Quantised, clipped, most_steps, packed_bytes, quantised
 
 FLOATS = st.floats(-(2.0**80), 2.0**80, width=32)
 TENSORS = arrays(np.float32, array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=7), elements=FLOATS)
@@ -100,3 +102,15 @@ def test_no_step_is_beyond_its_range_where_the_scale_is_rounded_down() -> None:
             found = quantised(values, bits, "x")
             assert int(found.steps.abs().max()) <= 2 ** (bits - 1) - 1
             assert (found.values()[:2] * values[:2] > 0).all()
+
+
+@pytest.mark.parametrize("how", [quantised, clipped])
+def test_what_is_too_small_for_a_scale_is_0_and_can_be_read(how: Callable[..., Quantised]) -> None:
+    """Clipped to fewer, a scale may come to lie below the least that a file may hold."""
+    least = 2.0**-100
+    for top in (1e-40, 0.4 * least, 1.2 * least):
+        values = torch.tensor([top] + [0.7 * top] * 30)
+        found = how(values, 2, "x")
+        again = Quantised.unpacked(found.packed(), found.scales, tuple(values.shape), 2)
+        assert again.equals(found)
+        assert bool(found.steps.any()) == (top > least)

@@ -119,6 +119,18 @@ def test_uneven_features_are_whitened_unasked(
     assert "whitened" not in " ".join(objective.prepare(backbone, images))
 
 
+def test_whitening_is_of_images_from_all_over_the_set(
+    backbone: Backbone, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set's first are one class, as often as not."""
+    monkeypatch.setattr(contrast, "ENOUGH", 20)
+    objective = Contrast(backbone.width, len(images), 12, ContrastSettings(whiten=True))
+    objective.prepare(backbone, images)
+    unit = F.normalize(objective.targets.float(), dim=1)
+    assert torch.allclose(objective.mean, unit[::5].mean(dim=0), atol=1e-3)  # 90 / 20, rounded up
+    assert not torch.allclose(objective.mean, unit[:20].mean(dim=0), atol=1e-3)
+
+
 def test_views_change_colours_and_are_mirrored_only_where_they_may_be() -> None:
     view = Contrast(4, 10, 16, ContrastSettings(crop=0.4)).views[0]
     assert (view.scale, view.flip, view.jitter, view.hue) == ((0.4, 1.0), 0.5, 0.8, 0.1)

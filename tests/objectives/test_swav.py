@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from lightly.loss.swav_loss import SwaVLoss
@@ -134,6 +135,26 @@ def test_kmeans_start_learns_from_the_first_step() -> None:
     groups = scores.argmax(dim=1).view(6, -1)
     assert all(len(set(group.tolist())) == 1 for group in groups)
     assert len({group[0].item() for group in groups}) == 6
+    # The main axes are the features' own, from their mean on.
+    assert float(x.mean(dim=0).abs().max()) > 0.1
+    assert float(objective.projector.projection(x).detach().mean(dim=0).abs().max()) < 1e-5
+
+
+def test_the_share_of_prototypes_in_use_is_of_the_last_steps() -> None:
+    """A running mean of what is predicted, about twenty steps long, from all of them equally on."""
+    net, objective = Net(), Swav(WIDTH, 64, 16, SMALL, batch=BATCH)
+    usage = np.full(len(objective.usage), 1 / len(objective.usage))
+    for step in range(5):
+        batch = batch_of(objective, step)
+        with torch.no_grad():
+            objective.projector.normalise()
+            scores = objective.projector.score(objective.projector.embed(net(batch.views[0])))
+        _, figures = objective.loss(net, batch, step, 10)
+        scaled = np.exp(scores.double().numpy() / SMALL.temperature)
+        usage = 0.95 * usage + 0.05 * (scaled / scaled.sum(axis=1, keepdims=True)).mean(axis=0)
+        assert figures["usage"] == pytest.approx(
+            np.exp(-(usage * np.log(usage)).sum()) / len(usage), rel=1e-4
+        )
 
 
 def test_the_paper_preset_is_the_papers() -> None:

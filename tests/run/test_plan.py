@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from selfmask.errors import SettingsError
 from selfmask.objectives.swav import PAPER
@@ -22,6 +24,19 @@ def test_native_is_the_pretraining_size_whatever_the_views(size: int | None) -> 
     assert plan.native == 224
     assert plan.size == (size or 48)
     assert plan.backbone.preprocessing.size == plan.size
+
+
+def test_a_transformer_is_built_for_the_views_size(tmp_path: Path) -> None:
+    """Its position embeddings belong to one size, and the file says which; a convolutional network takes any."""
+    weights = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), weights)
+    plan = make_plan(
+        AdaptSettings("digits", backbone="timm:test_vit", weights=weights, objective="swav", size=64, steps=2)
+    )
+    assert plan.native == 160
+    assert plan.backbone.image_size == 64
+    assert make_plan(AdaptSettings("digits", objective="swav", size=64, steps=2)).backbone.image_size is None
+    assert plan.backbone.module(torch.randn(1, 3, 64, 64)).shape == (1, plan.backbone.width)
 
 
 def test_settings_of_the_objective_reach_it() -> None:

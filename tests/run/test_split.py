@@ -108,6 +108,26 @@ def test_a_mask_by_itself_has_the_rule(run: RunFolder, photos: Path, tmp_path: P
         open_as_recorded(alone)
 
 
+def test_other_images_than_a_mask_s_own_tell_nothing_of_it(
+    run: RunFolder, photos: Path, weights: Path, tmp_path: Path
+) -> None:
+    """Neither the record of another run that a mask was put beside, nor data that has changed since."""
+    mask = load(shutil.copy(run.mask_file, tmp_path / "mask.safetensors"))
+    some = tmp_path / "some"
+    shutil.copytree(photos, some)
+    opened = open_as_recorded(mask, str(some))
+    images = opened.train
+    assert seen_in_training(mask, images, opened) == 28
+    (some / images.names[0]).unlink()
+    changed = open_as_recorded(mask, str(some))
+    assert seen_in_training(mask, images, changed) is None
+
+    learn_mask(short(weights, tmp_path / "other", str(photos), seed=2, test_share=0.3), console=QUIET)
+    beside = load(shutil.copy(run.mask_file, tmp_path / "other/borrowed.safetensors"))
+    assert seen_in_training(beside, images) is None
+    assert seen_in_training(beside, images, open_as_recorded(mask, str(photos))) == 28
+
+
 def test_what_is_not_known_is_not_zero(run: RunFolder, tmp_path: Path) -> None:
     test = open_as_recorded(run).splits.test
     assert test is not None

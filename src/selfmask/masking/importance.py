@@ -82,7 +82,7 @@ def sensitivity(
 
 
 def per_bit(masks: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Importances for each bit of the file that turning the weight on would save.
+    """Importances, 0 or more, for each bit of the file that turning the weight on would save.
 
     An off-weight of a tensor with few of them takes more bits: about H(p) / p, p the tensor's share off.
     """
@@ -90,8 +90,7 @@ def per_bit(masks: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> di
     for name, mask in masks.items():
         off = int((~mask).sum())
         bits = entropy_bits(off, mask.numel()) / off if off else 1.0
-        value = importance[name]
-        found[name] = torch.where(value > 0, value / bits, value * bits)
+        found[name] = importance[name] / bits
     return found
 
 
