@@ -25,6 +25,7 @@ from selfmask.features.measure import measure
 from selfmask.features.probe import fit_probe
 from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import at_most, label_budget
+from selfmask.maskfile.head import linear_layer
 from selfmask.masking.rules import Threshold
 from selfmask.maskset import MaskSet
 from selfmask.objectives.base import Objective
@@ -33,7 +34,6 @@ from selfmask.run.build import build_masks, build_objective
 from selfmask.run.finetuning import FINETUNE_RATE, base_restored
 from selfmask.run.folder import RunFolder
 from selfmask.run.loop import fit
-from selfmask.run.measuring import linear
 from selfmask.run.plan import Plan, make_plan
 from selfmask.run.provenance import machine, versions
 from selfmask.run.result import read_json, write_json
@@ -78,7 +78,7 @@ def _trained(cell: Cell, plan: Plan, test: ImageSet, folder: RunFolder) -> Found
     resume, before = folder.checkpoint.is_file(), folder.path / "before.json"
     if not resume:
         objective.prepare(plan.backbone, plan.train)
-        head = linear(objective.head())
+        head = linear_layer(objective.head())
         write_json(before, {} if head is None else {"before": _top1(plan, test, head)})
     found: Found = read_json(before)
     masks = None if cell.how == "full" else build_masks(replace(plan, rule=cell.rule or plan.rule))
@@ -107,7 +107,7 @@ def _trained(cell: Cell, plan: Plan, test: ImageSet, folder: RunFolder) -> Found
 
 
 def _measured(cell: Cell, plan: Plan, test: ImageSet, objective: Objective | None) -> Found:
-    head = None if objective is None else linear(objective.head())
+    head = None if objective is None else linear_layer(objective.head())
     if cell.measures == ("head",):
         return {} if head is None else {"head": _top1(plan, test, head)}
     if cell.measures == ("low-shot",):

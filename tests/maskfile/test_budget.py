@@ -20,7 +20,7 @@ from selfmask.errors import SettingsError
 from selfmask.maskfile.budget import Worn, spared
 from selfmask.maskfile.head_rounding import rounded_head
 from selfmask.maskfile.loading import load
-from selfmask.maskfile.quantised import clipped, quantised
+from selfmask.maskfile.quantised import Quantised, clipped, quantised
 from selfmask.maskfile.trade import Learnt, Trade
 from selfmask.masking.rules import TopK
 from selfmask.maskset import MaskSet
@@ -308,9 +308,11 @@ def test_a_rounded_head_is_judged_by_images_that_it_was_not_rounded_for(model: n
     assert moved == pytest.approx(sum(far) / 2, rel=1e-3)
     assert far[0] != pytest.approx(far[1], rel=0.01)
     # What is stored is rounded for all of them.
-    weight, bias = rounded_head(HEAD["weight"], 2, x, first, bias_bits=8)
-    assert weight.equals(kept.head["weight"])
-    assert bias.equals(kept.head["bias"])
+    wanted = rounded_head(HEAD["weight"], 2, x, first, bias_bits=8)
+    for name, tensor in zip(("weight", "bias"), wanted, strict=True):
+        found = kept.head[name]
+        assert isinstance(found, Quantised)
+        assert tensor.equals(found)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.backbones.spec import build
 from selfmask.errors import BackboneError, DataError, SettingsError
 from selfmask.images.image_set import ImageSet
+from selfmask.maskfile.head import cosine_logits
 from selfmask.objectives.base import Batch
-from selfmask.objectives.text import Text, TextSettings, class_embeddings, cosine_logits, spoken
+from selfmask.objectives.text import Text, TextSettings, class_embeddings, spoken
 
 CLASSES = ("cat", "oxford_rose", "T-shirt")
 

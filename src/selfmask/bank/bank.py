@@ -20,7 +20,7 @@ from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.backbones.spec import build, recipe_of
 from selfmask.bank.folder import Entry, checked_name, digest_of, is_folder_of_masks, name_of, stamp_of
 from selfmask.bank.pictures import Picture, picture_set
-from selfmask.bank.prediction import Prediction, has_head, no_head, predictions
+from selfmask.bank.prediction import Prediction, no_head, predictions
 from selfmask.bank.register import Changes, Register
 from selfmask.bank.shelf import Shelf, bytes_of
 from selfmask.bank.specialist import Card, Specialist
@@ -28,6 +28,7 @@ from selfmask.bank.switching import Switch
 from selfmask.errors import MaskFileError, SelfmaskError, SettingsError
 from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
+from selfmask.maskfile.head import predicts
 from selfmask.maskfile.loading import parse_mask
 
 Path_ = str | os.PathLike[str]
@@ -178,7 +179,7 @@ class Bank:
         mask.check_parts(self._switch.signed.tensors)
         recipe_of(mask)
         name = checked_name(name_of(path) if name is None else name)
-        return Entry(name, path, stamp, digest_of(content), folder, has_head(mask.head))
+        return Entry(name, path, stamp, digest_of(content), folder, predicts(mask.head))
 
     def _watch(self, seconds: float) -> None:
         while not self._stop.wait(seconds):

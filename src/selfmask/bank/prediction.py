@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from selfmask.errors import MaskFileError, SettingsError
-from selfmask.objectives.text import cosine_logits
+from selfmask.maskfile.head import Head, class_rows, logits
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,6 @@ class Prediction:
         return asdict(self)
 
 
-def has_head(head: Mapping[str, Tensor]) -> bool:
-    """Whether a mask file's `head` is one that predicts: a linear one, or CLIP's embeddings of class names."""
-    return {"weight", "bias"} <= set(head) or {"text", "logit_scale"} <= set(head)
-
-
 def no_head(name: str) -> SettingsError:
     """Why the mask called `name` cannot predict."""
     return SettingsError(
@@ -39,28 +33,20 @@ def no_head(name: str) -> SettingsError:
     )
 
 
-def probabilities(x: Tensor, head: Mapping[str, Tensor], name: str) -> Tensor:
+def probabilities(x: Tensor, head: Head, name: str) -> Tensor:
     """Float32 (B, classes) of features float32 (B, width), by the head of the mask called `name`.
 
     Raises `MaskFileError` where the head has another width, `SettingsError` where there is none.
     """
-    if not has_head(head):
+    rows = class_rows(head)
+    if rows is None:
         raise no_head(name)
-    weight = head["weight"] if "weight" in head else head["text"]
-    bias, scale = head.get("bias"), head.get("logit_scale")
-    fits = weight.ndim == 2 and weight.shape[1] == x.shape[1] and len(weight) > 0
-    if "weight" in head:
-        fits = fits and bias is not None and bias.shape == weight.shape[:1]
-    else:
-        fits = fits and scale is not None and scale.numel() == 1
-    if not fits:
+    said = logits(x, head)
+    if said is None:
         raise MaskFileError(
-            f"the head of the mask {name!r} has shape {tuple(weight.shape)}, and the features have width {x.shape[1]}"
+            f"the head of the mask {name!r} has shape {tuple(rows.shape)}, and the features have width {x.shape[1]}"
         )
-    if "weight" in head:
-        assert bias is not None  # has_head
-        return F.linear(x, weight.float(), bias.float()).softmax(dim=1)
-    return cosine_logits(x, weight.float(), float(head["logit_scale"])).softmax(dim=1)
+    return said.softmax(dim=1)
 
 
 def predictions(

@@ -13,7 +13,7 @@ from torch import Tensor
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.backbones.spec import recipe_of
 from selfmask.bank.packing import Packed, together
-from selfmask.bank.prediction import has_head
+from selfmask.maskfile.head import predicts
 from selfmask.maskfile.mask import Mask
 
 _OBJECT_BYTES = 400  # about what torch and Python take for a small tensor in a dict, beside its elements
@@ -97,7 +97,7 @@ class Specialist:
             density=mask.density(),
             size=recipe.size,
             classes=mask.classes or (),
-            predicts=has_head(mask.head),
+            predicts=predicts(mask.head),
             learnt_on=mask.learnt_on,
             training=training if isinstance(training, dict) else {},
         )

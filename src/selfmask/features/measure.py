@@ -20,6 +20,7 @@ from selfmask.features.knn import knn
 from selfmask.features.probe import fit_probe
 from selfmask.features.rows import WHITENED, Outcome
 from selfmask.features.whitening import Whitening
+from selfmask.maskfile.head import logits, predicts
 
 if TYPE_CHECKING:
     from selfmask.backbones.backbone import Backbone
@@ -150,16 +151,16 @@ def head_cost(
 ) -> HeadCost | None:
     """The cost on the labelled images of `test`, with the network as it is now. `dtype`: as what the head is stored.
 
-    None where there is nothing to measure: no labels, or no linear head ("weight" and "bias").
+    None where there is nothing to measure: no labels, or a head of which nobody knows what it says (`maskfile.head`).
     """
     test = test.labelled()
-    if len(test) == 0 or not {"weight", "bias"} <= set(exact):
+    if len(test) == 0 or not predicts(exact):
         return None
     x = features(backbone, test, size=size, channels_last=channels_last, what="for the rounded head")
-    before, after = (
-        F.linear(x, head["weight"].cpu().float(), head["bias"].cpu().float()).argmax(1)
-        for head in (exact, stored)
-    )
+    said = [logits(x, head) for head in (exact, stored)]
+    if said[0] is None or said[1] is None:
+        return None
+    before, after = said[0].argmax(1), said[1].argmax(1)
     right = [guess == test.labels for guess in (before, after)]
     _, low, high = paired_interval(right[1], right[0])
     accuracy = [float(r.double().mean()) for r in right]

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from selfmask._common.modes import eval_mode
 from selfmask.errors import SettingsError
+from selfmask.maskfile.head import Head, logits
 from selfmask.maskfile.head_rounding import rounded_head
 from selfmask.maskfile.index import Base
 from selfmask.maskfile.quantised import Quantised, clipped, plain
-from selfmask.maskfile.saving import Head, mask_bytes
+from selfmask.maskfile.saving import mask_bytes
 from selfmask.maskfile.trade import Learnt, Trade
 from selfmask.masking.importance import sensitivity
 from selfmask.masking.weight import masked_weight
@@ -80,8 +81,9 @@ class Worn:
         self._model, self._theta, self._bases, self._images = model, theta, bases, images
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
         x = self.features()
-        self._first, self._head = _said(x, learnt.head), plain(learnt.head)
-        self.speaks = _speaks(x, learnt.head)
+        said = logits(x, learnt.head)
+        self.speaks = said is not None
+        self._first, self._head = x if said is None else said, plain(learnt.head)
         if not bool(self._first.isfinite().all()):
             raise SettingsError(
                 "max_bytes: the network's outputs on the images are not finite, so nothing can be judged"
@@ -120,14 +122,24 @@ class Worn:
         """
         self.wear(learnt)
         x, first, head = self.features(), self._first, learnt.head
-        if not (isinstance(head.get("weight"), Quantised) and _is_linear(x, head)) or len(x) < 4:
-            return learnt, _far(_said(x, head), first, speaks=self.speaks)
+        linear = isinstance(head.get("weight"), Quantised) and "bias" in head
+        if not (linear and self.speaks) or len(x) < 4:
+            return learnt, self._far(x, head, first)
         halves = (slice(0, None, 2), slice(1, None, 2))
         far = [
-            _far(_said(x[these], self._head_for(head, x[others], first[others])), first[these], speaks=True)
+            self._far(x[these], self._head_for(head, x[others], first[others]), first[these])
             for these, others in (halves, halves[::-1])
         ]
         return replace(learnt, head=self._head_for(head, x, first)), sum(far) / 2
+
+    def _far(self, x: Tensor, head: Head, first: Tensor) -> float:
+        """How far what is now said of the features is from what was said first; without a head, they themselves."""
+        now = logits(x, head) if self.speaks else x
+        assert now is not None  # rounding changes no shape
+        if self.speaks:
+            said, before = now.log_softmax(1), first.log_softmax(1)
+            return float(F.kl_div(said, before, reduction="batchmean", log_target=True))
+        return float((now - first).square().mean() / first.square().mean().clamp_min(1e-30))
 
     def _head_for(self, head: Head, x: Tensor, wanted: Tensor) -> Head:
         """A linear head that says `wanted` of the features `x`, in the bits of `head`, near what was learnt."""
@@ -142,37 +154,6 @@ class Worn:
         ones = {name: torch.ones_like(self._bases[name]) for name in learnt.norms}
         found = sensitivity(self._model, {**self._theta, **ones}, self._images)
         return Trade(learnt, found)
-
-
-def _is_linear(x: Tensor, head: Head) -> bool:
-    """Whether `head` is a linear one, with a bias, of the features `x`."""
-    return {"weight", "bias"} <= head.keys() and _speaks(x, head)
-
-
-def _speaks(x: Tensor, head: Head) -> bool:
-    """Whether it is known what `head` says of the features `x`."""
-    layer = plain(head)
-    rows = layer.get("text") if "logit_scale" in layer else layer.get("weight")
-    return rows is not None and x.ndim == rows.ndim == 2 and rows.shape[1] == x.shape[1]
-
-
-def _said(x: Tensor, head: Head) -> Tensor:
-    """Of the features: what the head says where that is known, else they themselves."""
-    if not _speaks(x, head):
-        return x
-    layer = plain(head)
-    if "logit_scale" in layer:
-        return float(layer["logit_scale"]) * F.normalize(x, dim=1) @ layer["text"].to(x).T
-    bias = layer.get("bias")
-    return F.linear(x, layer["weight"].to(x), None if bias is None else bias.to(x))
-
-
-def _far(now: Tensor, first: Tensor, *, speaks: bool) -> float:
-    if speaks:
-        return float(
-            F.kl_div(now.log_softmax(1), first.log_softmax(1), reduction="batchmean", log_target=True)
-        )
-    return float((now - first).square().mean() / first.square().mean().clamp_min(1e-30))
 
 
 def writer(

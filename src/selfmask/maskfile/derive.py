@@ -12,9 +12,10 @@ from torch import Tensor
 
 from selfmask._common.files import write_atomically
 from selfmask.errors import SettingsError, WrongBaseError
+from selfmask.maskfile.head import Head
 from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.quantised import Quantised
-from selfmask.maskfile.saving import Head, mask_bytes
+from selfmask.maskfile.saving import mask_bytes
 
 Operation = Literal["and", "or", "majority"]
 

@@ -19,6 +19,7 @@ from selfmask.maskfile import index as record
 from selfmask.maskfile.coding import Coded, plain_code, rows_of, shortest_code
 from selfmask.maskfile.container import Array, parse_json, serialise
 from selfmask.maskfile.fingerprint import dtype_name, raw_bytes, signature
+from selfmask.maskfile.head import Head
 from selfmask.maskfile.index import Base, Companion, Index, Stepped
 from selfmask.maskfile.quantised import Quantised, plain, quantised
 from selfmask.maskfile.streams import Writer
@@ -29,8 +30,6 @@ FORMAT = "1"
 HeadDtype = Literal["float32", "float16", "int8", "int4"]
 """The precision of the head that a mask file carries. int8 and int4 are steps of each row's own size."""
 _STEP_BITS = {"int8": 8, "int4": 4}
-Head = Mapping[str, Tensor | Quantised]
-"""A head as a mask file stores it."""
 
 
 def save_mask(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from selfmask._common.entropy import entropy_bits
+from selfmask.maskfile.head import Head
 from selfmask.maskfile.quantised import Quantised, clipped
-from selfmask.maskfile.saving import Head
 from selfmask.masking.importance import Masks
 
 NORM_BITS = (8, 6, 5, 4, 3, 2)

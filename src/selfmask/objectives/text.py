@@ -20,6 +20,7 @@ from selfmask.errors import BackboneError, DataError, SettingsError
 from selfmask.features.features import features
 from selfmask.images.image_set import UNLABELLED, ImageSet
 from selfmask.images.views import Augment, light
+from selfmask.maskfile.head import cosine_logits
 from selfmask.objectives.base import FROM_LABELS, Batch, Figures, Job, Objective, PaperConstants, least_crop
 
 
@@ -59,11 +60,6 @@ def class_embeddings(text: TextTower, classes: Sequence[str], prompts: Sequence[
     texts = [prompt.format(spoken(name)) for name in classes for prompt in prompts]
     rows = text.embed(texts).unflatten(0, (len(classes), len(prompts))).mean(dim=1)
     return F.normalize(rows, dim=-1)
-
-
-def cosine_logits(features: Tensor, embeddings: Tensor, scale: Tensor | float) -> Tensor:
-    """`scale` · cosine of features (B, width) with embeddings (C, width): (B, C), as CLIP's own logits."""
-    return scale * F.normalize(features, dim=-1) @ embeddings.T
 
 
 def _reader(backbone: Backbone) -> TextTower:

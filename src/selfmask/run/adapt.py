@@ -23,6 +23,7 @@ from selfmask.features.measure import HeadCost, head_cost
 from selfmask.features.passes import showing
 from selfmask.features.rows import FULL_FINE_TUNING, NORMS_ALONE, NOT_MEASURED, Rows, Verdict
 from selfmask.images.batches import check_shared
+from selfmask.maskfile.head import linear_layer, predicts
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import head_as
 from selfmask.masking.rules import Threshold
@@ -38,7 +39,6 @@ from selfmask.run.folder import RunFolder
 from selfmask.run.loop import fit
 from selfmask.run.measuring import (
     check_mask,
-    linear,
     measure_base,
     measure_held_out,
     measure_masked,
@@ -264,7 +264,7 @@ def _adapt(
     if measurable:
         with sparing("measuring the masked network", warnings, console):
             # The row is that of the head as it is stored: what a reader of the file will find.
-            outcomes += measure_masked(plan, linear(head))
+            outcomes += measure_masked(plan, linear_layer(head))
         if rounded and spent is None:
             with sparing("measuring the rounded head", warnings, console):
                 cost = _head_cost(plan, exact, head, console)
@@ -298,8 +298,7 @@ def _adapt(
     result.write(folder.result_file)
     track(accelerator, figures_of(result), console)
     worth_using = result.kept and verdict.kind != "worse"
-    predicts = bool({"weight", "text"} & set(head))
-    following = _next(settings, folder.path, predicts=predicts, kept=worth_using)
+    following = _next(settings, folder.path, predicts=predicts(head), kept=worth_using)
     return Run(
         folder.path, interrupted=False, steps=fitted.steps, status=status, result=result, next=following
     )

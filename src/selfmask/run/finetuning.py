@@ -14,12 +14,13 @@ from rich.console import Console
 
 from selfmask.errors import RunError, StoppedError
 from selfmask.features.rows import FULL_FINE_TUNING, NORMS_ALONE, Outcome
+from selfmask.maskfile.head import linear_layer
 from selfmask.masking import norm
 from selfmask.masking.norm_weights import norm_weights
 from selfmask.run.build import build_objective
 from selfmask.run.folder import RunFolder
 from selfmask.run.loop import fit
-from selfmask.run.measuring import linear, measure_plan
+from selfmask.run.measuring import measure_plan
 from selfmask.run.plan import Plan
 
 FINETUNE_RATE = 3e-4
@@ -74,7 +75,7 @@ def _trained(
         )  # fmt: skip
         if fitted.interrupted:
             raise StoppedError(f"{title} was stopped after step {fitted.steps}")
-        return [measure_plan(title, plan, head=linear(objective.head()))] if measurable else []
+        return [measure_plan(title, plan, head=linear_layer(objective.head()))] if measurable else []
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from selfmask.features.features import features
 from selfmask.features.measure import measure, measure_both
 from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, WHITENED, Outcome
 from selfmask.features.statistics import moved_statistics
+from selfmask.maskfile.head import linear_layer
 from selfmask.objectives.registry import objective_class
 from selfmask.run.best_views import CHOSEN, best_size
 from selfmask.run.checkpoint import damage_named, read_checkpoint, write_checkpoint
@@ -158,7 +159,7 @@ def held_out_logits(plan: Plan, head: dict[str, Tensor]) -> Tensor | None:
 
     None where there is no such head, or no image is held out.
     """
-    layer = linear(head)
+    layer = linear_layer(head)
     if plan.held_out is None or layer is None:
         return None
     x = features(
@@ -196,8 +197,3 @@ def _outcome(name: str, values: dict[str, Any]) -> Outcome:
 def _write_outcomes(folder: RunFolder, outcomes: Mapping[str, Outcome]) -> None:
     kept = read_checkpoint(folder.measured) if folder.measured.is_file() else {}
     write_checkpoint(folder.measured, kept | {name: vars(outcome) for name, outcome in outcomes.items()})
-
-
-def linear(head: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-    """A linear head's weight and bias as float32; None where the objective has no such head."""
-    return (head["weight"].float(), head["bias"].float()) if {"weight", "bias"} <= set(head) else None

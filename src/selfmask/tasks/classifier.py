@@ -10,13 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from selfmask.bank.prediction import has_head, names_of, probabilities
+from selfmask.bank.prediction import names_of, probabilities
 from selfmask.embeddings.embedder import Embedder
 from selfmask.errors import DataError, MaskFileError, SettingsError
 from selfmask.features.knn import knn_shares
 from selfmask.features.whitening import Whitening
 from selfmask.images.image_set import ImageSet
 from selfmask.images.opening import open_data
+from selfmask.maskfile.head import class_rows, predicts
 from selfmask.objectives.text import TextSettings, class_embeddings
 from selfmask.run.folder import RunFolder
 from selfmask.run.split import open_as_recorded
@@ -71,19 +72,19 @@ def classifier_of(
         if classes or data is not None:
             method = "text" if classes else "knn"
         else:
-            method = "head" if mask is not None and has_head(mask.head) else "knn"
+            method = "head" if mask is not None and predicts(mask.head) else "knn"
     if whiten is not None and method != "knn":
         raise SettingsError(f"--whiten and --no-whiten are for --method knn, not {method}: say --method knn")
     if method == "text":
         return _by_names(embedder, classes)
     if method == "knn":
         return _by_neighbours(embedder, network, data, k, whiten)
-    if mask is None or not has_head(mask.head):
+    rows = None if mask is None else class_rows(mask.head)
+    if mask is None or rows is None:
         raise SettingsError(
             f"{embedder.made_by} brings no head: leave --method out for k-NN against labelled images"
         )
-    outputs = len(mask.head["weight" if "weight" in mask.head else "text"])
-    names = names_of(mask.classes or (), outputs)
+    names = names_of(mask.classes or (), len(rows))
     return Classifier("head", names, 0, lambda x: probabilities(x, mask.head, mask.path.name))
 
 

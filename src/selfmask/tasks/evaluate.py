@@ -18,9 +18,9 @@ from selfmask.errors import DataError, SettingsError
 from selfmask.features.measure import measure, measure_both
 from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome, Rows, Verdict
 from selfmask.features.statistics import moved_statistics
+from selfmask.maskfile.head import linear_layer
 from selfmask.maskfile.mask import Mask
 from selfmask.run.folder import RunFolder
-from selfmask.run.measuring import linear
 from selfmask.run.process import use_threads
 from selfmask.run.split import RunImages, seen_in_training
 from selfmask.tasks.opening import check_own_size, check_size, open_images_of, open_mask
@@ -187,11 +187,11 @@ def _opened(settings: EvaluateSettings, mask: Mask) -> RunImages:
 
 def _head(mask: Mask, classes: tuple[str, ...]) -> tuple[Tensor, Tensor] | None:
     """The mask's own classifier, where it was learnt on these very classes."""
-    return linear(mask.head) if mask.classes == classes else None
+    return linear_layer(mask.head) if mask.classes == classes else None
 
 
 def _unmeasured(mask: Mask, classes: tuple[str, ...]) -> str | None:
-    if linear(mask.head) is None or mask.classes == classes:
+    if linear_layer(mask.head) is None or mask.classes == classes:
         return None
     own = f"tells {_some(mask.classes)} apart" if mask.classes else "names no classes"
     return f"the mask's own head is not measured: it {own}, the images are {_some(classes)}"

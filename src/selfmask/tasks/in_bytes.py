@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from selfmask._common.files import write_atomically
@@ -18,10 +17,9 @@ from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import at_most
 from selfmask.maskfile.budget import Fitted, Worn, in_bytes, writer
+from selfmask.maskfile.head import Head, logits, predicts
 from selfmask.maskfile.loading import parse_mask
 from selfmask.maskfile.mask import Mask
-from selfmask.maskfile.quantised import plain
-from selfmask.maskfile.saving import Head
 from selfmask.maskfile.trade import Learnt
 from selfmask.run.split import RunImages
 from selfmask.tasks.judge import Tested
@@ -124,8 +122,8 @@ def _worn(mask: Mask, backbone: Backbone, learnt: Learnt, batches: list[Tensor])
 
 def _right(mask: Mask, head: Head, backbone: Backbone, images: ImageSet, size: int) -> Tensor | None:
     """Which of the labelled images the head gets right, bool (N,); None where it is not for their classes."""
-    images, layer = images.labelled(), plain(head)
-    if len(images) == 0 or mask.classes != images.classes or not {"weight", "bias"} <= layer.keys():
+    images = images.labelled()
+    if len(images) == 0 or mask.classes != images.classes or not predicts(head):
         return None
-    x = features(backbone, images, size=size)
-    return F.linear(x, layer["weight"].float(), layer["bias"].float()).argmax(1) == images.labels
+    said = logits(features(backbone, images, size=size), head)
+    return None if said is None else said.argmax(1) == images.labels

@@ -1,0 +1,67 @@
+"""What the head of a mask file says of features: a linear layer, or CLIP's embeddings of class names.
+
+A mask set saves whatever head it is given; of these two kinds it is known what to do with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfmask.maskfile.quantised import Quantised, plain
+
+Head = Mapping[str, Tensor | Quantised]
+"""A head as a mask file stores it."""
+
+
+def cosine_logits(features: Tensor, embeddings: Tensor, scale: Tensor | float) -> Tensor:
+    """`scale` · cosine of features (B, width) with embeddings (C, width): (B, C), as CLIP's own logits."""
+    return scale * F.normalize(features, dim=-1) @ embeddings.T
+
+
+def class_rows(head: Head) -> Tensor | None:
+    """A row for each class, float (classes, width), as it is once read; None for a head of neither kind.
+
+    A linear head has "weight" and perhaps "bias" (classes,), one of texts "text" and "logit_scale", one number.
+    """
+    layer = plain(head)
+    if "text" in layer and "logit_scale" in layer:
+        return layer["text"] if layer["text"].ndim == 2 and layer["logit_scale"].numel() == 1 else None
+    rows, bias = layer.get("weight"), layer.get("bias")
+    if rows is None or rows.ndim != 2 or (bias is not None and bias.shape != rows.shape[:1]):
+        return None
+    return rows
+
+
+def predicts(head: Head) -> bool:
+    """Whether `head` is of one of the two kinds, so that it tells classes."""
+    return class_rows(head) is not None
+
+
+def linear_layer(head: Head) -> tuple[Tensor, Tensor] | None:
+    """Weight (classes, width) and bias (classes,) of a linear head, float32; None of another, or where either lacks."""
+    layer = plain(head)
+    if class_rows(head) is None or not {"weight", "bias"} <= layer.keys():
+        return None
+    return layer["weight"].float(), layer["bias"].float()
+
+
+def logits(x: Tensor, head: Head) -> Tensor | None:
+    """What `head` says of features `x` (N, width): (N, classes), in x's dtype; None where it is of neither kind.
+
+    None too where its rows have another width.
+
+    Example:
+        >>> logits(torch.ones(2, 3), {"weight": torch.ones(4, 3)}).shape
+        torch.Size([2, 4])
+    """
+    rows = class_rows(head)
+    if rows is None or x.ndim != 2 or rows.shape[1] != x.shape[1] or not len(rows):
+        return None
+    layer = plain(head)
+    if "logit_scale" in layer:
+        return cosine_logits(x, rows.to(x), float(layer["logit_scale"]))
+    bias = layer.get("bias")
+    return F.linear(x, rows.to(x), None if bias is None else bias.to(x))
