@@ -32,7 +32,7 @@ def main(
     photos: Path | None = None, *, out: Path = Path("no-labels"), backbone: str = "package:efficientnet_lite0",
     weights: Path | None = None, steps: int | None = None, size: int = 32, count: int = 1_000,
 ) -> dict[str, float]:  # fmt: skip
-    """Writes before.html and after.html into `out`."""
+    """Writes before.html and after.html into `out`; the shares mean something only of files named by their class."""
     images = f"flat:{photos or write_digits(out / 'images', count)}"
     run = selfmask.adapt(
         images, out / "run", backbone, weights=weights, steps=steps, size=size, mirror=photos is not None
@@ -46,7 +46,10 @@ def main(
             file, images, k=6, out=out / f"{name}.html", backbone=backbone, weights=weights
         )
         shares[name] = same_first_letter([(a.query, [hit.path for hit in a.found]) for a in found.answers])
-        print(f"{out / name}.html: {shares[name]:.1%} of the nearest images have the query's first letter")
+        right = (
+            f": {shares[name]:.1%} of the nearest images are of the query's class" if photos is None else ""
+        )
+        print(f"{out / name}.html{right}")
     return shares
 
 
