@@ -286,7 +286,7 @@ class MaskSet:
                     f"set_scores: the scores for {name} hold NaN, which is on neither side of a threshold"
                 )
         for name, t in self.masked.tensors.items():
-            t.scores.copy_(scores[name])
+            t.scores.copy_(scores[name].detach())
         self.rewrite()
 
     def rewrite(self) -> None:
@@ -343,7 +343,7 @@ class MaskSet:
             **metadata,
         }
         if most is not None:
-            stored = dict(head or {}) if head_dtype is None else stored_head(head or {}, head_dtype)
+            stored = stored_head(head, head_dtype)
             masks = {name: mask.cpu() for name, mask in self.masks().items()}
             content = self._within(most, images, Learnt(masks, norms, stored, told))
             write_atomically(Path(path), content)

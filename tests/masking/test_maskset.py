@@ -351,3 +351,33 @@ def test_a_score_at_the_threshold_is_off_and_counted_so() -> None:
 def test_a_pattern_is_of_the_whole_name() -> None:
     with pytest.raises(SelectionError, match=r"conv2\.weigh"):
         MaskSet(Small(), select=["conv2.weigh"])
+
+
+def test_scores_that_want_a_gradient_are_numbers_like_others() -> None:
+    masks = MaskSet(Small(), select=["conv2.weight"])
+    masks.set_scores({"conv2.weight": nn.Parameter(torch.randn(16, 8, 3, 3))})
+    train(masks, 2)
+    assert masks.scores["conv2.weight"].grad_fn is None
+
+
+def test_an_empty_parameter_is_trained_as_it_is() -> None:
+    model = Small()
+    model.register_parameter("nothing", nn.Parameter(torch.zeros(0)))
+    masks = MaskSet(model, select=["conv2.weight"], train="nothing")
+    optimizer = masks.optimizer(torch.optim.Adam, lr=0.1, trained={"lr": 0.1})
+    (model(torch.randn(2, 3, 6, 6)).sum() + model.get_parameter("nothing").sum()).backward()
+    optimizer.step()
+    assert masks.steps == 1
+
+
+@pytest.mark.parametrize("rate", [float("inf"), float("nan")])
+def test_a_rate_that_is_no_number_is_refused(rate: float) -> None:
+    with pytest.raises(SettingsError, match="lr is a finite rate"):
+        MaskSet(Small(), select=["conv2.weight"]).optimizer(torch.optim.Adam, lr=rate)
+
+
+def test_a_head_that_is_not_there_cannot_be_rounded(tmp_path: Path) -> None:
+    masks = MaskSet(Small(), select=["conv2.weight"])
+    for most in (None, "1M"):
+        with pytest.raises(SettingsError, match="there is no head to round"):
+            masks.save(tmp_path / "m", head_dtype="int8", max_bytes=most, images=[torch.randn(2, 3, 6, 6)])

@@ -210,6 +210,17 @@ def test_generic_leaves_what_is_fragile() -> None:
     assert list(chosen(nn.Sequential(nn.Linear(64, 32)), "generic")) == ["0.weight"]
 
 
+def test_what_only_sounds_like_a_known_network_is_none() -> None:
+    class ClippedReLU(nn.ReLU6):
+        pass
+
+    assert (
+        detect_family(nn.Sequential(nn.Conv2d(3, 8, 3), ClippedReLU(), nn.Flatten(), nn.Linear(8, 2)))
+        == "generic"
+    )
+    assert list(chosen(nn.Conv2d(16, 16, 3), "generic")) == ["weight"]  # the model is the layer
+
+
 def test_heads_are_never_masked() -> None:
     for model in (of_timm("regnety_002"), of_torchvision("mobilenet_v3_large"), of_torchvision("vit_b_16")):
         for name in chosen(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,6 +187,11 @@ def test_the_paper_preset_is_the_papers() -> None:
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"queue_from": 1.5}, "share of the run"),
         ({"count": (1, 0)}, "2 in all"),
+        ({"temperature": float("inf")}, "positive and finite"),
+        ({"head_rate": float("nan")}, "head_rate is finite"),
+        ({"large": 0}, "number of pixels"),
+        ({"least": 0.0}, "share of the area"),
+        ({"least": 0.5, "split": 0.2}, "at most split"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, object], words: str) -> None:
@@ -205,3 +211,31 @@ def test_nothing_is_kept_of_the_head_unless_asked() -> None:
     assert Swav(WIDTH, 64, 16, SMALL).head() == {}
     kept = Swav(WIDTH, 64, 16, replace(SMALL, keep=True)).head()
     assert kept["swav.prototypes.weight"].shape == (6, 5)
+
+
+def test_large_and_small_crops_of_one_size_are_told_apart() -> None:
+    objective = Swav(WIDTH, 1000, 32, batch=BATCH, short_side=200, multiple=32)  # a patch of 32 px
+    assert [view.size for view in objective.views] == [32] * 8
+    assert objective.large == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "large", "small"),
+    [
+        ({"least": 0.1}, (0.1, 1.0), None),
+        ({"least": 0.5, "count": (2, 3)}, (0.5, 1.0), (0.5, 0.5)),
+        ({"split": 0.2, "count": (2, 3)}, (0.2, 1.0), (0.2, 0.2)),
+        ({"split": 0.6, "least": 0.3, "count": (2, 3)}, (0.6, 1.0), (0.3, 0.6)),
+    ],
+)
+def test_shares_of_the_area_that_are_asked_for_are_taken(
+    changes: dict[str, Any], large: tuple[float, float], small: tuple[float, float] | None
+) -> None:
+    objective = Swav(WIDTH, 1000, 64, SwavSettings(**changes), batch=BATCH, short_side=32)
+    assert objective.views[0].scale == large
+    assert (objective.views[-1].scale if len(objective.views) > objective.large else None) == small
+
+
+def test_small_crops_are_not_left_out_without_a_word() -> None:
+    with pytest.raises(SettingsError, match=r"no small crops .* count=\(2, 6\)"):
+        Swav(WIDTH, 1000, 64, SwavSettings(small=32), batch=BATCH, short_side=32)

@@ -168,3 +168,17 @@ def test_sensitivity_leaves_the_network_as_it_was() -> None:
     assert not conv.weight.requires_grad
     assert all(part.training for part in network.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_sensitivities_of_half_precision_are_those_of_single() -> None:
+    """Squared in half precision, what is below 2⁻¹² would be nothing."""
+    torch.manual_seed(0)
+    layer = nn.Linear(32, 8).requires_grad_(False)
+    layer.weight.mul_(1e-3)
+    images = [torch.randn(4, 32) * 1e-2]
+    theta = {"weight": layer.weight.clone()}
+    wanted = sensitivity(layer, theta, images)["weight"]
+    half = nn.Linear(32, 8).half()
+    half.load_state_dict(layer.state_dict())
+    found = sensitivity(half, {"weight": theta["weight"].half()}, [images[0].half()])["weight"]
+    assert torch.allclose(found, wanted, rtol=0.02, atol=1e-8)

@@ -69,14 +69,7 @@ def save_mask(
         OSError: the disk is full or the folder cannot be written; a file that was there before is untouched.
     """
     _check(theta, masks)
-    trained, stored = dict(trained or {}), head or {}
-    if head_dtype is not None:
-        if not head:
-            raise SettingsError(
-                f"head_dtype={head_dtype!r}: there is no head to round; pass it as head=, apart from the network "
-                "(parameters that were trained inside it are stored exactly)"
-            )
-        stored = stored_head(head, head_dtype)
+    trained, stored = dict(trained or {}), stored_head(head, head_dtype)
     base = base_of(theta, rest or {}, trained, architecture)
     content = mask_bytes(
         base, masks, statistics or {}, trained, stored, metadata or {}, norms=norms or {}, packed=packed
@@ -168,8 +161,15 @@ def head_as(head: Mapping[str, Tensor], dtype: HeadDtype) -> dict[str, Tensor]:
     return {name: t.to(head[name].device) for name, t in plain(stored_head(head, dtype)).items()}
 
 
-def stored_head(head: Mapping[str, Tensor], dtype: HeadDtype) -> dict[str, Tensor | Quantised]:
-    """`head` as a file stores it in `dtype`. Raises as `head_as` does."""
+def stored_head(head: Mapping[str, Tensor] | None, dtype: HeadDtype | None) -> dict[str, Tensor | Quantised]:
+    """`head` as a file stores it in `dtype`; None: as it is. Raises as `head_as` does, and where there is none."""
+    if dtype is None:
+        return dict(head or {})
+    if not head:
+        raise SettingsError(
+            f"head_dtype={dtype!r}: there is no head to round; pass it as head=, apart from the network "
+            "(parameters that were trained inside it are stored exactly)"
+        )
     if dtype not in get_args(HeadDtype):
         raise SettingsError(f"the dtype of a head is one of {', '.join(get_args(HeadDtype))}, got {dtype!r}")
     if dtype in _STEP_BITS:

@@ -47,8 +47,8 @@ def sensitivity(
     the squared change of the features f to first order. No labels are needed.
 
     Args:
-        model: the adapted network (masks applied), images to features; its parameters keep their values, and their
-            gradients are cleared.
+        model: the adapted network (masks applied), images to features; its parameters and their gradients stay as
+            they are.
         theta: the base weights by parameter name.
         batches: normalised images, float32 (B, 3, H, W).
         seed: of the random signs.
@@ -72,7 +72,8 @@ def sensitivity(
                 for (name, total), gradient in zip(squares.items(), gradients, strict=True):
                     if gradient is None:
                         continue
-                    total += (gradient * theta[name].to(gradient)).square().float().cpu()
+                    change = gradient.float() * theta[name].to(gradient.device).float()
+                    total += change.square().cpu()
     finally:
         for p, old in zip(chosen, required, strict=True):
             p.requires_grad_(old)

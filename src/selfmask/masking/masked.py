@@ -26,7 +26,7 @@ class MaskedTensor:
     """One selected parameter: its weight w in the model, its base θ, its scores S, and how many bits are on.
 
     `on` (Σ M) and `factor` (1/α) describe the weight as it now stands in the model. On the CPU they are numbers;
-    on an accelerator 0-dim float64 tensors, so that a step never waits for the device.
+    on an accelerator 0-dim float64 tensors, so that they are never waited for.
     """
 
     def __init__(

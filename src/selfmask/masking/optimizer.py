@@ -8,6 +8,7 @@ its `state_dict` holds the scores, so a checkpoint of model and optimizer is com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from inspect import Parameter, signature
 from typing import Any, overload
@@ -47,6 +48,8 @@ class MaskOptimizer(torch.optim.Optimizer):
             raise SettingsError(
                 "optimizer: SGD on the scores needs lr=…; the paper's is 50 for ResNets, 10 for ViTs"
             )
+        if not math.isfinite(float(settings.get("lr", 0.0))):
+            raise SettingsError(f"optimizer: lr is a finite rate, got {settings['lr']}")
         closure = signature(cls.step).parameters.get("closure")
         if closure is not None and closure.default is Parameter.empty:
             raise SettingsError(
@@ -180,7 +183,7 @@ class MaskOptimizer(torch.optim.Optimizer):
             names.get(id(p), f"parameter {i} of group {k}"): (p, p.grad)
             for k, group in enumerate(self.param_groups[1:], start=1)
             for i, p in enumerate(group["params"])
-            if p.grad is not None
+            if p.grad is not None and p.grad.numel()
         }
 
     def _unsound(self, figures: dict[str, Tensor]) -> set[str]:

@@ -186,7 +186,9 @@ def _is_gate(name: str, owner: nn.Module) -> bool:
     parts = name.split(".")
     if not _GATES.isdisjoint(parts):
         return True
-    return isinstance(owner, _ConvNd) and parts[-2] in ("fc1", "fc2") and "mlp" not in parts
+    return (
+        isinstance(owner, _ConvNd) and len(parts) > 1 and parts[-2] in ("fc1", "fc2") and "mlp" not in parts
+    )
 
 
 def _is_head(name: str) -> bool:
@@ -205,7 +207,7 @@ def _family_of_class(kind: type[nn.Module]) -> str | None:
 
 # The first pattern that matches wins.
 _CLASS_NAMES = (
-    (r"^(Custom\w*)?CLIP|^Clip|^Siglip", "clip"),
+    (r"^(Custom\w*)?CLIP|^Clip(?!p)|^Siglip", "clip"),
     (r"^DinoVisionTransformer|^Dinov2", "dinov2"),
     (r"Swin", "swin"),
     (r"ConvNe[Xx]t", "convnext"),

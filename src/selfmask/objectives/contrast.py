@@ -10,6 +10,7 @@ network's features lie in few directions, and what tells them apart is in the ot
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -50,10 +51,10 @@ class ContrastSettings:
     """End a run that is not learning or has collapsed."""
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise SettingsError(f"temperature must be positive, got {self.temperature}")
-        if not self.pull >= 0:
-            raise SettingsError(f"pull is a weight, 0 or more, got {self.pull}")
+        if not 0 < self.temperature < math.inf:
+            raise SettingsError(f"temperature must be positive and finite, got {self.temperature}")
+        if not 0 <= self.pull < math.inf:
+            raise SettingsError(f"pull is a finite weight, 0 or more, got {self.pull}")
         if self.target_size is not None and self.target_size < 1:
             raise SettingsError(f"target_size is a number of pixels, got {self.target_size}")
         if not 0 < self.crop <= 1:

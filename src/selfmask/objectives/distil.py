@@ -147,11 +147,13 @@ def target_size_for(size: int, native: int, backbone: Backbone) -> Choice[int]:
             )
         wanted = Choice(2 * size, f"twice the views' {size} px, for a transformer")
     elif size >= native:
-        wanted = Choice(round(size * 1.25 / 32) * 32, f"a quarter above the views' {size} px")
+        wanted = Choice(round(size * 1.25 / 32) * 32, f"about a quarter above the views' {size} px")
     else:
         wanted = Choice(
             min(native, round(size * 2.5 / 32) * 32), f"above the views' {size} px, within {native}"
         )
+    if wanted.value <= size:
+        return Choice(size, "the views' size")
     if wanted.value == size or _takes(backbone, wanted.value):
         return wanted
     return Choice(size, f"the views' size: the network does not take {wanted.value} px")

@@ -6,6 +6,7 @@ probe is where such a head would end up on the untouched backbone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -29,7 +30,7 @@ class SupervisedSettings:
     label_smoothing: float = 0.0
     """Share of the target spread over all classes, in [0, 1)."""
     class_weights: Literal["balanced"] | None = None
-    """balanced: each class weighs 1 / its share of the labels, so that rare ones count as much as common ones."""
+    """balanced: an image weighs 1 / its class's share of the labels, so that rare ones count as much as common ones."""
     head_start: Literal["probe", "random"] = "probe"
     """Where the head starts: a logistic probe of the pretrained features, or at random (the paper's)."""
     head_rate: float | None = None
@@ -45,8 +46,8 @@ class SupervisedSettings:
             raise SettingsError(f"head_start is 'probe' or 'random', got {self.head_start!r}")
         if self.class_weights not in (None, "balanced"):
             raise SettingsError(f"class_weights is 'balanced' or None, got {self.class_weights!r}")
-        if self.head_rate is not None and self.head_rate < 0:
-            raise SettingsError(f"head_rate must not be negative, got {self.head_rate}")
+        if self.head_rate is not None and not 0 <= self.head_rate < math.inf:
+            raise SettingsError(f"head_rate is a finite rate, 0 or more, got {self.head_rate}")
         if self.crop is not None and not 0 < self.crop <= 1:
             raise SettingsError(f"crop is a share of the area in (0, 1], got {self.crop}")
 
@@ -106,7 +107,9 @@ class Supervised(Objective):
         _check_classes(images)
         x = features(backbone, images, size=self.views[0].size, what="for the head")
         if self.settings.class_weights == "balanced":
-            self.class_weights.copy_(labels.numel() / (classes * counts.clamp_min(1)))
+            # A class without images, of which nothing is to be learnt, weighs nothing.
+            shares = counts / labels.numel()
+            self.class_weights.copy_(torch.where(counts > 0, 1 / ((counts > 0).sum() * shares), 0.0))
         if self.settings.head_rate is None:
             # Cross-entropy's curvature in the head is at most |x|²/2 and momentum 0.9 multiplies a step by ten:
             # this rate is an eighth of where plain descent would begin to swing on the average image.
@@ -124,9 +127,12 @@ class Supervised(Objective):
         x = module(batch.views[0]).float()
         with torch.autocast(x.device.type, enabled=False):  # the losses stay float32
             logits = self.linear(x)
-        loss = F.cross_entropy(
-            logits, batch.labels, weight=self.class_weights, label_smoothing=self.settings.label_smoothing
+        # Each image by its class's weight, smoothed or not: torch's own weights would smooth towards rare classes. They
+        # are 1 in the mean over all images.
+        each = F.cross_entropy(
+            logits, batch.labels, reduction="none", label_smoothing=self.settings.label_smoothing
         )
+        loss = (self.class_weights[batch.labels] * each).mean()
         right = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
         return loss, {"accuracy": float(right)}
 

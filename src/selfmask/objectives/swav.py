@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfmask._common.clustering import kmeans, principal_axes
+from selfmask._common.units import counted
 from selfmask.backbones.backbone import Backbone
 from selfmask.errors import SettingsError
 from selfmask.features.features import features
@@ -81,11 +82,11 @@ class SwavSettings:
         if self.start == "kmeans" and self.projection == "mlp":
             raise SettingsError("start='kmeans' needs projection='linear' or 'none': an MLP has no main axes")
         for name in ("temperature", "epsilon"):
-            if not getattr(self, name) > 0:
-                raise SettingsError(f"{name} must be positive, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingsError(f"{name} must be positive and finite, got {getattr(self, name)}")
         for name in ("head_rate", "head_decay"):
-            if not getattr(self, name) >= 0:
-                raise SettingsError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingsError(f"{name} is finite and not negative, got {getattr(self, name)}")
         if self.iterations < 1:
             raise SettingsError(f"Sinkhorn needs at least 1 iteration, got {self.iterations}")
         if self.queue is not None and self.queue < 0:
@@ -96,6 +97,17 @@ class SwavSettings:
         if self.count is not None and (self.count[0] < 1 or self.count[1] < 0 or sum(self.count) < 2):
             raise SettingsError(
                 f"count is (large, small) crops: at least 1 large one and 2 in all, got {self.count}"
+            )
+        for name in ("large", "small"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise SettingsError(f"{name} is a number of pixels, got {getattr(self, name)}")
+        for name in ("split", "least"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) <= 1:
+                raise SettingsError(f"{name} is a share of the area in (0, 1], got {getattr(self, name)}")
+        if self.split is not None and self.least is not None and self.least > self.split:
+            raise SettingsError(
+                f"least, the smallest share of a small crop, is at most split, its largest: got {self.least} and "
+                f"{self.split}"
             )
 
 
@@ -141,10 +153,7 @@ class Swav(Objective):
         self.settings = s = SwavSettings() if settings is None else settings
         self.seed = seed
         self.lines: list[str] = []
-        self.views = self._crops(size, short_side or size, flips, multiple)
-        self.large = (
-            sum(view.size == self.views[0].size for view in self.views) if s.count is None else s.count[0]
-        )
+        self.views, self.large = self._crops(size, short_side or size, flips, multiple)
         wanted = prototypes_for(images)
         count = s.prototypes or wanted.value
         self.lines.append(f"prototypes: {count} ({'asked for' if s.prototypes else wanted.why})")
@@ -168,30 +177,49 @@ class Swav(Objective):
 
     @classmethod
     def make(cls, job: Job, settings: SwavSettings) -> Self:
-        return cls(
+        made = cls(
             job.backbone.width, len(job.images), job.size, settings, batch=job.batch, seed=job.seed,
             short_side=job.images.short_side(), flips=job.images.flips, multiple=job.backbone.multiple,
         )  # fmt: skip
+        prototypes = made.projector.prototypes.out_features
+        if settings.start == "kmeans" and prototypes > len(job.images):
+            raise SettingsError(
+                f"swav: {prototypes} prototypes cannot start from clusters of {counted(len(job.images), 'image')}: "
+                "take more images, or fewer prototypes (--swav.prototypes), or --swav.start random"
+            )
+        return made
 
     @classmethod
     def paper(cls, family: str) -> PaperConstants:
         return PaperConstants(settings=asdict(PAPER), sizes=("large", "small"))
 
-    def _crops(self, size: int, short_side: int, flips: bool, multiple: int) -> tuple[Augment, ...]:
+    def _crops(
+        self, size: int, short_side: int, flips: bool, multiple: int
+    ) -> tuple[tuple[Augment, ...], int]:
+        """The views, and how many of them are large."""
         s, fitted = self.settings, crops_for(self.settings.large or size, short_side, multiple)
         crops = fitted.value
         count = crops.count if s.count is None else s.count
         # Asked for where there would be none: in the paper's proportion.
         fitting = max(multiple, round(crops.large * 96 / 224 / multiple) * multiple) if count[1] else 0
         small = s.small or crops.small or fitting
-        split, least = (s.split or crops.split), (s.least or crops.least)
+        if s.small is not None and s.count is None and not count[1]:
+            raise SettingsError(
+                f"small={s.small}: there are no small crops ({fitted.why}); say how many of each, count=(2, 6)"
+            )
+        least = crops.least if s.least is None else s.least
+        split = crops.split if s.split is None else s.split
+        # What is asked for decides over what was fitted; without small crops least is that of the large ones.
+        if s.split is None and s.least is not None and (least > split or not count[1]):
+            split = least
         own = s.large is None and s.count is None and s.split is None and s.least is None and s.small is None
         self.lines.append(
             f"crops: {fitted.why if own else f'{count[0]} of {crops.large} px, {count[1]} of {small} px'}"
         )
-        return multi_crop(
+        views = multi_crop(
             crops.large, small or crops.large, count=count, split=split, least=min(least, split), flips=flips
         )
+        return views, count[0]
 
     def prepare(self, backbone: Backbone, images: ImageSet) -> list[str]:
         if self.settings.start == "kmeans":

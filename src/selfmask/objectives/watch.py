@@ -59,7 +59,8 @@ class RunWatch(nn.Module):
             raise RunError(
                 f"the features have collapsed at step {step}: every image gets the same one (spread "
                 f"{float(self.spread):.1e}). Start again with a smaller score rate (a quarter), or with frozen "
-                "batch norms"
+                "batch norms. Where your images are nearly alike, and the first steps said so too (spread in "
+                "log.jsonl), leave this check out: watch=False among the objective's settings (--contrast.no-watch)"
             )
         if step < self.patience * steps:
             return
