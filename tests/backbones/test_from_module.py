@@ -139,3 +139,13 @@ def test_a_network_that_draws_at_random_is_refused() -> None:
     torch.manual_seed(0)
     with pytest.raises(BackboneError, match="other features each time"):
         from_module(Noisy(), preprocessing=Preprocessing(size=8))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_of_another_precision_is_told_what_helps(dtype: torch.dtype) -> None:
+    with pytest.raises(
+        BackboneError, match=r"images come in float32: give the network so \(module\.float\(\)\)"
+    ):
+        from_module(
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()).to(dtype), preprocessing=Preprocessing(size=8)
+        )

@@ -92,6 +92,33 @@ def test_the_folder_s_recipe_is_taken(tmp_path: Path) -> None:
     assert (recipe.interpolation, recipe.crop) == ("bilinear", 0.8)
 
 
+@pytest.mark.parametrize("size", [40, {"height": 40, "width": 40}, {"shortest_edge": 40}])
+def test_the_crop_is_what_is_cut_of_what_was_resized(tmp_path: Path, size: object) -> None:
+    folder(tmp_path, "vit")
+    said = {"do_center_crop": True, "crop_size": 32, "size": size}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    recipe = build(f"hf:{tmp_path}").preprocessing
+    assert (recipe.size, recipe.crop) == (32, 0.8)
+
+
+def test_a_description_says_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask may be published; and what another would find under that name is for nobody but him to say."""
+    (tmp_path / "mine").mkdir()
+    folder(tmp_path / "mine", "vit")
+    described = build(f"hf:{tmp_path / 'mine'}").describe()
+    assert described["spec"] == "hf:./mine"
+    with pytest.raises(BackboneError, match="is a folder, and which folders are read"):
+        rebuild(described, download=True)
+    monkeypatch.chdir(tmp_path.parent)
+    assert build(f"hf:{tmp_path.name}/mine").describe()["spec"] == "hf:./mine"
+
+
+@pytest.mark.parametrize("name", ["foo bar", "a--b/c", "a/"])
+def test_what_is_no_name_of_a_repository_is_told(name: str) -> None:
+    with pytest.raises(BackboneError, match="no name of a repository, OWNER/NAME"):
+        build(f"hf:{name}")
+
+
 def test_a_recipe_without_a_step_leaves_it_out(tmp_path: Path) -> None:
     folder(tmp_path, "vit")
     said = {"do_normalize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_center_crop": False,

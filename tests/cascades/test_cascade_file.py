@@ -72,7 +72,8 @@ def test_any_masks_survive_as_members(
         for share in shares
     )
     gain = torch.randn(5, generator=generator)
-    base = Base.of({name: signature(t) for name, t in {**theta, "gain": gain}.items()})
+    tensors = {**theta, "gain": gain, "running_mean": torch.zeros(3)}
+    base = Base.of({name: signature(t) for name, t in tensors.items()})
     path = Path("cascade.safetensors")
     dispatcher = parse_mask(mask_bytes(base, first, {}, {}, {}, {}, packed=True), path)
     norms = {"gain": quantised(gain / 9, 8, "gain")}
@@ -87,6 +88,13 @@ def test_any_masks_survive_as_members(
     )
     with pytest.raises(MaskFileError, match="an expert's norm 'gain' is none of the base's"):
         unpack_member(content, path, elsewhere, first)
+    with pytest.raises(MaskFileError, match="an expert's statistic 'running_mean' is none of the base's"):
+        unpack_member(
+            pack_member(base, first, expert, {"running_mean": torch.ones(2)}, norms), path, dispatcher, first
+        )
+    wider = {name: torch.ones(2, *mask.shape, dtype=torch.bool) for name, mask in first.items()}
+    with pytest.raises(MaskFileError, match="has another shape"):
+        unpack_member(content, path, dispatcher, wider)
 
 
 def test_a_difference_is_stored_only_where_it_is_smaller() -> None:

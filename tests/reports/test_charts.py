@@ -41,6 +41,8 @@ def draw(shapes: dict[str, tuple[int, ...]], seed: int, density: float = 0.8) ->
 
 
 def charts(run) -> dict[str, Chart]:
+    learning = training_chart(Log.read(run.path / "log.jsonl"))
+    assert learning is not None
     resnets = [draw(RESNET, seed) for seed in range(4)]
     theta = {name: torch.randn(shape) for name, shape in RESNET.items()}
     alike = similarity(
@@ -55,7 +57,7 @@ def charts(run) -> dict[str, Chart]:
         magnitude_chart(magnitude_profile(resnets[0], theta)),
         filter_chart(filter_shares(draw(RESNET, 1, 0.05))),
         similarity_chart(alike),
-        training_chart(Log.read(run.path / "log.jsonl")),
+        learning,
         result_chart(run.rows),
         size_chart({"masks": 1000, "statistics": 0, "head": 300, "metadata": 200, "file": 1500}, 90_000),
         embedding_of(run.seen(), "pca"),
@@ -169,6 +171,7 @@ def test_golden_similarity_rows() -> None:
 
 def test_files_beside_a_figure_hold_its_numbers(tiny_run, tmp_path: Path) -> None:
     chart = training_chart(Log.read(tiny_run.path / "log.jsonl"))
+    assert chart is not None
     paths = chart.save(tmp_path / "figures")
     assert [path.name for path in paths] == ["training.png", "training.svg", "training.json", "training.csv"]
     with paths[3].open(encoding="utf-8", newline="") as file:
@@ -197,3 +200,9 @@ def test_fifty_masks_are_one_legible_matrix() -> None:
 def test_running_mean() -> None:
     assert smoothed([0.0, 3.0, 6.0, 3.0], 3) == [0.0, 3.0, 4.0, 3.0]
     assert smoothed([1.0, 2.0], 1) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("line", ['{"step": 0}', '{"step": 0, "loss": 1' + "0" * 400 + "}"])
+def test_a_log_without_a_known_figure_has_no_chart(tmp_path: Path, line: str) -> None:
+    (tmp_path / "log.jsonl").write_text(line + "\n")
+    assert training_chart(Log.read(tmp_path / "log.jsonl")) is None

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from selfmask.errors import SettingsError
+from selfmask.errors import BackboneError, SettingsError
 from selfmask.objectives.swav import PAPER
 from selfmask.run.build import build_objective
 from selfmask.run.plan import make_plan
@@ -204,3 +204,15 @@ def test_half_of_the_labels_are_enough_to_learn_by(tmp_path: Path) -> None:
     assert any("(8 of 17 images have labels, and it needs none" in line for line in plan.lines())
     (tmp_path / "8.png").unlink()
     assert make_plan(settings).objective == "supervised"
+
+
+def test_a_network_of_one_size_gets_its_views_there(tmp_path: Path) -> None:
+    """A mixer, say, whose layers belong to one size."""
+    weights = tmp_path / "mixer.safetensors"
+    save_file(timm.create_model("mixer_s32_224").state_dict(), weights)
+    settings = AdaptSettings(
+        "digits", backbone="timm:mixer_s32_224", weights=weights, objective="distil", steps=2
+    )
+    assert make_plan(settings).size == 224
+    with pytest.raises(BackboneError, match=r"does not take images of 64 × 64 pixels; .* say --size 224"):
+        make_plan(replace(settings, size=64))

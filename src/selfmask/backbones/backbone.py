@@ -77,10 +77,18 @@ class Backbone:
             return 16
         return max(first.kernel_size)
 
+    def takes(self, size: int) -> bool:
+        """Whether it runs on images of `size` × `size` pixels."""
+        try:
+            measured_width(self.module, size)
+        except BackboneError:
+            return False
+        return True
+
     def describe(self) -> dict[str, Any]:
         """As JSON, from which `rebuild` makes the same backbone; no path of this machine is in it."""
         return {
-            "spec": self.spec,
+            "spec": None if self.spec is None else _without_folders(self.spec),
             "weights": self.weights,
             "pretrained": self.pretrained,
             "image_size": self.image_size,
@@ -88,6 +96,15 @@ class Backbone:
             "width": self.width,
             "preprocessing": self.preprocessing.describe(),
         }
+
+
+def _without_folders(spec: str) -> str:
+    """`spec`, or where it names a folder here, that by its last part: a mask file may be published."""
+    kind, _, name = spec.partition(":")
+    folder, colon, entry = name.rpartition(":") if kind == "torchhub" else (name, "", "")
+    if kind not in ("hf", "torchhub") or not Path(folder).is_dir():
+        return spec
+    return f"{kind}:./{Path(folder).resolve().name}{colon}{entry}"
 
 
 def measured_width(module: nn.Module, size: int) -> int:
@@ -103,9 +120,15 @@ def measured_width(module: nn.Module, size: int) -> int:
         with torch.no_grad():
             features, again = (module(torch.zeros(1, 3, size, size, device=device)) for _ in range(2))
     except Exception as error:
+        other = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
         raise BackboneError(
             f"a trial run on one image of {size} × {size} pixels failed: {error}; "
-            "say the size that the network takes (image_size, or size in preprocessing)"
+            + (
+                "images come in float32: give the network so (module.float()), and train it in mixed precision if you "
+                "like (precision='bf16')"
+                if other
+                else "say the size that the network takes (image_size, or size in preprocessing)"
+            )
         ) from error
     finally:
         for part, mode in modes.items():

@@ -6,8 +6,10 @@ import math
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import timm
+import torch
 from timm.data.config import resolve_data_config
 from timm.layers.patch_embed import PatchEmbed
 from torch import nn
@@ -125,6 +127,9 @@ def _source(name: str) -> dict[str, Any]:
             return {"pretrained_cfg_overlay": {"file": str(cached)}}
         require_reachable(hub_endpoint(), what)
         return {}
+    fetched = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(str(config.url)).path).name
+    if fetched.is_file():
+        return {"pretrained_cfg_overlay": {"file": str(fetched)}}
     require_reachable(str(config.url), what)
     return {}
 

@@ -176,7 +176,8 @@ def _recipe(place: str, config: Any) -> Preprocessing:
         size = size.get("height") or size.get("shortest_edge") or own or 224
     size = size[0] if isinstance(size, list | tuple) else size
     resized = said.get("size")
-    short = resized.get("shortest_edge") if isinstance(resized, dict) else None
+    short = (resized.get("shortest_edge") or resized.get("height")) if isinstance(resized, dict) else resized
+    short = short if cut and isinstance(short, int) else None
     crop = said.get("crop_pct") or (size / short if short and short >= size else 1.0)
     mean, std = said.get("image_mean") or IMAGENET_MEAN, said.get("image_std") or IMAGENET_STD
     (r, g, b), (u, v, w) = (mean, std) if said.get("do_normalize") is not False else ((0, 0, 0), (1, 1, 1))

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from selfmask._common.escape import one_line
 from selfmask.errors import BackboneError
 
 ANSWER_SECONDS = 5.0
@@ -104,11 +105,8 @@ def hub_endpoint() -> str:
 
 def in_hub_cache(repository: str, *names: str) -> Path | None:
     """The first of the files `names` of a hub repository that was fetched before (`REPOSITORY@REVISION` too)."""
-    from huggingface_hub import try_to_load_from_cache
-
-    repository, _, revision = repository.partition("@")
     for name in names:
-        found = try_to_load_from_cache(repository, name, revision=revision or None)
+        found = _cached(repository, name)
         if isinstance(found, str):
             return Path(found)
     return None
@@ -116,10 +114,22 @@ def in_hub_cache(repository: str, *names: str) -> Path | None:
 
 def known_to_lack(repository: str, name: str) -> bool:
     """Whether the hub's cache knows that a repository has no file of this name."""
-    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+    from huggingface_hub import _CACHED_NO_EXIST
+
+    return _cached(repository, name) is _CACHED_NO_EXIST
+
+
+def _cached(repository: str, name: str) -> object:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     repository, _, revision = repository.partition("@")
-    return try_to_load_from_cache(repository, name, revision=revision or None) is _CACHED_NO_EXIST
+    try:
+        return try_to_load_from_cache(repository, name, revision=revision or None)
+    except HFValidationError as error:
+        raise BackboneError(
+            f"{one_line(repository)} is no name of a repository, OWNER/NAME: {error}"
+        ) from error
 
 
 def fetched(url: str, what: str) -> Path:

@@ -10,19 +10,20 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from selfmask.cascades.fusion import MODES, fit_fusion
+from selfmask.cascades.fusion import FUSION_IMAGES, MODES, fit_fusion
 from selfmask.cascades.network import DISPATCHER, Cascade
 from selfmask.errors import DataError
 from selfmask.features.measure import measure_features
 from selfmask.features.rows import Outcome, Rows
+from selfmask.images.splits import at_most
 from selfmask.run.measuring import measure_base
 from selfmask.run.plan import Plan
 from selfmask.run.result import Cluster
 
 SELF_MASKED = "self-masked"
 WHITENED = "self-masked, whitened"
-"""The dispatcher's features, centred and projected as the fused ones are: what remains of a cascade's gain beside
-this row is the experts', and not the equal variances'."""
+"""The dispatcher's features, centred and projected as the fused ones are, by the same images: what remains of a
+cascade's gain beside this row is the experts', and not the equal variances'."""
 
 
 def measure_cascade(
@@ -54,7 +55,12 @@ def measure_cascade(
         cascade.embeddings(part, plan.backbone, modes=(DISPATCHER, *MODES), channels_last=plan.channels_last)
         for part in (train, test)
     )
-    alone = fit_fusion(train_x[DISPATCHER], cascade.fusions["conditional"].width, "conditional")
+    fused, whole = at_most(plan.train, FUSION_IMAGES, plan.settings.seed), train_x[DISPATCHER]
+    if not len(train) == len(fused) == len(plan.train):  # else these are the very images
+        whole = cascade.embeddings(
+            fused, plan.backbone, modes=(DISPATCHER,), channels_last=plan.channels_last
+        )[DISPATCHER]
+    alone = fit_fusion(whole, cascade.fusions["conditional"].width, "conditional")
     embeddings = {
         WHITENED: (DISPATCHER, alone.apply(train_x[DISPATCHER]), alone.apply(test_x[DISPATCHER])),
         **{mode: (mode, train_x[mode], test_x[mode]) for mode in MODES},
@@ -65,7 +71,7 @@ def measure_cascade(
     for width in narrow:
         for name, (mode, of_train, of_test) in embeddings.items():
             add(f"{name}, {width} wide", mode, of_train[:, :width], of_test[:, :width])
-    return Rows.of(outcomes), passes
+    return Rows.of(outcomes, judged="conditional"), passes
 
 
 def storage(cascade: Cascade, separate: Sequence[Path]) -> dict[str, Any]:

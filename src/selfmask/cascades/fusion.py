@@ -15,6 +15,10 @@ from selfmask.errors import DataError, MaskFileError, SettingsError
 Mode = Literal["conditional", "unconditional"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
+# The axes are fitted on so many images at most: their Gram matrix is decomposed in float64, a minute's work at this
+# size, and the leading axes of thousands of images are those of all.
+FUSION_IMAGES = 4096
+
 # A component whose deviation is below a thousandth of the leading one's is dropped: bringing it to equal variance
 # would magnify the rounding of float32 features and weights by more than the embedding's own precision of 1e-4.
 _LEAST_VARIANCE = 1e-6

@@ -18,7 +18,7 @@ from selfmask._common.processes import by_the_first
 from selfmask.cascades.cascade_file import load_cascade, write_cascade
 from selfmask.cascades.evaluation import make_up, measure_cascade, storage
 from selfmask.cascades.experts import Start, train_expert
-from selfmask.cascades.fusion import MODES, Fusion, Mode, fit_fusion, joined
+from selfmask.cascades.fusion import FUSION_IMAGES, MODES, Fusion, Mode, fit_fusion, joined
 from selfmask.cascades.network import Cascade
 from selfmask.cascades.router import Router, check_support, fit_router
 from selfmask.cascades.settings import CascadeSettings
@@ -39,10 +39,6 @@ from selfmask.run.provenance import command_of, machine, versions
 from selfmask.run.result import CascadePart, Cluster, Result, Seconds
 from selfmask.run.settings import AdaptSettings
 from selfmask.run.split import Trained, put_on_record, rule_of
-
-# The fusion's axes are fitted on so many images at most: their Gram matrix is decomposed in float64, a minute's work
-# at this size, and the leading axes of thousands of images are those of all.
-FUSION_IMAGES = 4096
 
 
 @dataclass(frozen=True)

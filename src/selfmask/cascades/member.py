@@ -62,15 +62,19 @@ def unpack_member(content: bytes, path: Path, dispatcher: Mask, masks: Mapping[s
         raise MaskFileError(f"{path.name}: an expert does not say which of its masks are differences")
     if set(member.names) != set(masks):
         raise MaskFileError(f"{path.name}: an expert masks other tensors than the dispatcher")
-    differences = {everything[place] for place in relative}
-    restored: dict[str, Tensor] = {}
-    for name, stored in member.masks().items():
-        if stored.shape != masks[name].shape:
+    for name in member.names:
+        if member.shape(name) != masks[name].shape:  # before they are decoded, to as much as they say
             raise MaskFileError(f"{path.name}: an expert's mask of {name!r} has another shape")
-        restored[name] = stored == masks[name] if name in differences else stored
-    for name, change in member.norms.items():
-        if name not in base.tensors or base.tensors[name].shape != tuple(change.steps.shape):
-            raise MaskFileError(f"{path.name}: an expert's norm {name!r} is none of the base's")
+    steps = {name: change.steps for name, change in member.norms.items()}
+    for kind, members in (("norm", steps), ("statistic", member.statistics)):
+        for name, tensor in members.items():
+            if name not in base.tensors or base.tensors[name].shape != tuple(tensor.shape):
+                raise MaskFileError(f"{path.name}: an expert's {kind} {name!r} is none of the base's")
+    differences = {everything[place] for place in relative}
+    restored = {
+        name: stored == masks[name] if name in differences else stored
+        for name, stored in member.masks().items()
+    }
     metadata = dict(dispatcher.metadata)
     training = metadata.pop("training", None)
     if isinstance(training, Mapping):  # of an expert's own images the file says no more

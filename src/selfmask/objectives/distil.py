@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfmask.backbones.backbone import Backbone, measured_width
-from selfmask.errors import BackboneError, SettingsError
+from selfmask.backbones.backbone import Backbone
+from selfmask.errors import SettingsError
 from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
 from selfmask.images.views import Augment, light
@@ -124,7 +124,7 @@ def target_size(asked: int | None, size: int, native: int, backbone: Backbone) -
     """What was asked for, else `target_size_for`. Raises `SettingsError` where the network does not take it."""
     if asked is None:
         return target_size_for(size, native, backbone)
-    if not _takes(backbone, asked):
+    if not backbone.takes(asked):
         raise SettingsError(
             f"target_size {asked}: {backbone.spec or 'the network'} does not take images of {asked} × {asked} pixels; "
             f"leave it out, or give one that it takes ({size}, the views' size, is one)"
@@ -154,7 +154,7 @@ def target_size_for(size: int, native: int, backbone: Backbone) -> Choice[int]:
         )
     if wanted.value <= size:
         return Choice(size, "the views' size")
-    if wanted.value == size or _takes(backbone, wanted.value):
+    if wanted.value == size or backbone.takes(wanted.value):
         return wanted
     return Choice(size, f"the views' size: the network does not take {wanted.value} px")
 
@@ -180,14 +180,6 @@ def clean_features(backbone: Backbone, images: ImageSet, size: int, *, mirrored:
         backbone, images, size=size, batch_size=_BATCH, module=_Mirrored(module) if mirrored else module,
         channels_last=_is_channels_last(next(module.parameters())), what="targets",
     )  # fmt: skip
-
-
-def _takes(backbone: Backbone, size: int) -> bool:
-    try:
-        measured_width(backbone.module, size)
-    except BackboneError:
-        return False
-    return True
 
 
 def _is_channels_last(weight: Tensor) -> bool:

@@ -63,21 +63,23 @@ def headline(run: ReadRun) -> Headline:
     found = _main_measure(run.rows, objective)
     if found is not None and run.rows is not None:
         key, base, masked, gain = found
-        judged = Verdict.on(gain, "The mask", MEASURES[key])
+        subject = "The cascade" if run.is_cascade else "The mask"
+        judged = Verdict.on(gain, subject, MEASURES[key])
         verdict, tendency = judged.words, judged.kind if judged.kind in ("better", "worse") else ""
         outcome = (
             f". On {count(run.rows.images)} images of {data} that it was not trained on, the {MEASURES[key]} is right "
             f"for {accuracy(masked.value)}, against {accuracy(base.value)} for the pretrained network"
             + (" and a linear probe" if key == "head" else "")
             + f": {points(gain.value)} (95 % interval {signed(gain.low)} to {signed(gain.high)})."
-            + _beside(run.rows)
+            + _beside(run.rows, subject.lower())
         )
     tiles.append((percent(share), f"of the masked weights off ({count(off)} of {count(total)})"))
     stored, full = run.bytes()["file"], network_bytes(run)
     tiles.append(
         (size(stored), f"to store or send: {full / stored:,.0f} × less than the network’s {size(full)}")
     )
-    if run.result is not None:
+    # Of a cascade that was stopped or done again only the last stretch is known.
+    if run.result is not None and not (run.is_cascade and "--resume" in run.result.command):
         tiles.append((duration(run.result.seconds.training), _effort(run, run.result)))
     outcome += _checked(run.result)
     if agreement is not None:
@@ -85,7 +87,7 @@ def headline(run: ReadRun) -> Headline:
     return Headline(title, status, verdict, tendency, deed + outcome, tuple(tiles))
 
 
-def _beside(rows: Rows) -> str:
+def _beside(rows: Rows, subject: str) -> str:
     """What is left of the gain beside the best that could be had without a mask, where that is another row."""
     rival = rows.rival
     if rival is None or rival.row == rows.rows[0].name:
@@ -93,7 +95,7 @@ def _beside(rows: Rows) -> str:
     measure, gain = MEASURES[rival.measure], rival.gain
     sentence = (
         f" The pretrained network at its best ({rival.row}) reaches {accuracy(rival.accuracy.value)} by {measure}; "
-        f"from that the mask is {points(gain.value)} ({signed(gain.low)} to {signed(gain.high)})"
+        f"from that {subject} is {points(gain.value)} ({signed(gain.low)} to {signed(gain.high)})"
     )
     return sentence + ("." if gain.low > 0 else ": where that can be had, keep the pretrained network.")
 

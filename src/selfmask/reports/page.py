@@ -101,8 +101,8 @@ def build_report(run: ReadRun, material: Material) -> Report:
         shown.append(sections.of_results(run.rows))
     if material.seen is not None and len(material.seen.images) >= 5:
         add(embedding_of(material.seen, material.method), "before and after")
-    if run.log.steps:
-        add(training_chart(run.log), "training")
+    if (chart := training_chart(run.log)) is not None:
+        add(chart, "training")
     if run.result is not None and run.result.cascade is not None:
         add(clusters_chart(run.result.cascade.clusters), "experts")
     if material.members is not None:

@@ -42,9 +42,11 @@ _CURVES = (
 )
 
 
-def training_chart(log: Log, name: str = "training") -> Chart:
-    """One small panel for each figure that the log has: thin line as logged, thick line its running mean."""
+def training_chart(log: Log, name: str = "training") -> Chart | None:
+    """One small panel for each figure that the log has: thin line as logged, thick line its running mean; or None."""
     found = [(curve, key) for curve in _CURVES if (key := _first(curve, log)) is not None]
+    if not found:
+        return None
 
     def draw(figure: Figure) -> None:
         narrow = is_narrow(figure)

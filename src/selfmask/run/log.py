@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -83,9 +84,12 @@ class Log:
         values: list[float] = []
         for entry in self.steps:
             value = entry.get(key)
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                steps.append(entry["step"])
-                values.append(float(value))
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                continue
+            with suppress(OverflowError):  # of a number of hundreds of digits
+                if math.isfinite(value):
+                    values.append(float(value))
+                    steps.append(entry["step"])
         return steps, values
 
     def progress(self) -> Progress | None:

@@ -160,7 +160,6 @@ def fit(
             average(list(running_statistics(module).values()))
 
             last = step + 1 == settings.steps
-            stop = any_of(interruption.requested, device)
             if last or step % settings.log_every == 0:
                 entry = {"loss": float(loss.detach()), **figures, "rate": rate_at(step, settings)}
                 if masks is not None and flips is not None:
@@ -174,11 +173,12 @@ def fit(
                 track(accelerator, entry, console, step)
             else:
                 log.advance(step)
+            stop = any_of(interruption.requested, device)
             if last or stop or (
                 settings.checkpoint_every and (step + 1) % settings.checkpoint_every == 0
             ):  # fmt: skip
                 save(step + 1)
-            if stop and not last:
+            if stop:  # after the last step too: there may be other trainings to come, and hours of measuring
                 return Fitted(step + 1, True, spent + time.perf_counter() - began)
     module.eval()
     return Fitted(settings.steps, False, spent + time.perf_counter() - began)

@@ -12,7 +12,7 @@ from torch import Tensor
 from selfmask._common.units import byte_count
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import build
-from selfmask.errors import SettingsError
+from selfmask.errors import BackboneError, SettingsError
 from selfmask.images.image_set import UNLABELLED, ImageSet
 from selfmask.images.splits import Splits
 from selfmask.maskfile.loading import load
@@ -158,6 +158,13 @@ def make_plan(settings: AdaptSettings) -> Plan:
     )
     if size != native and backbone.is_transformer:
         backbone = build(settings.backbone, weights=settings.weights, image_size=size)
+    if not backbone.takes(size):
+        if settings.size is not None or size == native:
+            raise BackboneError(
+                f"{settings.backbone} does not take images of {size} × {size} pixels; it was trained at {native}: "
+                f"leave --size out, or say --size {native}"
+            )
+        size = native  # a mixer, say, whose layers belong to one size
     # Tiny images have no border to spare: the evaluation view then shows all of them.
     own = backbone.preprocessing.crop
     crops = (own, 1.0) if size > 160 else (1.0, own)

@@ -118,7 +118,9 @@ def left_in_words(record: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Seconds:
-    """training: of all stretches of a run that was stopped and resumed. total: of the last one, all included."""
+    """training: of all stretches of a run that was stopped and resumed (of a cascade: of the last call). total: of the
+    last stretch, all included.
+    """
 
     training: float
     total: float

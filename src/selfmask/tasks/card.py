@@ -127,7 +127,7 @@ def base_repository(mask: Mask) -> str | None:
         return None
     if kind == "timm" and re.fullmatch(r"[A-Za-z0-9_]+\.[A-Za-z0-9_]+", name):
         return f"timm/{name}"
-    if kind == "hf" and re.fullmatch(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", name):
+    if kind == "hf" and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+", name):
         return name
     return None
 
