@@ -78,6 +78,26 @@ def test_another_split_of_the_same_images_is_seen_through(run: RunFolder, photos
     assert seen_in_training(run, other) == len(mine & set(other.names)) > 0
 
 
+@pytest.mark.parametrize("spelling", ["{}/", "{}/cat/..", "imagefolder:{}/"])
+def test_the_run_s_own_folder_is_known_however_it_is_written(
+    photos: Path, weights: Path, tmp_path: Path, spelling: str
+) -> None:
+    (tmp_path / "photos").symlink_to(photos)
+    listed = tmp_path / "split.csv"
+    names = [str(path.relative_to(photos)) for path in sorted(photos.rglob("*.png"))]
+    rows = [(name, "test" if k % 2 else "train") for k, name in enumerate(names)]
+    with listed.open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "split"), *rows])
+    data = str(tmp_path / "photos")
+    data = f"imagefolder:{data}" if spelling.startswith("imagefolder") else data
+    learn_mask(short(weights, tmp_path / "run", data, split_file=listed), console=QUIET)
+    run = RunFolder(tmp_path / "run")
+    opened = open_as_recorded(run, spelling.format(photos))
+    assert opened.splits.test is not None
+    assert opened.splits.test.names == tuple(names[1::2])
+    assert seen_in_training(run, opened.splits.test) == 0
+
+
 def test_pixels_count_and_not_names(run: RunFolder, photos: Path, tmp_path: Path) -> None:
     name = open_as_recorded(run).train.names[0]
     (tmp_path / "x").mkdir()

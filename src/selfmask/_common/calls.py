@@ -21,8 +21,8 @@ def call(settings: Callable[P, S], task: Callable[[S], R]) -> Callable[P, R]:
     """A function that makes the dataclass `settings` of its arguments and gives it to `task`.
 
     So a call from Python has the defaults, the checks and the result of the command, by construction. A string is taken
-    where a path is meant, a path where a string is, and one path or number where several are. Its docstring is that of
-    `settings` and then that of `task`, which has the example.
+    where a path is meant, a path where a string is, and one path, word or number where several are. Its docstring is
+    that of `settings` and then that of `task`, which has the example.
 
     >>> evaluate = call(EvaluateSettings, run)  # doctest: +SKIP
     >>> evaluate("runs/photos", size=(64, 128))  # doctest: +SKIP
@@ -39,7 +39,7 @@ def call(settings: Callable[P, S], task: Callable[[S], R]) -> Callable[P, R]:
             else value
             for name, value in bound.arguments.items()
         }
-        given |= {name: (given[name],) for name in several if isinstance(given.get(name), Path | int)}
+        given |= {name: (given[name],) for name in several if isinstance(given.get(name), Path | int | str)}
         return task(settings(**given))  # pyright: ignore[reportCallIssue]
 
     function.__name__ = function.__qualname__ = task.__name__
@@ -51,7 +51,7 @@ def call(settings: Callable[P, S], task: Callable[[S], R]) -> Callable[P, R]:
 
 @cache
 def _paths(settings: Any) -> tuple[frozenset[str], frozenset[str]]:
-    """The fields that are paths, and those that are several paths or numbers."""
+    """The fields that are paths, and those that are several."""
     hints = {name: repr(hint) for name, hint in get_type_hints(settings).items()}
     names = [f.name for f in fields(settings)]
     paths = (name for name in names if "Path" in hints[name])

@@ -52,7 +52,11 @@ def show_inspection(inspection: Inspection, console: Console | None = None) -> N
             note = f" ({', '.join(sorted(set(found['head_dtype'].values())))})"
         row(f"  {part}", f"{sizes[part]:,} bytes{note}")
     if found["weights"] and sizes["file"]:
-        row("  of fp32", f"1/{4 * found['weights'] / sizes['file']:.0f} of the masked weights as fp32")
+        times = 4 * found["weights"] / sizes["file"]
+        said = (
+            f"1/{times:.0f}" if times >= 10 else f"1/{times:.1f}" if times >= 1 else f"{1 / times:.1f} times"
+        )
+        row("  of fp32", f"{said} of the masked weights as fp32")
     if found["budget"]:
         row("budget", budget_in_words(found["budget"]))
     if made := made_by(mask.metadata):
@@ -151,8 +155,7 @@ def _show_in_bytes(found: InBytes) -> None:
         say("the whole file fits: nothing was given up")
     else:
         say(f"what is left, in {budget_in_words(found.record)}")
-        seen = "" if found.unseen else ", which the mask was learnt on"
-        for what, cost in ((f"held out{seen}", found.held_out), ("test", found.tested)):
+        for what, cost in (("held out", found.held_out), ("test", found.tested)):
             if cost is not None:
                 say(f"{what}: {cost}, by the mask’s own head on {cost.images} images")
         if found.held_out is None:
@@ -162,6 +165,8 @@ def _show_in_bytes(found: InBytes) -> None:
                 else f"the outputs moved by {found.moved:.2g} of their mean square; there is no head to measure by"
             )
     parts = ", ".join(f"{part} {found.after[part]:,}" for part in ("masks", "norms", "head", "metadata"))
+    for note in found.notes:
+        say(f"note: {note}")
     say(
         f"{found.out}: {found.after['file']:,} bytes of {found.max_bytes:,} ({parts}); before {found.before['file']:,}"
     )

@@ -158,6 +158,11 @@ def _adapt(
         for line in objective.prepare(plan.backbone, plan.train):
             tell(console, line)
 
+    most = None if settings.max_bytes is None else byte_count(settings.max_bytes, "--max-bytes")
+    if most is not None and not resume:
+        # Before anything is trained; by each process, since one that ended alone would leave the others waiting.
+        place = folder.path / f".room-{accelerator.process_index}.safetensors"
+        check_room(plan, place, most, objective.head(), **_told(plan, folder, first=first))
     tried: tuple[RateTried, ...] = ()
     if settings.search_lr:
         search = search_rate(plan, objective, folder, accelerator.device, console)
@@ -166,12 +171,6 @@ def _adapt(
         tell(console, str(search))
         # The best training is there, finished: what follows resumes it at its end.
         plan, tried, resume = plan.at_rate(search.best.rate), search.tried, True
-    training = plan.record()
-    if first:
-        training["split"] = rule_of(
-            settings, Trained.read(folder.split_file), held_out=plan.held_out is not None
-        )
-
     masks = build_masks(plan)
     tell(
         console,
@@ -181,17 +180,6 @@ def _adapt(
     )
     if not resume and (short := _too_short(plan)) is not None:
         tell(console, f"warning: {short}")
-    most = None if settings.max_bytes is None else byte_count(settings.max_bytes, "--max-bytes")
-    told: dict[str, Any] = {
-        "backbone": plan.backbone.describe(),
-        "preprocessing": plan.backbone.preprocessing.describe(),
-        "training": training,
-    }
-    if (
-        most is not None and not resume
-    ):  # by each process: one that ended alone would leave the others waiting
-        place = folder.path / f".room-{accelerator.process_index}.safetensors"
-        check_room(masks, plan, place, most, objective.head(), **told)
     fitted = fit(
         plan.backbone, masks, objective, plan.train, plan.fit, folder,
         resume=resume, accelerator=accelerator, console=console, channels_last=plan.channels_last,
@@ -204,6 +192,7 @@ def _adapt(
     exact = objective.head()
     rounded = settings.head_dtype != "float32" and bool(exact)
     head = head_as(exact, settings.head_dtype) if rounded else exact
+    told = _told(plan, folder, first=first)
     kept: dict[str, Any] = {"head_dtype": settings.head_dtype if rounded else None, **told}
     spent: Spent | None = None
     if first and most is not None:
@@ -236,7 +225,7 @@ def _adapt(
             objective=plan.objective,
             seed=settings.seed,
             size=plan.size,
-            training=training,
+            training=told["training"],
             rows=None,
             bytes=load(path).bytes(),
             seconds=Seconds(round(fitted.seconds, 1), round(time.perf_counter() - started, 1)),
@@ -297,11 +286,21 @@ def _adapt(
     )
     result.write(folder.result_file)
     track(accelerator, figures_of(result), console)
-    worth_using = result.kept and verdict.kind != "worse"
+    worth_using = result.kept and result.verdict.kind != "worse"
     following = _next(settings, folder.path, predicts=predicts(head), kept=worth_using)
     return Run(
         folder.path, interrupted=False, steps=fitted.steps, status=status, result=result, next=following
     )
+
+
+def _told(plan: Plan, folder: RunFolder, *, first: bool) -> dict[str, Any]:
+    """What the mask file is told of the run."""
+    training = plan.record()
+    if first:  # who wrote down which images are trained on
+        trained = Trained.read(folder.split_file)
+        training["split"] = rule_of(plan.settings, trained, held_out=plan.held_out is not None)
+    recipe = plan.backbone.preprocessing.describe()
+    return {"backbone": plan.backbone.describe(), "preprocessing": recipe, "training": training}
 
 
 def _next(settings: AdaptSettings, folder: Path, *, predicts: bool, kept: bool) -> tuple[str, ...]:

@@ -314,6 +314,6 @@ def _not_finite(step: int, settings: FitSettings, rival: str | None, kept: bool)
     return (
         f"the loss is not a finite number at step {step}: the {'weights' if rival else 'scores'} moved too fast. "
         f"Start again with a smaller learning rate than {settings.rate:g}"
-        + (f", {flag} {settings.rate / 4:.2g} say" if flag else "")
+        + (f", {flag} {settings.rate / 4:.2g} say, into a new --out" if flag else "")
         + ("; the last checkpoint is kept" if kept else "")
     )

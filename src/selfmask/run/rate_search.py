@@ -7,6 +7,7 @@ that it does not, a quarter of the best leaves it as it was (docs/defaults.md).
 from __future__ import annotations
 
 import copy
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -94,7 +95,8 @@ def search_rate(
         by_the_first(device, partial(_keep_best, folder, tried))
     searched = Searched(tried)
     if searched.best.loss is None:
-        raise DivergedError(f"every rate tried diverged; start again with --lr {searched.best.rate / 8:.2g}")
+        rate = searched.best.rate / 8
+        raise DivergedError(f"every rate tried diverged; start again with --lr {rate:.2g}, into a new --out")
     by_the_first(device, partial(_move_in, folder, searched.best.rate))
     return searched
 
@@ -142,7 +144,10 @@ def _try(
         figures = torch.stack([right, F.cross_entropy(logits.double(), labels)])
         figures = figures.to(device, torch.float32)
         same_on_all([figures])
-        return RateTried(rate, float(figures[0]), float(figures[1]))
+        found = float(figures[1])
+        return (
+            RateTried(rate, float(figures[0]), found) if math.isfinite(found) else RateTried(rate, 0.0, None)
+        )
     except DivergedError:
         return RateTried(rate, 0.0, None)
     finally:

@@ -17,6 +17,7 @@ from selfmask.images.image_set import ImageSet
 from selfmask.images.splits import at_most
 from selfmask.maskfile.loading import load
 from selfmask.maskset import MaskSet
+from selfmask.run.build import build_masks
 from selfmask.run.measuring import held_out_right
 from selfmask.run.plan import Plan
 from selfmask.run.result import Spent
@@ -52,17 +53,19 @@ def save_within(
     return spent, mask.head
 
 
-def check_room(
-    masks: MaskSet, plan: Plan, place: Path, max_bytes: int, head: dict[str, Tensor], **more: Any
-) -> None:
+def check_room(plan: Plan, place: Path, max_bytes: int, head: dict[str, Tensor], **more: Any) -> None:
     """Raises `SettingsError` where even what is there before the training does not fit into `max_bytes`.
 
     Nothing stays at `place`, to which it is written for that; `more`: as for `MaskSet.save`.
     """
     some = at_most(plan.train, plan.fit.batch, plan.settings.seed)
+    masks = build_masks(plan)
     try:
         masks.save(place, head=head, max_bytes=max_bytes, images=_batches(plan, some), **more)
+    except SettingsError as error:
+        raise SettingsError(f"{error}. Nothing was trained yet: start again into a new --out") from error
     finally:
+        masks.remove()
         place.unlink(missing_ok=True)
 
 

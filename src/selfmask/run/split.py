@@ -96,7 +96,7 @@ def open_as_recorded(source: RunFolder | Mask, data: str | None = None, **given:
     if isinstance(source, RunFolder):
         recorded = {"held_out": 0.0, **source.recorded()}
         replaced = {other for name in given for other in _INSTEAD.get(name, ())}
-        elsewhere = data is not None and data != recorded.get("data")
+        elsewhere = data is not None and _means(data) != _means(str(recorded.get("data")))
         if elsewhere:  # files and budgets are of the images that they name
             replaced |= {"split_file", "labels", "budget", "images"}
         kept = {name: value for name, value in recorded.items() if name not in replaced}
@@ -119,6 +119,12 @@ def open_as_recorded(source: RunFolder | Mask, data: str | None = None, **given:
             f"the run split its images by a file, {rule['split_file']}: give it as the split file"
         )
     return open_images(AdaptSettings.read({"held_out": 0.0, **own, "data": data}, **given))
+
+
+def _means(data: str) -> str:
+    """`data` so that the spellings of one folder are equal: with a slash behind it, relative, or by a link."""
+    kind, colon, place = data.rpartition(":")
+    return f"{kind}{colon}{Path(place).resolve()}" if Path(place).exists() else data
 
 
 @dataclass(frozen=True)

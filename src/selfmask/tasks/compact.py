@@ -25,10 +25,20 @@ from selfmask.maskfile.saving import stored_head
 from selfmask.masking.importance import by_magnitude, sensitivity
 from selfmask.run.folder import RunFolder
 from selfmask.run.spending import MOST
+from selfmask.run.split import seen_in_training
 from selfmask.tasks.compaction import Compaction, smallest, to_bits
 from selfmask.tasks.in_bytes import InBytes, hold
 from selfmask.tasks.judge import Judge, Tested, judge
-from selfmask.tasks.opening import check_out, check_size, file_of, learnt_at, open_images_of, open_mask
+from selfmask.tasks.opening import (
+    check_out,
+    check_own_size,
+    check_size,
+    file_of,
+    learnt_at,
+    open_images_of,
+    open_mask,
+    seen_note,
+)
 
 
 @dataclass(frozen=True)
@@ -155,11 +165,21 @@ def run(settings: CompactSettings, console: Console | None = None) -> Compacted 
     opened = open_images_of(settings.mask, mask, settings.data)
     splits = opened.splits
     size = settings.size or learnt_at(mask) or backbone.preprocessing.size
+    check_own_size(backbone, size)
+    source = RunFolder(settings.mask) if settings.mask.is_dir() else mask
     if settings.max_bytes is not None:
         most = byte_count(settings.max_bytes, "--max-bytes")
         with console.status("weighing what to give up"):
             return hold(
-                mask, stored, backbone, opened, most, settings.written, size, min(settings.images, MOST)
+                source,
+                mask,
+                stored,
+                backbone,
+                opened,
+                most,
+                settings.written,
+                size,
+                min(settings.images, MOST),
             )
     masks = mask.masks()
     with judge(mask, backbone, splits.train, size, settings.images, settings.seed) as judged:
@@ -170,6 +190,9 @@ def run(settings: CompactSettings, console: Console | None = None) -> Compacted 
         with console.status("testing"):
             tested = _tested(judged, masks, found, splits.test)
             doubts = _doubts(settings, judged, tested)
+            if tested is not None and splits.test is not None:
+                seen = seen_note(seen_in_training(source, splits.test, opened), tested.images)
+                doubts += [] if seen is None else [seen]
             cost = _head_cost(settings, judged, mask, found.masks, plain(stored), splits.test)
     record: dict[str, Any] = {
         "by": settings.by,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from selfmask._common.console import SafeConsole
 from selfmask.run.adapt import Run, learn_mask
+from selfmask.run.provenance import command_of
 from selfmask.run.settings import AdaptSettings
 
 
@@ -29,11 +31,9 @@ def run(settings: DemoSettings, console: Console | None = None) -> Run:
     console = console or SafeConsole(stderr=True)
     name = Path(settings.data).name or "data"
     folder = settings.out or _free(Path("runs") / f"demo-{name}")
-    said = f"selfmask adapt {settings.data} --out {folder} --finetune"
-    console.print(said, style="bold", highlight=False, markup=False)
-    return learn_mask(
-        AdaptSettings(settings.data, out=folder, seed=settings.seed, finetune=True), console=console
-    )
+    own = AdaptSettings(settings.data, out=folder, seed=settings.seed, finetune=True)
+    console.print(shlex.join(command_of(own)), style="bold", highlight=False, markup=False, soft_wrap=True)
+    return learn_mask(own, console=console)
 
 
 def _free(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from selfmask.maskfile.mask import Mask
 from selfmask.run.folder import RunFolder
 from selfmask.run.process import use_threads
 from selfmask.run.split import RunImages, seen_in_training
-from selfmask.tasks.opening import check_own_size, check_size, open_images_of, open_mask
+from selfmask.tasks.opening import check_own_size, check_size, open_images_of, open_mask, seen_note
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,10 @@ class Evaluation:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know before believing the rows."""
-        seen = (
-            f"the mask was learnt on {self.seen} of these {self.rows.images} test images, so it looks better here than "
-            "on new ones: leave --data and --seed out to measure on the run's own test images"
-        )
-        return tuple(note for note in (seen if self.seen else None, self.unmeasured) if note is not None)
+        seen = seen_note(self.seen, self.rows.images)
+        if seen is not None and self.seen:
+            seen += ": leave --data and --seed out to measure on the run's own test images"
+        return tuple(note for note in (seen, self.unmeasured) if note is not None)
 
     def document(self) -> dict[str, Any]:
         """What --json prints."""

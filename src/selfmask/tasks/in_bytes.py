@@ -21,8 +21,10 @@ from selfmask.maskfile.head import Head, logits, predicts
 from selfmask.maskfile.loading import parse_mask
 from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.trade import Learnt
-from selfmask.run.split import RunImages
+from selfmask.run.folder import RunFolder
+from selfmask.run.split import RunImages, seen_in_training
 from selfmask.tasks.judge import Tested
+from selfmask.tasks.opening import seen_note
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class InBytes:
     moved: how far the outputs moved on the images that were judged by (`maskfile.budget.Worn.rounded`): in nats where
     `said`, what a head says, else their mean square.
     held_out, tested: the top-1 of the mask's own linear head, where it has one for the classes of the images.
-    unseen: whether the mask was not learnt on the images that were judged by.
+    seen: how many of the images that were judged by, and of the test images, the mask was learnt on; None: not known.
+    judged: how many were judged by.
     """
 
     out: Path
@@ -45,7 +48,16 @@ class InBytes:
     said: bool
     held_out: Tested | None
     tested: Tested | None
-    unseen: bool
+    seen: tuple[int | None, int | None]
+    judged: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know before believing the figures."""
+        known = [seen_note(self.seen[0], self.judged, "images that were judged by")]
+        if self.tested is not None:
+            known.append(seen_note(self.seen[1], self.tested.images))
+        return tuple(note for note in known if note is not None)
 
     def document(self) -> dict[str, Any]:
         """What --json prints."""
@@ -58,11 +70,13 @@ class InBytes:
             "said": self.said,
             "held_out": None if self.held_out is None else self.held_out.document(),
             "test": None if self.tested is None else self.tested.document(),
-            "unseen": self.unseen,
+            "seen_in_training": {"judged": self.seen[0], "test": self.seen[1]},
+            "notes": list(self.notes),
         }
 
 
 def hold(
+    source: RunFolder | Mask,
     mask: Mask,
     head: Head,
     backbone: Backbone,
@@ -74,10 +88,10 @@ def hold(
 ) -> InBytes:
     """Write the file of at most `max_bytes` whose outputs on images held out are nearest to those of `mask`.
 
-    `head` is the mask's, as it is to be stored at most; at most `most` images of `size` pixels are judged by. Raises as
-    `maskfile.budget.in_bytes` does; nothing is written then. The backbone is the base again afterwards.
+    `source` says what the mask was learnt on (`run.split.seen_in_training`). `head` is the mask's, as it is to be
+    stored at most; at most `most` images of `size` pixels are judged by. Raises as `maskfile.budget.in_bytes` does;
+    nothing is written then. The backbone is the base again afterwards.
     """
-    unseen = opened.held_out is not None
     images = opened.held_out or opened.splits.train
     if len(images) == 0:
         raise DataError(f"{images.name} has no images to judge by")
@@ -104,7 +118,9 @@ def hold(
     return InBytes(
         out, max_bytes, found.record, mask.bytes(), parse_mask(found.content, out).bytes(), found.moved,
         worn.speaks,
-        costs[0], costs[1] if test is not None else None, unseen,
+        costs[0], costs[1] if test is not None else None,
+        (seen_in_training(source, images, opened), None if test is None else seen_in_training(source, test, opened)),
+        len(images),
     )  # fmt: skip
 
 

@@ -45,6 +45,21 @@ def open_images_of(path: Path, mask: Mask, data: str | None, **given: Any) -> Ru
     return open_images(AdaptSettings(data, held_out=0.0, **given))
 
 
+def seen_note(seen: int | None, images: int, what: str = "test images") -> str | None:
+    """What a reader of figures on so many images must know where the mask was learnt on `seen` of them; None: nothing.
+
+    seen: as `run.split.seen_in_training` has it; None: it is not known.
+    """
+    if seen is None:
+        return (
+            f"it is not known which of these {images} {what} the mask was learnt on, and on such it looks better than "
+            "on new ones: name the folder of its run, which knows"
+        )
+    if seen == 0:
+        return None
+    return f"the mask was learnt on {seen} of these {images} {what}, so it looks better here than on new ones"
+
+
 def check_own_size(backbone: Backbone, *asked: int, what: str = "mask") -> None:
     """Raise `SettingsError` where views of another size than its own are asked of a transformer that wears a mask."""
     own = backbone.preprocessing.size
