@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 import tarfile
@@ -324,8 +325,9 @@ def test_files_that_were_tampered_with(used, tmp_path: Path) -> None:
     refused("not a Parquet file")
 
 
+@pytest.mark.parametrize("where", [(np.lib.format, "write_array_header_1_0"), (os, "fsync")])
 def test_an_older_npy_stays_whole_where_the_new_one_does_not_come_to_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = Parts(tmp_path / "e.npy", "d", 3, "float32", False)
     path = parts.path(0, [Entry("0", Path("x"))])
@@ -337,7 +339,7 @@ def test_an_older_npy_stays_whole_where_the_new_one_does_not_come_to_its_end(
     def full(*_: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
+    monkeypatch.setattr(*where, full)
     with pytest.raises(OSError, match="No space"):
         parts.assemble([path], Record(MADE, "/x", 0, 3, "float32"))
     assert torch.equal(torch.cat(list(open_embeddings(parts.out).blocks())), torch.ones(1, 3))

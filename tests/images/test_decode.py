@@ -292,3 +292,13 @@ def _png(width: int, height: int, bits: int, colour: int, raw: bytes) -> bytes:
 def test_a_few_bytes_are_no_image(size: int) -> None:
     with pytest.raises(UnreadableImage, match="not an image in a known format"):
         decode(b"\x00\x01\x02\x03\x04"[:size])
+
+
+def test_12_bits_are_white_at_their_own_largest() -> None:
+    """Pillow gives them as they are, in 16: nearly black, where 65535 is white."""
+    packed = bytes.fromhex("000800fff0" + "fffffffff0")  # 0, 2048, 4095; three of 4095: rows of whole bytes
+    tags = [(256, 4, 3), (257, 4, 2), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 4, 2),
+            (279, 4, len(packed))]  # fmt: skip
+    content = b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(tags))
+    content += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags) + bytes(4)
+    assert shown(content)[..., 0].tolist() == [[0, 128, 255], [255] * 3]

@@ -408,9 +408,85 @@ def test_what_a_run_wrote_is_none_of_the_data(class_folder: Folder, paint: Any) 
     folder = class_folder({"cat": 4, "dog": 4})
     run = folder / "runs" / "run"
     run.mkdir(parents=True)
-    for name in ("settings.json", "split.safetensors"):
-        (run / name).touch()
+    (run / "settings.json").write_text('{"data": ".", "backbone": "x", "objective": "auto", "images": null}')
     paint(1).save(run / "curves.png")
     splits = open_data(folder, test_share=0.25)
     assert splits.train.classes == ("cat", "dog")
     assert len(open_data(f"flat:{folder}").train) == 8
+
+
+def test_settings_of_somebody_else_make_no_run(class_folder: Folder) -> None:
+    folder = class_folder({"cat": 4, "dog": 4})
+    (folder / "cat" / "settings.json").write_text('{"data": 1}')
+    (folder / "dog" / "settings.json").write_bytes(b"\xff[")
+    assert len(open_data(folder, test_share=0.25).train) == 6
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_columns_that_nobody_reads_are_told(class_folder: Folder, suffix: str) -> None:
+    folder = class_folder({"cat": 3, "dog": 3})
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+    rows = {"csv": "file,species,fold\n" + "".join(f"{name},x,1\n" for name in names),
+            "jsonl": "".join(f'{{"file": "{name}", "species": "x", "fold": 1}}\n' for name in names)}  # fmt: skip
+    (folder / f"list.{suffix}").write_text(rows[suffix])
+    splits = open_data(folder / f"list.{suffix}")
+    told = (
+        f"list.{suffix}: species, fold are not read: where that is what is meant, call it 'label' or 'split'."
+    )
+    assert told in splits.notes
+    (folder / "whole.csv").write_text(
+        "file,label,split,camera\n" + "".join(f"{n},{n[:3]},train,3\n" for n in names)
+    )
+    assert not any("camera" in note for note in open_data(folder / "whole.csv").notes)
+
+
+def listed(folder: Path, paint: Any) -> Path:
+    """Two images to train on in s1, one to train on and one to test on in s2, of the same names."""
+    lines = ["file,label,split"]
+    for k, (name, label, split) in enumerate(
+        [
+            ("s1/0.png", "", "train"),
+            ("s1/1.png", "", "train"),
+            ("s2/0.png", "", "train"),
+            ("s2/1.png", "b", "test"),
+        ]
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        paint(k).save(folder / name)
+        lines.append(f"{name},{label},{split}")
+    (folder / "list.csv").write_text("\n".join(lines))
+    return folder / "list.csv"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("0.png,a", "the labels name '0.png'"),  # s1 is no split, so this is no image's name
+        (
+            "s1/0.png,a\ns2/1.png,a",
+            "the labels call 's2/1.png' 'a', but it is an image of test that the data set",
+        ),
+    ],
+)
+def test_labels_reach_no_other_image(tmp_path: Path, paint: Any, labels: str, message: str) -> None:
+    (tmp_path / "labels.csv").write_text(f"file,label\n{labels}\n")
+    with pytest.raises(DataError, match=message):
+        open_data(listed(tmp_path, paint), labels=tmp_path / "labels.csv")
+
+
+def test_a_short_name_is_of_one_image(tmp_path: Path, paint: Any) -> None:
+    for split in ("train", "test"):
+        for kind in "ab":
+            (tmp_path / "set" / split / kind).mkdir(parents=True)
+            paint(1).save(tmp_path / "set" / split / kind / "0.png")
+
+    def labels(*lines: str) -> Path:
+        (tmp_path / "labels.csv").write_text("file,label\n" + "\n".join(lines) + "\n")
+        return tmp_path / "labels.csv"
+
+    found = open_data(tmp_path / "set", labels=labels("a/0.png,b", "train/b/0.png,a"))
+    assert found.train.labels.tolist() == [1, 0]
+    with pytest.raises(
+        DataError, match=r"the labels name 'train/a/0\.png' twice, as 'a' and, by 'a/0\.png', as 'b'"
+    ):
+        open_data(tmp_path / "set", labels=labels("train/a/0.png,a", "a/0.png,b", "b/0.png,b"))

@@ -157,3 +157,10 @@ def test_an_array_of_numpy_is_refused_by_its_name() -> None:
 
     with pytest.raises(DataError, match=r"are a tensor, .* got ndarray"):
         ImageSet.from_array(np.zeros((1, 3, 4, 4), np.uint8))  # type: ignore[arg-type]
+
+
+def test_figures_to_predict_are_no_classes() -> None:
+    pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    assert ImageSet.from_array(pixels, torch.tensor([0.0, 1.0])).labels.tolist() == [0, 1]
+    with pytest.raises(DataError, match="whole numbers"):
+        ImageSet.from_array(pixels, torch.tensor([0.9, 1.7]))

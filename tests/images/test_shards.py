@@ -159,3 +159,68 @@ def test_hf_reads_the_image_alone_and_no_empty_label(tmp_path: Path, jpegs: list
     assert splits.train.classes == ("cat", "dog")
     assert not splits.train.skipped
     assert sum(len(part) for part in splits.parts().values()) == 6
+
+
+def test_a_shard_that_says_no_split_ends_that_of_the_others_with_a_word(
+    tmp_path: Path, jpegs: list[bytes]
+) -> None:
+    for number, name in enumerate(("train-0", "test-0", "extra-0")):
+        members = {f"{k}.jpg": jpegs[4 * number + k] for k in range(4)}
+        write_shard(tmp_path / f"{name}.tar", members | {f"{k}.cls": str(k % 2).encode() for k in range(4)})
+    notes = open_data(f"webdataset:{tmp_path}", test_share=0.25).notes
+    assert any("extra-0.tar says none: call it train-" in note for note in notes)
+
+
+def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path: Path, jpegs: list[bytes]) -> None:
+    for folder, k in (("k1", 0), ("k2", 1)):
+        (tmp_path / folder).mkdir()
+        write_shard(tmp_path / folder / "a.tar", {"0.jpg": jpegs[k]})
+    assert open_data(f"webdataset:{tmp_path}/k*/a.tar").train.names == ("k1/a.tar/0", "k2/a.tar/0")
+
+
+def test_labels_may_leave_out_the_shard(tmp_path: Path, jpegs: list[bytes]) -> None:
+    for number in range(2):
+        write_shard(
+            tmp_path / f"train-{number}.tar", {f"{k}.jpg": jpegs[k] for k in range(number, number + 2)}
+        )
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,label\n0,a\n2,b\n")
+    assert open_data(f"webdataset:{tmp_path}", labels=labels).train.labels.tolist() == [0, -1, -1, 1]
+    labels.write_text("file,label\n1,a\n2,b\n")
+    with pytest.raises(DataError, match=r"the labels name '1', of which .* has several in one part"):
+        open_data(f"webdataset:{tmp_path}", labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("parts", "sizes", "note"),
+    [
+        (("train", "unsupervised"), {"train": 2, "test": 2}, "not taken: the parts unsupervised."),
+        (("train", "test", "extra"), {"train": 4, "test": 4}, "not taken: the parts extra."),
+    ],
+)
+def test_parts_of_a_hub_s_data_set(
+    parts: tuple[str, ...],
+    sizes: dict[str, int],
+    note: str,
+    monkeypatch: pytest.MonkeyPatch,
+    jpegs: list[bytes],
+) -> None:
+    _hub_of(monkeypatch, parts, jpegs)
+    splits = open_data("hf:some/set", test_share=0.5)
+    assert {split: len(part) for split, part in splits.parts().items()} == sizes
+    assert note in splits.notes
+
+
+def test_parts_of_no_known_name_are_named(monkeypatch: pytest.MonkeyPatch, jpegs: list[bytes]) -> None:
+    _hub_of(monkeypatch, ("fold1", "fold2"), jpegs)
+    with pytest.raises(DataError, match="has the parts fold1, fold2, none of which is train"):
+        open_data("hf:some/set")
+
+
+def _hub_of(monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...], jpegs: list[bytes]) -> None:
+    """Has the package give four images of two classes for each part."""
+    datasets = pytest.importorskip("datasets", reason="needs the extra 'datasets'")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = {"image": [{"bytes": jpegs[k], "path": None} for k in range(4)], "label": [0, 0, 1, 1]}
+    made = {part: datasets.Dataset.from_dict(rows, features=features) for part in parts}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: made)

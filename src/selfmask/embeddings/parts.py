@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -162,7 +163,10 @@ class Parts:
                 file.write(numbers(table["embedding"], self.width).tobytes())
                 for name, values in columns.items():
                     values += table[name].to_pylist()
-            beside.unlink(missing_ok=True)  # so that the old one never stands beside the new numbers
+            # The old names never stand beside the new numbers; and what a full disk ends, it ends before they go.
+            file.flush()
+            os.fsync(file.fileno())
+            beside.unlink(missing_ok=True)
         text = json.dumps({"record": json.loads(record.json()), **columns}, ensure_ascii=False)
         write_atomically(beside, text.encode())
 

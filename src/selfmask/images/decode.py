@@ -198,13 +198,18 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-_PHOTOMETRIC, _SAMPLE_FORMAT, _WITHOUT_SIGN = 262, 339, 1
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _WITHOUT_SIGN = 258, 262, 339, 1
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     mode = picture.mode
     if mode.startswith(("I", "F")):
-        values = _to_8_bits(_raw(picture), mode)
+        values = _raw(picture)
+        bits = getattr(picture, "tag_v2", {}).get(_BITS, (16,))[0]
+        if mode.startswith("I;16") and 8 < bits < 16:  # 12, of microscopes and X-rays, are left as they are
+            values = _scaled(np.minimum(values, 2**bits - 1), 2**bits - 1)
+        else:
+            values = _to_8_bits(values, mode)
         # Pillow turns around what is stored with white as 0 where it has 8 bits, but not where it has 16.
         white_is_0 = mode.startswith("I;16") and getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0
         return Image.fromarray(255 - values if white_is_0 else values).convert("RGB")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from selfmask.errors import DataError
 from selfmask.images.decode import EXTENSIONS
 from selfmask.images.listing import Entry, Listing, split_name
 from selfmask.images.place import check_folder
+
+_MOST_SETTINGS = 2**20  # bytes of a run's
 
 
 def folder_listing(folder: Path) -> Listing:
@@ -143,8 +146,18 @@ def _leads_nowhere(path: Path) -> bool:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a run wrote it, whose pictures are none of the data, though it lies there by default (`adapt .`)."""
-    return (folder / "settings.json").is_file() and (folder / "split.safetensors").is_file()
+    """Whether a run wrote it, or a cascade, whose pictures are none of the data, though it may lie there (`adapt .`).
+
+    Told by its settings, which are there before anything else is.
+    """
+    file = folder / "settings.json"
+    if not file.is_file() or file.stat().st_size > _MOST_SETTINGS:
+        return False
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"data", "objective", "backbone"} <= found.keys()
 
 
 def _is_hidden(name: str) -> bool:

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from selfmask._common.escape import printable
 from selfmask.errors import DataError, MissingExtraError
 from selfmask.images.decode import UnreadableImage
 from selfmask.images.listing import Entry, Listing, split_name
@@ -23,18 +24,27 @@ def hf_listing(spec: str) -> Listing:
     entries: list[Entry] = []
     classes: tuple[str, ...] | None = None
     found = list(_parts(spec))
+    known = {key: split_name(key) for key, *_ in found if split_name(key) is not None}
+    if len(found) > 1 and not known:
+        raise DataError(
+            f"hf:{spec} has the parts {', '.join(printable([key for key, *_ in found]))}, none of which is train, "
+            "validation or test: say which images are which by a list of files"
+        )
+    left_out = [key for key, *_ in found if len(found) > 1 and key not in known]
     for key, part, image, label in found:
         names = getattr(part.features[label], "names", None) if label is not None else None
         classes = tuple(names) if names else classes
         values = part[label] if label is not None else [None] * len(part)
-        split = split_name(key) if len(found) > 1 else None
-        if len(found) > 1 and split is None:
+        if key in left_out:
             continue  # "unsupervised", "extra" and the like
+        # One part alone makes no split: its test images are held out from it.
+        split = known[key] if len(known) > 1 else None
         entries += [
             Entry(_name(key, row), partial(_read, part, image, row), _class(value, names), split)
             for row, value in enumerate(values)
         ]
-    return Listing(Path(spec.partition("@")[0]).name, tuple(entries), classes)
+    notes = (f"not taken: the parts {', '.join(printable(left_out))}.",) if left_out else ()
+    return Listing(Path(spec.partition("@")[0]).name, tuple(entries), classes, notes=notes)
 
 
 def hf_entries(spec: str) -> Iterator[Entry]:

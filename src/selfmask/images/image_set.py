@@ -198,7 +198,12 @@ def _whole(index: Any, images: int) -> int:
 def _checked_labels(labels: Tensor | Sequence[int] | None, count: int, classes: int) -> Tensor:
     if labels is None:
         return torch.full((count,), UNLABELLED)
-    checked = torch.as_tensor(labels).to(torch.int64).clone()
+    found = torch.as_tensor(labels)
+    checked = found.to(torch.int64).clone()
+    if found.is_floating_point() and not bool((checked == found).all()):
+        raise DataError(
+            "labels are whole numbers, and these have fractions: are they figures to predict? Give classes"
+        )
     if checked.shape != (count,):
         raise DataError(f"{count} images need labels of shape ({count},), got {tuple(checked.shape)}")
     if count and not (checked.min() >= UNLABELLED and checked.max() < classes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,11 @@ def split_name(word: str) -> str | None:
     return _SPLIT_NAMES.get(word.strip().lower())
 
 
+def split_named(file: str) -> str | None:
+    """The split that the name of a folder or shard begins with: "train" of train-000.tar."""
+    return split_name(re.split(r"[^A-Za-z]", file)[0])
+
+
 @dataclass(frozen=True)
 class Entry:
     """One image: its name, where its pixels are, its class (None: not known), its split (None: not said)."""
@@ -57,16 +63,36 @@ class Listing:
         """Only the labels given (by name of the image): all other training images become unlabelled.
 
         Names are as in the list of images, with or without the leading folder of their split. Images of
-        validation and test keep their own labels where none is given.
+        validation and test keep their own labels. Raises `DataError` where an image gets two labels, or another than
+        its own beyond training.
         """
-        by_name = {entry.name: entry.name for entry in self.entries}
-        for entry in sorted(
-            self.entries, key=lambda entry: entry.split != "train"
-        ):  # labels are for training
-            if entry.split is not None:
-                by_name.setdefault(entry.name.split("/", 1)[-1], entry.name)
+        by_name, several = {entry.name: entry for entry in self.entries}, set[str]()
+        # Labels are for training, so a short name is that of an image to train on first.
+        for entry in sorted(self.entries, key=lambda entry: entry.split != "train"):
+            folder, slash, rest = entry.name.partition("/")
+            if not slash or entry.split is None or split_named(folder) != entry.split:
+                continue
+            first = by_name.setdefault(rest, entry)
+            if first is not entry and first.split == entry.split:
+                several.add(rest)
         _check_known(list(labels), by_name, "the labels name", self.name)
-        given = {by_name[name]: label for name, label in labels.items()}
+        if unclear := sorted(several & labels.keys()):
+            raise DataError(
+                f"the labels name {unclear[0]!r}, of which {self.name} has several in one part: say which, as "
+                f"{by_name[unclear[0]].name!r}"
+            )
+        given: dict[str, str] = {}
+        for name, label in labels.items():
+            entry = by_name[name]
+            if given.setdefault(entry.name, label) != label:
+                raise DataError(
+                    f"the labels name {entry.name!r} twice, as {given[entry.name]!r} and, by {name!r}, as {label!r}"
+                )
+            if entry.split in SPLITS[1:] and entry.label not in (None, label):
+                raise DataError(
+                    f"the labels call {entry.name!r} {label!r}, but it is an image of {entry.split} that the data set "
+                    f"calls {entry.label!r}: name images to train on alone"
+                )
         entries = [
             replace(entry, label=given.get(entry.name, entry.label if entry.split in SPLITS[1:] else None))
             for entry in self.entries

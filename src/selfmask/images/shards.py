@@ -7,6 +7,7 @@ A sample is the files of one key (the name up to its first dot): an image, and i
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -15,9 +16,10 @@ from functools import partial
 from glob import glob
 from pathlib import Path
 
+from selfmask._common.escape import one_line
 from selfmask.errors import DataError
 from selfmask.images.decode import EXTENSIONS
-from selfmask.images.listing import Entry, Listing, split_name
+from selfmask.images.listing import Entry, Listing, split_named
 from selfmask.images.place import user_path
 from selfmask.images.tables import parsed_json, told
 
@@ -35,21 +37,33 @@ def shard_listing(pattern: str) -> Listing:
     """Images of the shards that a pattern names: a folder of .tar files, a tar file, "train-{000..012}.tar", or with
     * and ?. Shards whose names begin with train, val or test make the splits."""
     entries = list(shard_entries(pattern))
-    if any(entry.split is None for entry in entries):  # only some of the shards say so: none does
+    notes: tuple[str, ...] = ()
+    silent = next((entry for entry in entries if entry.split is None), None)
+    if silent is not None:  # only some of the shards say so: none does
+        if any(entry.split is not None for entry in entries):
+            shard = one_line(silent.name.rpartition("/")[0])
+            notes = (
+                f"the splits that the other shards' names say are not taken, since {shard} says none: call it train-… "
+                "to keep them.",
+            )
         entries = [Entry(entry.name, entry.content, entry.label) for entry in entries]
-    return Listing(Path(pattern.split("{")[0].rstrip("-_.*/")).stem or "shards", tuple(entries))
+    return Listing(Path(pattern.split("{")[0].rstrip("-_.*/")).stem or "shards", tuple(entries), notes=notes)
 
 
 def shard_entries(pattern: str) -> Iterator[Entry]:
     """The same images one after another: no more than the names in one shard are held at a time."""
     paths, empty = _shards(pattern), True
-    for path in paths:
-        split = split_name(re.split(r"[^A-Za-z]", path.stem)[0])
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):  # of several folders
+        common = os.path.commonpath([path.parent for path in paths])
+        names = [Path(os.path.relpath(path, common)).as_posix() for path in paths]
+    for path, name in zip(paths, names, strict=True):
+        split = split_named(path.stem)
         for key, sample in _samples(path).items():
             if sample.image is not None:
                 label = next((sample.labels[k] for k in ("cls", "json", "txt") if k in sample.labels), None)
                 empty = False
-                yield Entry(f"{path.name}/{key}", sample.image, label, split)
+                yield Entry(f"{name}/{key}", sample.image, label, split)
     if empty:
         raise DataError(f"the {len(paths)} shards of {pattern} hold no images")
 

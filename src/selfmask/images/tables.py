@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from selfmask._common.escape import printable
 from selfmask._common.near import aside
 from selfmask.errors import DataError
 from selfmask.images.listing import Entry, Listing, split_name
@@ -40,7 +41,7 @@ def list_listing(path: Path) -> Listing:
     without one: file, label, split in this order. JSONL: an object a line with the same keys. Files are
     relative to the list's own folder, or absolute.
     """
-    rows = read_rows(path)
+    rows, other = _read(path)
     missing = [row for row in rows if not os.path.isfile(_place(path, row))]  # of any name
     if missing:
         first = missing[0]
@@ -51,7 +52,19 @@ def list_listing(path: Path) -> Listing:
             f"{aside(Path(first.file).name, names_in(where))}. Files are relative to the list's own folder, "
             f"{path.parent.absolute()}"
         )
-    return Listing(path.stem, tuple(Entry(row.file, _place(path, row), row.label, row.split) for row in rows))
+    entries = tuple(Entry(row.file, _place(path, row), row.label, row.split) for row in rows)
+    return Listing(path.stem, entries, notes=_unused(path, rows, other))
+
+
+def _unused(path: Path, rows: list[Row], other: tuple[str, ...]) -> tuple[str, ...]:
+    """A word on columns that nobody reads, where labels or splits may be meant by them."""
+    read = {"label": any(row.label for row in rows), "split": any(row.split for row in rows)}
+    if not other or all(read.values()):
+        return ()
+    missing = " or ".join(f"'{name}'" for name, found in read.items() if not found)
+    names = ", ".join(printable(list(other[:8])))
+    are = "is" if len(other) == 1 else "are"
+    return (f"{path.name}: {names} {are} not read: where that is what is meant, call it {missing}.",)
 
 
 def read_labels(path: Path) -> dict[str, str]:
@@ -121,15 +134,20 @@ def _member(path: Path, member: Any) -> tuple[str, str | None]:
 
 def read_rows(path: Path) -> list[Row]:
     """The lines of a CSV, TSV or JSONL list. Raises `DataError` with the line at fault."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[Row], tuple[str, ...]]:
+    """The lines, and the names of the columns that are not read."""
     check_file(path)
     text = read_text(path)
-    rows = _jsonl_rows(path, text) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(path, text)
+    rows, other = (_jsonl_rows if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows)(path, text)
     if not rows:
         raise DataError(f"{path} lists no images")
-    return rows
+    return rows, other
 
 
-def _csv_rows(path: Path, text: str) -> list[Row]:
+def _csv_rows(path: Path, text: str) -> tuple[list[Row], tuple[str, ...]]:
     first = re.split(r"[\r\n]", text, maxsplit=1)[0]
     delimiter = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -142,7 +160,7 @@ def _csv_rows(path: Path, text: str) -> list[Row]:
     except csv.Error as error:
         raise DataError(f"{path}, line {number}: not a table: {error}") from None
     if not table:
-        return []
+        return [], ()
     header = [cell.strip().lower() for cell in table[0][1]]
     columns = [
         next((header.index(n) for n in names if n in header), None)
@@ -155,7 +173,9 @@ def _csv_rows(path: Path, text: str) -> list[Row]:
                 "(and 'label', 'split')"
             )
         columns = [0, 1 if len(header) > 1 else None, 2 if len(header) > 2 else None]
+        other: tuple[str, ...] = ()
     else:
+        other = tuple(name for k, name in enumerate(header) if name and k not in columns)
         table = table[1:]
 
     def cell(row: list[str], column: int | None) -> str | None:
@@ -164,11 +184,12 @@ def _csv_rows(path: Path, text: str) -> list[Row]:
     return [
         _row(path, number, cell(row, columns[0]), cell(row, columns[1]), cell(row, columns[2]))
         for number, row in table
-    ]
+    ], other
 
 
-def _jsonl_rows(path: Path, text: str) -> list[Row]:
-    rows = []
+def _jsonl_rows(path: Path, text: str) -> tuple[list[Row], tuple[str, ...]]:
+    rows, read = [], {*_FILE_COLUMNS, *_LABEL_COLUMNS, *_SPLIT_COLUMNS}
+    other: dict[str, None] = {}
     for number, line in enumerate(text.split("\n"), 1):  # JSON's own ends of lines, not all of Unicode's
         if not line.strip():
             continue
@@ -181,7 +202,8 @@ def _jsonl_rows(path: Path, text: str) -> list[Row]:
             for names in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
         ]
         rows.append(_row(path, number, *found))
-    return rows
+        other |= dict.fromkeys(key for key in lowered if key not in read)
+    return rows, tuple(other)
 
 
 def told(value: Any) -> str | None:
