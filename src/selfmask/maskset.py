@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -343,11 +344,9 @@ class MaskSet:
             **metadata,
         }
         if most is not None:
-            stored = stored_head(head, head_dtype)
             masks = {name: mask.cpu() for name, mask in self.masks().items()}
-            content = self._within(most, images, Learnt(masks, norms, stored, told))
-            write_atomically(Path(path), content)
-            return Path(path)
+            learnt = Learnt(masks, norms, stored_head(head, head_dtype), told)
+            return self._save_within(Path(path), most, images, learnt)
         return save_mask(
             path,
             theta=self.theta,
@@ -362,25 +361,26 @@ class MaskSet:
             metadata=told,
         )
 
-    def _within(self, max_bytes: int, images: Sequence[Tensor], learnt: Learnt) -> bytes:
-        """The file of at most `max_bytes`; the model and the scores become what it holds."""
+    def _save_within(self, path: Path, max_bytes: int, images: Sequence[Tensor], learnt: Learnt) -> Path:
+        """Write the file of at most `max_bytes`; the model and the scores become what it holds, once it is there."""
         if not isinstance(self.rule, Threshold):
             raise SettingsError(
                 "max_bytes turns weights on again, and a top-k has a density of its own: save the whole file, and make "
                 "a smaller one of it by selfmask compact --max-bytes"
             )
-        trained, statistics = self.trained(), self.statistics()
+        trained = self.trained()
         base = base_of(self.theta, self.rest(), trained, self._architecture)
         bases = {name: self.masked.base[name].to(p.device) for name, p in self.masked.norms.items()}
         worn = Worn(self.model, self.theta, bases, learnt, images)
-        found = in_bytes(max_bytes, learnt, worn, writer(base, statistics, trained))
+        keep = partial(write_atomically, path)
+        found = in_bytes(max_bytes, learnt, worn, writer(base, self.statistics(), trained), keep)
         for name, t in self.masked.tensors.items():
             # Those that are on again, and the one that a rule keeps on where all others are off.
             on = found.learnt.masks[name].to(t.scores.device)
             t.scores[on & (t.scores <= self.rule.mu)] = self.rule.start
         self.rewrite()
         self._rounded = dict(found.learnt.norms)
-        return found.content
+        return path
 
     def remove(self) -> None:
         """Make the model the base again, bit for bit: weights, buffers, what requires a gradient, norm modes.

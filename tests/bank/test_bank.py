@@ -21,7 +21,7 @@ from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.bank.bank import Bank
 from selfmask.bank.prediction import names_of
-from selfmask.errors import DataError, SettingsError, WrongBaseError
+from selfmask.errors import DataError, MaskFileError, SettingsError, WrongBaseError
 from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
 
@@ -250,3 +250,12 @@ def test_a_model_that_was_put_into_training_is_used_in_evaluation(backbone: Back
 def test_classes_that_are_not_one_for_each_output_are_numbers() -> None:
     assert names_of(("cat", "dog"), 3) == ("0", "1", "2")
     assert names_of(("cat", "dog"), 2) == ("cat", "dog")
+
+
+def test_what_is_no_number_tells_no_class(
+    backbone: Backbone, tmp_path: Path, model: nn.Module, save: Callable[..., Path]
+) -> None:
+    head = {"weight": torch.full((3, 10), torch.nan), "bias": torch.zeros(3)}
+    save(tmp_path / "a.mask.safetensors", model, 1, head=head)
+    with Bank(backbone, tmp_path) as bank, pytest.raises(MaskFileError, match="gives what is no number"):
+        bank.predict(pictures(2), "a")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -270,3 +272,39 @@ def test_damaged_words_in_a_file_are_told_when_it_is_added(
         bank.add(two)
         with pytest.raises(MaskFileError, match="width 10"):
             bank.predict(IMAGES, "two")
+
+
+def test_a_linked_mask_is_called_by_the_run_that_links_it(backbone: Backbone, folder: Path) -> None:
+    """Into a store, DVC's or the hub's say, where files are called by their digests."""
+    (folder.parent / "store" / "ab").mkdir(parents=True)
+    sites = folder.parent / "sites"
+    for name in "ab":
+        stored = folder.parent / "store" / "ab" / f"{name}123"
+        shutil.copy(folder / f"{name}.mask.safetensors", stored)
+        (sites / f"site-{name}").mkdir(parents=True)
+        (sites / f"site-{name}" / "mask.safetensors").symlink_to(stored)
+    with Bank(backbone, sites) as bank:
+        assert bank.names == ("site-a", "site-b")
+
+
+def test_a_look_that_fails_in_whatever_way_is_not_the_last(
+    backbone: Backbone, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+    with Bank(backbone, folder, watch=0.01) as bank:
+        whole = bank.refresh
+
+        def no_memory() -> Any:
+            if not failed.is_set():
+                failed.set()
+                raise MemoryError
+            return whole()
+
+        monkeypatch.setattr(bank, "refresh", no_memory)
+        assert failed.wait(20)
+        shutil.copy(folder / "a.mask.safetensors", folder.parent / "new")
+        os.replace(folder.parent / "new", folder / "new.mask.safetensors")
+        until = time.monotonic() + 20
+        while "new" not in bank and time.monotonic() < until:
+            time.sleep(0.01)
+        assert "new" in bank

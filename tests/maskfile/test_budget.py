@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from selfmask._common.units import byte_count
 from selfmask.errors import SettingsError
-from selfmask.maskfile.budget import Worn, spared
+from selfmask.maskfile.budget import Worn, in_bytes, spared, writer
 from selfmask.maskfile.head_rounding import rounded_head
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.quantised import Quantised, clipped, quantised
@@ -409,3 +409,31 @@ def test_what_breaks_off_leaves_what_was_learnt(
         masks.save(tmp_path / "small", max_bytes=whole - 500, images=IMAGES)
     assert bits(model) == before
     assert not (tmp_path / "small").exists()
+
+
+def test_a_file_that_cannot_be_written_costs_no_flip(tmp_path: Path, model: nn.Module) -> None:
+    masks = learnt(model)
+    masks.round_norms()
+    before, scores = bits(model), {name: score.clone() for name, score in masks.scores.items()}
+    whole = masks.save(tmp_path / "whole").stat().st_size
+    for most in (whole - 300, whole):
+        with pytest.raises(OSError, match="whole"):
+            masks.save(tmp_path / "whole" / "small", max_bytes=most, images=IMAGES)
+        assert bits(model) == before
+        assert all(torch.equal(score, scores[name]) for name, score in masks.scores.items())
+
+
+def test_a_file_made_smaller_twice_says_all_that_it_lacks(tmp_path: Path, model: nn.Module) -> None:
+    whole = 3344
+    once = spared({"rule": 1, "flipped": 2, "training": {"rate": 1}}, 2200, whole)
+    twice = spared(once, 2000, 2188)
+    assert twice["budget"] == {"max_bytes": 2000, "whole": whole, "left_out": ["rule", "flipped", "training"]}
+
+    masks = learnt(model)
+    size = masks.save(tmp_path / "whole").stat().st_size
+    masks.save(tmp_path / "small", max_bytes=size - 300, images=IMAGES)
+    small = load(tmp_path / "small")
+    assert small.metadata["budget"]["max_bytes"] == size - 300
+    again = Learnt(small.masks(), small.norms, small.stored_head, small.metadata)
+    write = writer(small.index.base, small.statistics, small.trained)
+    assert in_bytes(10**6, again, Worn(model, masks.theta, {}, again, IMAGES), write).record is None

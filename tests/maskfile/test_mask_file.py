@@ -14,7 +14,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+import selfmask
 from selfmask.errors import MaskFileError, SettingsError
+from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.fingerprint import base_tensors, combined, signature
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.saving import save_mask
@@ -283,3 +285,28 @@ def test_statistics_that_moved_under_a_mask_are_the_base_s_again(tmp_path: Path,
     with mask.apply(model):
         model.train()(torch.randn(4, 3, 8, 8))
     assert same(state(model), before)
+
+
+def test_masks_in_memory_are_things_of_their_own(tmp_path: Path, model: nn.Module) -> None:
+    path = save(tmp_path / "a", model, some_masks(model))
+    one, other = load(path), load(path)
+    assert one != other
+    assert len({one, other, one}) == 2
+
+
+def test_the_writer_s_version_is_the_writer_s(tmp_path: Path, model: nn.Module) -> None:
+    masks = some_masks(model)
+    mask = load(
+        save(tmp_path / "a", model, masks, metadata={"selfmask": "0.0.1", "rows": 1, "budget": {}, "site": 3})
+    )
+    assert mask.metadata["selfmask"] == selfmask.__version__
+    derived = load(save_derived(tmp_path / "b", mask, masks, note={}))
+    assert derived.metadata == {"selfmask": selfmask.__version__, "site": 3}
+
+
+def test_what_is_nested_too_deep_is_neither_written_nor_read(tmp_path: Path, model: nn.Module) -> None:
+    deep: list[Any] = []
+    for _ in range(70):
+        deep = [deep]
+    with pytest.raises(SettingsError, match="nested deeper than 64 levels"):
+        save(tmp_path / "a", model, some_masks(model), metadata={"note": deep})

@@ -6,23 +6,27 @@ import re
 
 from selfmask.errors import SettingsError
 
-_UNITS = {"": 1, "b": 1, "k": 1024, "kib": 1024, "kb": 1000, "m": 1024**2, "mib": 1024**2, "mb": 1000**2}
+_UNITS = {"": 1, "b": 1, "byte": 1, "bytes": 1} | {
+    f"{letter}{rest}": base**power
+    for power, letter in enumerate("kmgt", start=1)
+    for rest, base in (("", 1024), ("ib", 1024), ("b", 1000))
+}
 _AMOUNT = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*([a-z]*)", re.ASCII)
 
 
-def byte_count(amount: int | str, what: str) -> int:
+def byte_count(amount: float | str, what: str, least: int = 1) -> int:
     """The whole bytes of `amount`, rounded down: 10240, "10240", "10k" and "10 KiB" are the same, "10 kB" is 10 000.
 
-    Raises `SettingsError` about `what` for anything else, and below 1.
+    Raises `SettingsError` about `what` for anything else, and below `least`.
     """
     found = _AMOUNT.fullmatch(str(amount).strip().lower())
     if found is None or found[2] not in _UNITS or isinstance(amount, bool):
         raise SettingsError(
-            f"{what} is a number of bytes such as 10240, 10k (× 1024) or 10kB (× 1000), got {amount!r}"
+            f"{what} is a number of bytes such as 10240, 10k (× 1024), 10kB (× 1000) or 1 GB, got {str(amount)[:60]!r}"
         )
     total = int(float(found[1]) * _UNITS[found[2]])
-    if total < 1:
-        raise SettingsError(f"{what} must be at least 1 byte, got {amount!r}")
+    if total < least:
+        raise SettingsError(f"{what} must be at least {counted(least, 'byte')}, got {amount!r}")
     return total
 
 

@@ -14,6 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from selfmask._common.units import byte_count
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.from_module import from_module
 from selfmask.backbones.preprocessing import Preprocessing
@@ -22,10 +23,10 @@ from selfmask.bank.folder import Entry, checked_name, digest_of, is_folder_of_ma
 from selfmask.bank.pictures import Picture, picture_set
 from selfmask.bank.prediction import Prediction, no_head, predictions
 from selfmask.bank.register import Changes, Register
-from selfmask.bank.shelf import Shelf, bytes_of
+from selfmask.bank.shelf import Shelf
 from selfmask.bank.specialist import Card, Specialist
 from selfmask.bank.switching import Switch
-from selfmask.errors import MaskFileError, SelfmaskError, SettingsError
+from selfmask.errors import MaskFileError, SettingsError
 from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
 from selfmask.maskfile.head import predicts
@@ -75,7 +76,7 @@ class Bank:
     ) -> None:
         if watch is not None and not watch > 0:
             raise SettingsError(f"watch is the seconds between two looks at the folders, got {watch}")
-        self._shelf = Shelf(bytes_of(memory))
+        self._shelf = Shelf(byte_count(memory, "memory", least=0))
         paths = [Path(p) for p in ([masks] if isinstance(masks, str | os.PathLike) else masks)]
         self.backbone = _backbone(backbone)
         self._channels_last = _channels_last(self.backbone.module)
@@ -183,7 +184,8 @@ class Bank:
 
     def _watch(self, seconds: float) -> None:
         while not self._stop.wait(seconds):
-            with suppress(SelfmaskError, OSError):  # a folder that is away for a while; the bank was closed
+            # A folder that is away for a while, a file for which there is no memory: the next look may find it mended.
+            with suppress(Exception):
                 self.refresh()
 
     # -- what it does -------------------------------------------------------------------------------------------

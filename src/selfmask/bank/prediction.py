@@ -46,7 +46,13 @@ def probabilities(x: Tensor, head: Head, name: str) -> Tensor:
         raise MaskFileError(
             f"the head of the mask {name!r} has shape {tuple(rows.shape)}, and the features have width {x.shape[1]}"
         )
-    return said.softmax(dim=1)
+    found = said.softmax(dim=1)
+    if not bool(found.isfinite().all()):
+        raise MaskFileError(
+            f"the head of the mask {name!r} gives what is no number, so it tells no class: it is damaged, or the "
+            "network overflows on these images"
+        )
+    return found
 
 
 def predictions(

@@ -2,34 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import OrderedDict
 
 from selfmask.bank.folder import Entry
 from selfmask.bank.specialist import Specialist
-from selfmask.errors import SettingsError
-
-_UNITS = {
-    "": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-}
-
-
-def bytes_of(memory: int | float | str) -> int:
-    """Bytes as a number, or in words: "1 GB" is 10^9, "512 MiB" is 2^29. Raises `SettingsError` for anything else."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(memory).lower().replace("bytes", ""))
-    if found is None or found[2] not in _UNITS or isinstance(memory, bool):
-        raise SettingsError(
-            f'memory is a number of bytes, or words such as "500 MB" or "1 GB", got {memory!r}'
-        )
-    return int(float(found[1]) * _UNITS[found[2]])
 
 
 class Shelf:

@@ -86,7 +86,6 @@ class Switch:
             )
             self._modes = [(part, part.training) for part in model.modules()]
             self._buffers = frozenset(name for name, _ in model.named_buffers())
-            self._moving = [n for n, buffer in model.named_buffers() if buffer.is_floating_point()]
             self._worn: Specialist | None = None
             self._doubtful: set[str] = set()  # tensors that are not what `_worn` says, or may not be
             standing: dict[str, list[Place]] = {}
@@ -157,18 +156,12 @@ class Switch:
 
     @contextmanager
     def lending(self) -> Iterator[nn.Module]:
-        """The model for somebody else's hands; what they can have changed is written anew by the next `to`."""
-        versions = [slot.tensor._version for slot in self._slots.values()]
+        """The model for somebody else's hands: whatever they have done to it, the next `to` writes all of it anew."""
         try:
             yield self.model
         finally:
-            # A pass in training mode moves running statistics without a trace.
-            self._doubtful.update(self._moving)
-            self._doubtful.update(
-                name
-                for (name, slot), version in zip(self._slots.items(), versions, strict=True)
-                if slot.tensor._version != version or not slot.stands()
-            )
+            # A pass in training mode and a write to `.data` leave no trace, so nothing is taken on trust.
+            self._doubtful.update(self._slots)
             if any(part.training for part, _ in self._modes):
                 self.model.eval()
 

@@ -40,16 +40,18 @@ class Fitted:
     """What was chosen.
 
     content: the file's bytes, at most as many as were asked for. moved: how far the outputs moved, see `Worn.rounded`.
+    whole: whether nothing had to be given up.
     """
 
     learnt: Learnt
     content: bytes
     moved: float
+    whole: bool = False
 
     @property
     def record(self) -> dict[str, Any] | None:
         """What the file's metadata has under "budget"; None where nothing had to be given up."""
-        return self.learnt.metadata.get("budget")
+        return None if self.whole else self.learnt.metadata.get("budget")
 
 
 class Worn:
@@ -165,17 +167,26 @@ def writer(
     )
 
 
-def in_bytes(max_bytes: int, learnt: Learnt, worn: Worn, write: Callable[[Learnt], bytes]) -> Fitted:
+def in_bytes(
+    max_bytes: int,
+    learnt: Learnt,
+    worn: Worn,
+    write: Callable[[Learnt], bytes],
+    keep: Callable[[bytes], object] = len,
+) -> Fitted:
     """The file of at most `max_bytes` whose network is nearest to what was `learnt`; the network then wears it.
 
-    Raises `SettingsError` where even the least does not fit: it says how many bytes that takes, and of what.
+    keep: what is done with the file's bytes, written to a disk say; where that fails, the network is as before. Raises
+    `SettingsError` where even the least does not fit: it says how many bytes that takes, and of what.
     """
     whole = write(learnt)
     if len(whole) <= max_bytes:
-        return Fitted(learnt, whole, 0.0)
+        keep(whole)
+        return Fitted(learnt, whole, 0.0, whole=True)
     shorter = replace(learnt, metadata=spared(learnt.metadata, max_bytes, len(whole)))
     try:
         best = _nearest(max_bytes, shorter, worn, write)
+        keep(best.content)
     except BaseException:
         worn.wear(learnt)
         raise
@@ -202,6 +213,11 @@ def spared(metadata: Mapping[str, Any], max_bytes: int, whole: int) -> dict[str,
     if isinstance(training, Mapping) and not training.keys() <= _USEFUL:
         kept["training"] = {key: value for key, value in training.items() if key in _USEFUL}
         left.append("training")
+    before = metadata.get("budget")  # of a file that was made smaller once: what it lacks, this one does too
+    if isinstance(before, Mapping):
+        lacks, size = before.get("left_out"), before.get("whole")
+        left = [*dict.fromkeys([*(lacks if isinstance(lacks, list) else []), *left])]
+        whole = max(whole, size) if isinstance(size, int) else whole
     return {**kept, "budget": {"max_bytes": max_bytes, "whole": whole, "left_out": left}}
 
 

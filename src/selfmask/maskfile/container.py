@@ -115,6 +115,9 @@ def parse(content: bytes, name: str) -> tuple[dict[str, str], dict[str, Array]]:
     return metadata, arrays
 
 
+_DEEPEST = 64
+
+
 def parse_json(text: bytes, what: str) -> Any:
     """JSON in UTF-8 without duplicate keys or NaN; raises `MaskFileError`, whatever the text."""
 
@@ -128,9 +131,17 @@ def parse_json(text: bytes, what: str) -> Any:
         raise ValueError(f"{word} is not JSON")
 
     try:
-        return json.loads(text.decode(), object_pairs_hook=unique, parse_constant=no_constant)
+        found = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
         raise MaskFileError(f"{what} is not valid JSON ({error}): the file is damaged") from None
+    level, depth = [found], 0
+    while level:  # what is nested deeper, no code that goes through it survives
+        depth += 1
+        if depth > _DEEPEST:
+            raise MaskFileError(f"{what} is nested deeper than {_DEEPEST} levels: the file is damaged")
+        inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
+        level = [value for values in inner for value in values]
+    return found
 
 
 def is_counts(value: Any) -> bool:

@@ -53,9 +53,9 @@ def save_derived(
                 f"{name}: the mask must be bool of shape {mask.shape(name)}, got {tuple(bits.shape)}"
             )
     path = Path(path)
-    # How many bits a training flipped is no longer true of other bits.
+    # How many bits a training flipped, what was measured and what was given up is no longer true of other bits.
     told = mask.metadata if metadata is None else metadata
-    kept = {key: value for key, value in told.items() if key != "flipped"}
+    kept = {key: value for key, value in told.items() if key not in ("flipped", "rows", "budget")}
     content = mask_bytes(
         mask.index.base,
         masks,
@@ -155,7 +155,7 @@ def _alike(one: Tensor | Quantised, other: Tensor | Quantised) -> bool:
     return torch.equal(one, other)
 
 
-_OF_ONE = ("rows", "compaction", "derived")  # measured on one mask, so true of it alone
+_OF_ONE = ("rows", "budget", "compaction", "derived")  # measured on one mask, so true of it alone
 _IN_PARTS = ("training", "rule", "selection")
 
 

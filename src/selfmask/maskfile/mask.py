@@ -29,7 +29,7 @@ from selfmask.masking.places import Kept
 from selfmask.masking.weight import masked_weight, scale
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mask:
     """A mask file in memory. Made by `load`; the bits are decoded when they are asked for.
 

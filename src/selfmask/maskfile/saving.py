@@ -189,7 +189,7 @@ def stored_head(head: Mapping[str, Tensor] | None, dtype: HeadDtype | None) -> d
 
 def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
     texts = {"selfmask.format": FORMAT}
-    for key, value in ({"selfmask": VERSION} | dict(metadata)).items():
+    for key, value in ({**metadata, "selfmask": VERSION}).items():
         if not isinstance(key, str):
             raise SettingsError(f"metadata: keys are strings, got {key!r}")
         if key.startswith("selfmask."):

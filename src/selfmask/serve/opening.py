@@ -10,7 +10,7 @@ from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import backbone_of, build
 from selfmask.bank.bank import Bank
 from selfmask.bank.folder import is_folder_of_masks, masks_in
-from selfmask.errors import SettingsError
+from selfmask.errors import SelfmaskError, SettingsError
 from selfmask.run.process import device_named
 from selfmask.serve.settings import BASE, ServeSettings
 from selfmask.tasks.opening import open_mask
@@ -34,11 +34,12 @@ def _backbone(settings: ServeSettings) -> Backbone:
     if settings.backbone is not None:
         return build(settings.backbone, weights=settings.weights)
     path: Path = settings.masks
-    if is_folder_of_masks(path):
-        found = masks_in(path)
-        if not found:
-            raise SettingsError(
-                f"{path} holds no mask yet, so the backbone is not known: name it by --backbone"
-            )
-        path = found[0]
-    return backbone_of(open_mask(path), None, settings.weights, download=settings.download)
+    if not is_folder_of_masks(path):
+        return backbone_of(open_mask(path), None, settings.weights, download=settings.download)
+    why = "it holds no mask yet"
+    for file in masks_in(path):
+        try:
+            return backbone_of(open_mask(file), None, settings.weights, download=settings.download)
+        except SelfmaskError as error:  # a damaged file is left out, and the next may say which backbone
+            why = f"{file.name}: {error}" if why.startswith("it holds") else why
+    raise SettingsError(f"{path}: the backbone is not known ({why}): name it by --backbone")

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfmask.bank.shelf import bytes_of
+from selfmask._common.units import byte_count
 from selfmask.errors import SettingsError
 
 BASE = "base"
@@ -74,9 +74,8 @@ class ServeSettings:
             raise SettingsError(f"--patience is a number of seconds, 0 or more, got {self.patience}")
         if self.replicas is not None and (self.ray is None or self.replicas < 1):
             raise SettingsError(f"--replicas {self.replicas}: how many processes --ray uses, 1 or more")
-        if self.body_bytes < 1:
-            raise SettingsError(f"--max-body is a number of bytes above 0, got {self.max_body}")
-        bytes_of(self.memory)
+        byte_count(self.max_body, "--max-body")
+        byte_count(self.memory, "--memory", least=0)
         if self.max_images > self.queue:
             raise SettingsError(
                 f"--max-images {self.max_images} is more than may wait (--queue {self.queue}): such a request could "
@@ -86,7 +85,7 @@ class ServeSettings:
     @property
     def body_bytes(self) -> int:
         """--max-body as a number."""
-        return bytes_of(self.max_body)
+        return byte_count(self.max_body, "--max-body")
 
     @property
     def cores(self) -> int | None:

@@ -33,6 +33,12 @@ def take_mask(bank: Bank, folder: Path, name: str, content: bytes) -> bool:
     there = name in bank
     if there and Path(bank.path(name)) != path:
         raise Refused(409, f"the mask {name!r} lies elsewhere, and is not replaced from here")
+    if not there and path.exists():  # the bank has refused it, or has not looked yet
+        bank.refresh()
+        there = name in bank
+        if not there:
+            why = bank.refused.get(str(path), "it is no mask of this backbone")
+            raise Refused(409, f"a file of that name lies there already, and is not written over: {why}")
     try:
         with tempfile.TemporaryDirectory(prefix="selfmask") as aside:
             trial = Path(aside) / "mask.safetensors"
@@ -48,7 +54,8 @@ def take_mask(bank: Bank, folder: Path, name: str, content: bytes) -> bool:
     except OSError as error:
         raise Refused(507, f"the mask cannot be written: {error.strerror}") from None
     if name not in bank:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        if not there:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         raise Refused(409, f"the mask {name!r} could not be taken")
     return not there
