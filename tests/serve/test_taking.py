@@ -1,0 +1,61 @@
+"""What is put over the network lies in the folder, and nothing that lay there before is lost; which backbone it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from selfmask.backbones.backbone import Backbone
+from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.backbones.spec import build
+from selfmask.bank.bank import Bank
+from selfmask.errors import SettingsError
+from selfmask.maskset import MaskSet
+from selfmask.serve.intake import Refused
+from selfmask.serve.opening import open_bank
+from selfmask.serve.settings import ServeSettings
+from selfmask.serve.taking import take_mask
+
+
+def test_a_file_that_was_refused_is_not_written_over(
+    tmp_path: Path, model: nn.Module, write_mask: Callable[..., Path]
+) -> None:
+    folder, other = tmp_path / "masks", copy.deepcopy(model)
+    folder.mkdir()
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    write_mask(folder / "a.mask.safetensors", model, 1)
+    north = write_mask(folder / "north.mask.safetensors", other, 2)
+    before, good = north.read_bytes(), write_mask(tmp_path / "good", model, 3).read_bytes()
+    with Bank(Backbone(model, None, "resnet", 10, Preprocessing(size=8)), folder) as bank:
+        with pytest.raises(Refused, match=r"lies there already, and is not written over: .* not the base"):
+            take_mask(bank, folder, "north", good)
+        assert north.read_bytes() == before
+        (folder / "later.mask.safetensors").write_bytes(good)  # the bank has not looked since
+        assert not take_mask(bank, folder, "later", good)
+        assert take_mask(bank, folder, "new", good)
+        assert bank.names == ("a", "later", "new")
+
+
+def test_a_damaged_file_does_not_decide_whether_the_others_are_served(tmp_path: Path, weights: Path) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    (folder / "backup.safetensors").write_bytes(b"7 bytes")
+    settings = ServeSettings(folder, weights=weights)
+    unknown = pytest.raises(
+        SettingsError, match=r"not known \(backup\.safetensors: .*\): name it by --backbone"
+    )
+    with unknown, open_bank(settings, "cpu"):
+        pass
+    backbone = build("timm:test_resnet", weights=weights)
+    masks = MaskSet(backbone.module)
+    masks.save(folder / "site.mask.safetensors", backbone=backbone.describe())
+    masks.remove()
+    with open_bank(settings, "cpu") as bank:
+        assert bank.names == ("site",)
+        assert list(bank.refused) == [str(folder / "backup.safetensors")]
