@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from rich.console import Console
 from torch import nn
 
 from selfmask.backbones.spec import build
-from selfmask.errors import RunError, SelfmaskError
+from selfmask.errors import RunError, SelfmaskError, SettingsError
 from selfmask.maskset import MaskSet
 from selfmask.run.adapt import learn_mask
 from selfmask.run.build import build_masks
 from selfmask.run.plan import make_plan
+from selfmask.run.process import device_named
 from selfmask.run.settings import AdaptSettings
 
 QUIET = Console(quiet=True)
@@ -116,3 +118,20 @@ def test_a_text_head_without_a_text_tower_is_refused_first(weights: Path, tmp_pa
     with pytest.raises(SelfmaskError, match="objective text needs a backbone that reads"):
         learn_mask(replace(small(weights, tmp_path / "run"), objective="text"), console=QUIET)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("meta", "--device is auto, cpu, cuda or mps, got 'meta'"),
+        ("gpu", "--device is auto, cpu, cuda or mps, got 'gpu'"),
+        ("cuda:9", "--device cuda:9: this machine has no CUDA devices"),
+        ("mps", "--device mps: torch cannot use Apple's GPU here"),
+    ],
+)
+def test_devices_that_are_not_here(name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        device_named(name)
+    assert device_named("auto") == device_named("cpu") == torch.device("cpu")

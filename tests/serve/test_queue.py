@@ -184,3 +184,14 @@ def test_what_a_queue_can_be() -> None:
             MaskQueue(*wrong)
     with pytest.raises(QueueFullError):
         MaskQueue[str](3, 8, 1.0).put("a", 4, "too many at once")
+
+
+def test_what_is_taken_back_makes_room_at_once() -> None:
+    queue = MaskQueue[str](2, 8, 1.0)
+    first, second = queue.put("a", 1, "one"), queue.put("b", 1, "two")
+    assert first.cancel()
+    assert len(queue) == 1
+    queue.put("b", 1, "three")
+    assert [job.work for job in queue.take()] == ["two", "three"]
+    assert len(queue) == 0
+    assert not second.cancel()

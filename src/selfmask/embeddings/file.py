@@ -19,6 +19,7 @@ from selfmask.embeddings.record import Record
 from selfmask.errors import DataError
 
 BLOCK = 16_384
+_MOST_NUMBERS = 2**26  # of a block: how wide its rows are is for the file to say, and a file may be a stranger's
 ENDINGS = (".parquet", ".npy")
 
 
@@ -69,13 +70,18 @@ class Embeddings:
                 yield numbers(pa.chunked_array([batch.column("embedding")]), width)
             return
         whole = _npy(self.path)
-        for start in range(0, len(whole), BLOCK):
-            yield whole[start : start + BLOCK]
+        for start in range(0, len(whole), self._rows):
+            yield whole[start : start + self._rows]
+
+    @property
+    def _rows(self) -> int:
+        """Of a block."""
+        return max(1, min(BLOCK, _MOST_NUMBERS // self.record.width))
 
     def _batches(self, column: str) -> Iterator[Any]:
         try:
             with pq.ParquetFile(self.path) as file:
-                yield from file.iter_batches(BLOCK, columns=[column])
+                yield from file.iter_batches(self._rows, columns=[column])
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise DataError(f"{self.path} is damaged: {error}") from error
 

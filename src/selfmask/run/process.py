@@ -112,9 +112,14 @@ def device_named(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise SettingsError(f"--device is auto, cpu, cuda or mps, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise SettingsError(f"--device is auto, cpu, cuda or mps, got {name!r}")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
         raise SettingsError(
-            f"--device {name}: this machine has no CUDA device that torch can use; leave it out"
+            f"--device {name}: this machine has {count or 'no'} CUDA devices that torch can use; leave it out"
         )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SettingsError(f"--device {name}: torch cannot use Apple's GPU here; leave it out")
     return device

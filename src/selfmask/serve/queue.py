@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from selfmask.errors import SelfmaskError, SettingsError
@@ -100,7 +101,21 @@ class MaskQueue(Generic[W]):
             self._images[mask] = self._images.get(mask, 0) + images
             self._waiting += images
             self._changed.notify()
-            return job.answer
+        job.answer.add_done_callback(partial(self._taken_back, job))
+        return job.answer
+
+    def _taken_back(self, job: Job[W], answer: Future[Any]) -> None:
+        """Room for others at once, where nobody waits for `job` any more."""
+        with self._changed:
+            if not answer.cancelled() or job not in self._by_age:
+                return
+            del self._by_age[job]
+            jobs = self._by_mask[job.mask]
+            jobs.remove(job)
+            self._waiting -= job.images
+            self._images[job.mask] -= job.images
+            if not jobs:
+                del self._by_mask[job.mask], self._images[job.mask]
 
     def take(self) -> list[Job[W]]:
         """The next batch: jobs of one mask that nobody took back, 1 or more. Waits for one.
