@@ -259,3 +259,18 @@ def test_what_is_no_number_tells_no_class(
     save(tmp_path / "a.mask.safetensors", model, 1, head=head)
     with Bank(backbone, tmp_path) as bank, pytest.raises(MaskFileError, match="gives what is no number"):
         bank.predict(pictures(2), "a")
+
+
+def test_a_network_of_one_s_own_gives_what_it_gave_before(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3))
+    x = torch.randn(1, 3, 16, 16)
+    (tmp_path / "masks").mkdir()
+    with Bank(network, tmp_path / "masks") as bank:
+        assert bank.backbone.module(x).shape == (1, 8)
+        with pytest.raises(WrongBaseError):
+            Bank(network, tmp_path / "masks")
+        assert bank.backbone.module(x).shape == (1, 8)
+    assert network(x).shape == (1, 8, 14, 14)
+    with pytest.raises(SettingsError):
+        Bank(network, tmp_path / "missing")
+    assert network(x).shape == (1, 8, 14, 14)

@@ -41,9 +41,21 @@ def pool_output(module: nn.Module) -> nn.Module:
 
     A module that returns them already is not slowed: the hook passes a two-dimensional tensor on.
     """
-    if _pooled not in module._forward_hooks.values():
+    if not is_pooled(module):
         module.register_forward_hook(_pooled)
     return module
+
+
+def is_pooled(module: nn.Module) -> bool:
+    """Whether `pool_output` was there."""
+    return _pooled in module._forward_hooks.values()
+
+
+def unpool_output(module: nn.Module) -> None:
+    """Have `module` return what it returned before `pool_output`."""
+    for number, hook in [*module._forward_hooks.items()]:
+        if hook is _pooled:
+            del module._forward_hooks[number]
 
 
 def _pooled(module: nn.Module, inputs: Any, output: Any) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from selfmask._common.units import byte_count
 from selfmask.backbones.backbone import Backbone
-from selfmask.backbones.from_module import from_module
+from selfmask.backbones.from_module import from_module, is_pooled, unpool_output
 from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.backbones.spec import build, recipe_of
 from selfmask.bank.folder import Entry, checked_name, digest_of, is_folder_of_masks, name_of, stamp_of
@@ -78,9 +78,15 @@ class Bank:
             raise SettingsError(f"watch is the seconds between two looks at the folders, got {watch}")
         self._shelf = Shelf(byte_count(memory, "memory", least=0))
         paths = [Path(p) for p in ([masks] if isinstance(masks, str | os.PathLike) else masks)]
+        # A network of the user's own is pooled for as long as it is the bank's.
+        self._pooled = isinstance(backbone, nn.Module) and not is_pooled(backbone)
         self.backbone = _backbone(backbone)
         self._channels_last = _channels_last(self.backbone.module)
-        self._switch = Switch(self.backbone.module)
+        try:
+            self._switch = Switch(self.backbone.module)
+        except BaseException:
+            self._unpool()
+            raise
         self._model = threading.RLock()
         self._lent = False
         self._closed = False
@@ -275,6 +281,7 @@ class Bank:
                 raise SettingsError("bank.close() inside of bank.use(...): end that block first")
             self._closed = True
             self._switch.close()
+            self._unpool()
 
     def __enter__(self) -> Self:
         return self
@@ -361,6 +368,10 @@ class Bank:
                 )
             if not self._register.entry(name).predicts:
                 raise no_head(name)
+
+    def _unpool(self) -> None:
+        if self._pooled:
+            unpool_output(self.backbone.module)
 
     def _check_open(self) -> None:
         if self._closed:
