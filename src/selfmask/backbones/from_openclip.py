@@ -166,7 +166,7 @@ def _recipe(config: dict[str, Any]) -> Preprocessing:
         (u, v, w),
         int(size if isinstance(size, int) else size[0]),
         "bilinear" if config.get("interpolation") == "bilinear" else "bicubic",
-        1.0,  # open_clip resizes the short side to the input size and cuts the centre
+        1.0,  # open_clip resizes the short side to the input size and cuts the centre (SigLIP's it squashes)
     )
 
 

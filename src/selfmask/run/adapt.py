@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from selfmask._common.console import tell
-from selfmask._common.processes import by_the_first
+from selfmask._common.processes import by_the_first, ended_on_all
 from selfmask._common.units import byte_count
 from selfmask.errors import EmptyMaskWarning, RunError, StoppedError
 from selfmask.features.agreement import Agreement
@@ -195,10 +195,11 @@ def _adapt(
     told = _told(plan, folder, first=first)
     kept: dict[str, Any] = {"head_dtype": settings.head_dtype if rounded else None, **told}
     spent: Spent | None = None
-    if first and most is not None:
-        # Before it is checked, and under the name that says that it is not.
-        spent, head = save_within(masks, plan, folder.rejected_file, most, exact, **kept)
-        tell(console, f"in bytes: {spent}")
+    with ended_on_all(accelerator.device, RunError("the first process could not save the mask; it says why")):
+        if first and most is not None:
+            # Before it is checked, and under the name that says that it is not.
+            spent, head = save_within(masks, plan, folder.rejected_file, most, exact, **kept)
+            tell(console, f"in bytes: {spent}")
     status = masks.status()
     warnings, result, check = list(plan.splits.notes), None, None
     if untouched is not None:
