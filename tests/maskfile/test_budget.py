@@ -427,6 +427,8 @@ def test_a_file_made_smaller_twice_says_all_that_it_lacks(tmp_path: Path, model:
     whole = 3344
     once = spared({"rule": 1, "flipped": 2, "training": {"rate": 1}}, 2200, whole)
     twice = spared(once, 2000, 2188)
+    odd = spared({"budget": {"left_out": [["x"], "rule"], "whole": None}}, 2000, 2188)["budget"]
+    assert odd == {"max_bytes": 2000, "whole": 2188, "left_out": ["rule"]}
     assert twice["budget"] == {"max_bytes": 2000, "whole": whole, "left_out": ["rule", "flipped", "training"]}
 
     masks = learnt(model)

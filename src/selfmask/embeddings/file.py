@@ -19,9 +19,8 @@ from selfmask.embeddings.record import Record
 from selfmask.errors import DataError
 
 BLOCK = 16_384
-_MOST_NUMBERS = (
-    2**26
-)  # of a block: how wide its rows are is for the file to say, and a file may be a stranger's
+# Of a block: how wide its rows are is for the file to say, and a file may be a stranger's.
+_MOST_NUMBERS = 2**26
 ENDINGS = (".parquet", ".npy")
 
 

@@ -216,7 +216,8 @@ def spared(metadata: Mapping[str, Any], max_bytes: int, whole: int) -> dict[str,
     before = metadata.get("budget")  # of a file that was made smaller once: what it lacks, this one does too
     if isinstance(before, Mapping):
         lacks, size = before.get("left_out"), before.get("whole")
-        left = [*dict.fromkeys([*(lacks if isinstance(lacks, list) else []), *left])]
+        known = [one for one in lacks if isinstance(one, str)] if isinstance(lacks, list) else []
+        left = [*dict.fromkeys([*known, *left])]
         whole = max(whole, size) if isinstance(size, int) else whole
     return {**kept, "budget": {"max_bytes": max_bytes, "whole": whole, "left_out": left}}
 

@@ -61,7 +61,7 @@ def logits(x: Tensor, head: Head) -> Tensor | None:
     if rows is None or x.ndim != 2 or rows.shape[1] != x.shape[1] or not len(rows):
         return None
     layer = plain(head)
-    if "logit_scale" in layer:
+    if "text" in layer and "logit_scale" in layer:
         return cosine_logits(x, rows.to(x), float(layer["logit_scale"]))
     bias = layer.get("bias")
     return F.linear(x, rows.to(x), None if bias is None else bias.to(x))
