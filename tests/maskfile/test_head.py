@@ -61,7 +61,6 @@ def test_one_in_few_bits_says_what_its_values_say() -> None:
     ],
 )
 def test_nobody_knows_what_another_says(head: dict[str, Any]) -> None:
-    assert class_rows(head) is None
     assert logits(X, head) is None
     assert linear_layer(head) is None
 
@@ -71,3 +70,10 @@ def test_rows_that_do_not_fit_say_nothing(rows: Tensor) -> None:
     assert predicts({"weight": rows})
     assert logits(X, {"weight": rows}) is None
     assert logits(X[0], {"weight": torch.ones(3, 7)}) is None
+
+
+def test_a_damaged_head_is_one_and_another_s_is_none() -> None:
+    assert class_rows({"weight": torch.ones(3, 7, 1, 1)}) is not None
+    for head in ({}, {"0.weight": torch.ones(3, 7)}, {"text": torch.ones(3, 7)}):
+        assert class_rows(head) is None
+        assert not predicts(head)

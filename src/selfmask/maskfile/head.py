@@ -22,17 +22,12 @@ def cosine_logits(features: Tensor, embeddings: Tensor, scale: Tensor | float) -
 
 
 def class_rows(head: Head) -> Tensor | None:
-    """A row for each class, float (classes, width), as it is once read; None for a head of neither kind.
+    """A row for each class, (classes, width) unless it is damaged, as it is once read; None for a head of neither kind.
 
     A linear head has "weight" and perhaps "bias" (classes,), one of texts "text" and "logit_scale", one number.
     """
     layer = plain(head)
-    if "text" in layer and "logit_scale" in layer:
-        return layer["text"] if layer["text"].ndim == 2 and layer["logit_scale"].numel() == 1 else None
-    rows, bias = layer.get("weight"), layer.get("bias")
-    if rows is None or rows.ndim != 2 or (bias is not None and bias.shape != rows.shape[:1]):
-        return None
-    return rows
+    return layer.get("text" if "logit_scale" in layer else "weight")
 
 
 def predicts(head: Head) -> bool:
@@ -43,25 +38,27 @@ def predicts(head: Head) -> bool:
 def linear_layer(head: Head) -> tuple[Tensor, Tensor] | None:
     """Weight (classes, width) and bias (classes,) of a linear head, float32; None of another, or where either lacks."""
     layer = plain(head)
-    if class_rows(head) is None or not {"weight", "bias"} <= layer.keys():
+    weight, bias = layer.get("weight"), layer.get("bias")
+    if weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
         return None
-    return layer["weight"].float(), layer["bias"].float()
+    return weight.float(), bias.float()
 
 
 def logits(x: Tensor, head: Head) -> Tensor | None:
     """What `head` says of features `x` (N, width): (N, classes), in x's dtype; None where it is of neither kind.
 
-    None too where its rows have another width.
+    None too where its rows have another width, or its tensors do not fit each other.
 
     Example:
         >>> logits(torch.ones(2, 3), {"weight": torch.ones(4, 3)}).shape
         torch.Size([2, 4])
     """
-    rows = class_rows(head)
-    if rows is None or x.ndim != 2 or rows.shape[1] != x.shape[1] or not len(rows):
+    layer, rows = plain(head), class_rows(head)
+    if rows is None or rows.ndim != 2 or x.ndim != 2 or rows.shape[1] != x.shape[1] or not len(rows):
         return None
-    layer = plain(head)
-    if "text" in layer and "logit_scale" in layer:
-        return cosine_logits(x, rows.to(x), float(layer["logit_scale"]))
-    bias = layer.get("bias")
+    scale, bias = layer.get("logit_scale"), layer.get("bias")
+    if scale is not None:
+        return cosine_logits(x, rows.to(x), float(scale)) if scale.numel() == 1 else None
+    if bias is not None and bias.shape != rows.shape[:1]:
+        return None
     return F.linear(x, rows.to(x), None if bias is None else bias.to(x))
