@@ -44,8 +44,8 @@ def probabilities(x: Tensor, head: Head, name: str) -> Tensor:
     said = logits(x, head)
     if said is None:
         raise MaskFileError(
-            f"the head of the mask {name!r} has shape {tuple(rows.shape)}, and the features have width {x.shape[1]}, or its "
-            "parts do not fit each other: it is damaged"
+            f"the head of the mask {name!r} has shape {tuple(rows.shape)}, and the features have width {x.shape[1]}, "
+            "or its parts do not fit each other: it is damaged"
         )
     found = said.softmax(dim=1)
     if not bool(found.isfinite().all()):
