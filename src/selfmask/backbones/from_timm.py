@@ -6,17 +6,21 @@ import math
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import timm
-import torch
 from timm.data.config import resolve_data_config
 from timm.layers.patch_embed import PatchEmbed
 from torch import nn
 
 from selfmask._common.near import did_you_mean
 from selfmask.backbones.backbone import Backbone, measured_width, weights_name
-from selfmask.backbones.hub import OFFLINE_CHOICES, hub_endpoint, in_hub_cache, require_reachable
+from selfmask.backbones.hub import (
+    OFFLINE_CHOICES,
+    hub_endpoint,
+    in_hub_cache,
+    require_reachable,
+    torch_checkpoint,
+)
 from selfmask.backbones.preprocessing import MOST_PIXELS, Preprocessing
 from selfmask.backbones.state import StateDict, load_strict, read_state_dict
 from selfmask.errors import BackboneError
@@ -127,10 +131,10 @@ def _source(name: str) -> dict[str, Any]:
             return {"pretrained_cfg_overlay": {"file": str(cached)}}
         require_reachable(hub_endpoint(), what)
         return {}
-    fetched = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(str(config.url)).path).name
-    if fetched.is_file():
-        return {"pretrained_cfg_overlay": {"file": str(fetched)}}
-    require_reachable(str(config.url), what)
+    url = str(config.url)
+    if torch_checkpoint(url).is_file():
+        return {"pretrained_cfg_overlay": {"file": str(torch_checkpoint(url))}}
+    require_reachable(url, what)
     return {}
 
 

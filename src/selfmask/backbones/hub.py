@@ -132,9 +132,14 @@ def _cached(repository: str, name: str) -> object:
         ) from error
 
 
+def torch_checkpoint(url: str) -> Path:
+    """Where torch.hub, and what loads by it, keeps what it has downloaded from `url`; whether it is there or not."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+
+
 def fetched(url: str, what: str) -> Path:
     """The file at `url`, from torch.hub's folder of checkpoints, downloaded first where it is not there."""
-    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+    target = torch_checkpoint(url)
     if not target.is_file():
         require_reachable(url, what)
         target.parent.mkdir(parents=True, exist_ok=True)

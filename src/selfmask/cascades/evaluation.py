@@ -10,12 +10,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from selfmask.cascades.fusion import FUSION_IMAGES, MODES, fit_fusion
+from selfmask.cascades.fusion import MODES, fit_fusion, fusion_images
 from selfmask.cascades.network import DISPATCHER, Cascade
 from selfmask.errors import DataError
 from selfmask.features.measure import measure_features
 from selfmask.features.rows import Outcome, Rows
-from selfmask.images.splits import at_most
 from selfmask.run.measuring import measure_base
 from selfmask.run.plan import Plan
 from selfmask.run.result import Cluster
@@ -55,7 +54,7 @@ def measure_cascade(
         cascade.embeddings(part, plan.backbone, modes=(DISPATCHER, *MODES), channels_last=plan.channels_last)
         for part in (train, test)
     )
-    fused, whole = at_most(plan.train, FUSION_IMAGES, plan.settings.seed), train_x[DISPATCHER]
+    fused, whole = fusion_images(plan.train, plan.settings.seed), train_x[DISPATCHER]
     if not len(train) == len(fused) == len(plan.train):  # else these are the very images
         whole = cascade.embeddings(
             fused, plan.backbone, modes=(DISPATCHER,), channels_last=plan.channels_last

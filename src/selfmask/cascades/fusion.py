@@ -11,13 +11,15 @@ from torch import Tensor
 
 from selfmask._common.clustering import principal_axes
 from selfmask.errors import DataError, MaskFileError, SettingsError
+from selfmask.images.image_set import ImageSet
+from selfmask.images.splits import at_most
 
 Mode = Literal["conditional", "unconditional"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 # The axes are fitted on so many images at most: their Gram matrix is decomposed in float64, a minute's work at this
 # size, and the leading axes of thousands of images are those of all.
-FUSION_IMAGES = 4096
+_FUSION_IMAGES = 4096
 
 # A component whose deviation is below a thousandth of the leading one's is dropped: bringing it to equal variance
 # would magnify the rounding of float32 features and weights by more than the embedding's own precision of 1e-4.
@@ -88,6 +90,11 @@ class Fusion:
             return cls(mode, tensors["mean"], tensors["projection"])  # type: ignore[arg-type]
         except (KeyError, SettingsError) as error:
             raise MaskFileError(f"the cascade's {mode} fusion is damaged: {error}") from None
+
+
+def fusion_images(images: ImageSet, seed: int) -> ImageSet:
+    """Those of the training images that the fusions are fitted on, the same for each of them."""
+    return at_most(images, _FUSION_IMAGES, seed)
 
 
 def fit_fusion(x: Tensor, width: int, mode: Mode) -> Fusion:

@@ -18,7 +18,7 @@ from selfmask._common.processes import by_the_first
 from selfmask.cascades.cascade_file import load_cascade, write_cascade
 from selfmask.cascades.evaluation import make_up, measure_cascade, storage
 from selfmask.cascades.experts import Start, train_expert
-from selfmask.cascades.fusion import FUSION_IMAGES, MODES, Fusion, Mode, fit_fusion, joined
+from selfmask.cascades.fusion import MODES, Fusion, Mode, fit_fusion, fusion_images, joined
 from selfmask.cascades.network import Cascade
 from selfmask.cascades.router import Router, check_support, fit_router
 from selfmask.cascades.settings import CascadeSettings
@@ -27,7 +27,6 @@ from selfmask.features.features import features
 from selfmask.features.passes import showing
 from selfmask.features.rows import NOT_MEASURED, Rows
 from selfmask.images.batches import check_shared
-from selfmask.images.splits import at_most
 from selfmask.run.adapt import learn_mask
 from selfmask.run.build import build_objective
 from selfmask.run.checkpoint import damage_named, read_checkpoint, write_checkpoint
@@ -243,7 +242,7 @@ def _write(
 
     # Beside the file, which may be there already, until there is a whole one.
     draft = folder.path / ".draft.cascade.safetensors"
-    images = at_most(plan.train, FUSION_IMAGES, settings.seed)
+    images = fusion_images(plan.train, settings.seed)
     try:
         first, own, assignment = write(draft, {}).member_features(
             images, plan.backbone, everything=True, channels_last=plan.channels_last

@@ -204,14 +204,10 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _WITHOUT_SIGN = 258, 262, 339, 1
 def _to_rgb(picture: Image.Image) -> Image.Image:
     mode = picture.mode
     if mode.startswith(("I", "F")):
-        values = _raw(picture)
-        bits = getattr(picture, "tag_v2", {}).get(_BITS, (16,))[0]
-        if mode.startswith("I;16") and 8 < bits < 16:  # 12, of microscopes and X-rays, are left as they are
-            values = _scaled(np.minimum(values, 2**bits - 1), 2**bits - 1)
-        else:
-            values = _to_8_bits(values, mode)
+        tags = getattr(picture, "tag_v2", {})
+        values = _to_8_bits(_raw(picture), mode, tags.get(_BITS, (16,))[0])
         # Pillow turns around what is stored with white as 0 where it has 8 bits, but not where it has 16.
-        white_is_0 = mode.startswith("I;16") and getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+        white_is_0 = mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0
         return Image.fromarray(255 - values if white_is_0 else values).convert("RGB")
     if mode == "CMYK":
         return _from_profile(picture) or picture.convert("RGB")
@@ -240,14 +236,18 @@ def _raw(picture: Image.Image) -> np.ndarray:
     return values
 
 
-def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
-    """Greyscale with more than 8 bits to uint8.
+def _to_8_bits(values: np.ndarray, mode: str, bits: int) -> np.ndarray:
+    """Greyscale with more than 8 bits to uint8. `bits`: that a TIFF says of a value; 12, say, lie in 16 as they are.
 
-    16 bits: 65535 becomes 255. 32-bit integers: by the smallest usual range (8, 16 or 32 bits) that holds
-    them. Floats: [0, 1] if they lie in it, else [0, 255] if they lie in that, else from minimum to maximum.
+    16 bits: 65535 becomes 255, of 9 to 15 their own largest. 32-bit integers: by the smallest usual range (8, 16 or 32
+    bits) that holds them. Floats: [0, 1] if they lie in it, else [0, 255] if they lie in that, else from minimum to
+    maximum.
     """
     if values.dtype.itemsize == 2:
-        return _OF_16_BITS[values]
+        if not 8 < bits < 16:
+            return _OF_16_BITS[values]
+        top = 2**bits - 1
+        return _scaled(np.minimum(values, top), top)
     if mode == "I":
         top = int(values.max(initial=0))
         most = np.iinfo(values.dtype).max

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from selfmask.errors import DataError
 from selfmask.images.decode import EXTENSIONS
 from selfmask.images.listing import Entry, Listing, split_name
 from selfmask.images.place import check_folder
+from selfmask.images.tables import parsed_json, read_text
 
 _MOST_SETTINGS = 2**20  # bytes of a run's
 
@@ -154,8 +154,8 @@ def _is_run(folder: Path) -> bool:
     if not file.is_file() or file.stat().st_size > _MOST_SETTINGS:
         return False
     try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError):
+        found = parsed_json(read_text(file), str(file))
+    except DataError:
         return False
     return isinstance(found, dict) and {"data", "objective", "backbone"} <= found.keys()
 

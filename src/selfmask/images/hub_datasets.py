@@ -24,7 +24,7 @@ def hf_listing(spec: str) -> Listing:
     entries: list[Entry] = []
     classes: tuple[str, ...] | None = None
     found = list(_parts(spec))
-    known = {key: split_name(key) for key, *_ in found if split_name(key) is not None}
+    known = {key: split for key, *_ in found if (split := split_name(key)) is not None}
     if len(found) > 1 and not known:
         raise DataError(
             f"hf:{spec} has the parts {', '.join(printable([key for key, *_ in found]))}, none of which is train, "

@@ -172,7 +172,7 @@ def in_bytes(
     learnt: Learnt,
     worn: Worn,
     write: Callable[[Learnt], bytes],
-    keep: Callable[[bytes], object] = len,
+    keep: Callable[[bytes], object] = lambda content: None,
 ) -> Fitted:
     """The file of at most `max_bytes` whose network is nearest to what was `learnt`; the network then wears it.
 

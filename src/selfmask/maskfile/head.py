@@ -26,8 +26,8 @@ def class_rows(head: Head) -> Tensor | None:
 
     A linear head has "weight" and perhaps "bias" (classes,), one of texts "text" and "logit_scale", one number.
     """
-    layer = plain(head)
-    return layer.get("text" if "logit_scale" in layer else "weight")
+    rows = head.get("text" if "logit_scale" in head else "weight")
+    return rows.values() if isinstance(rows, Quantised) else rows
 
 
 def predicts(head: Head) -> bool:
@@ -53,7 +53,8 @@ def logits(x: Tensor, head: Head) -> Tensor | None:
         >>> logits(torch.ones(2, 3), {"weight": torch.ones(4, 3)}).shape
         torch.Size([2, 4])
     """
-    layer, rows = plain(head), class_rows(head)
+    layer = plain(head)
+    rows = class_rows(layer)
     if rows is None or rows.ndim != 2 or x.ndim != 2 or rows.shape[1] != x.shape[1] or not len(rows):
         return None
     scale, bias = layer.get("logit_scale"), layer.get("bias")

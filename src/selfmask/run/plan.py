@@ -158,8 +158,8 @@ def make_plan(settings: AdaptSettings) -> Plan:
     )
     if size != native and backbone.is_transformer:
         backbone = build(settings.backbone, weights=settings.weights, image_size=size)
-    if not backbone.takes(size):
-        if settings.size is not None or size == native:
+    if size != native and not backbone.takes(size):
+        if settings.size is not None:
             raise BackboneError(
                 f"{settings.backbone} does not take images of {size} × {size} pixels; it was trained at {native}: "
                 f"leave --size out, or say --size {native}"

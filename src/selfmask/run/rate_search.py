@@ -144,11 +144,11 @@ def _try(
         figures = torch.stack([right, F.cross_entropy(logits.double(), labels)])
         figures = figures.to(device, torch.float32)
         same_on_all([figures])
-        found = float(figures[1])
-        return (
-            RateTried(rate, float(figures[0]), found) if math.isfinite(found) else RateTried(rate, 0.0, None)
-        )
+        loss = float(figures[1])
+        if math.isfinite(loss):
+            return RateTried(rate, float(figures[0]), loss)
     except DivergedError:
-        return RateTried(rate, 0.0, None)
+        pass
     finally:
         masks.remove()
+    return RateTried(rate, 0.0, None)

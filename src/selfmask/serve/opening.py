@@ -36,10 +36,11 @@ def _backbone(settings: ServeSettings) -> Backbone:
     path: Path = settings.masks
     if not is_folder_of_masks(path):
         return backbone_of(open_mask(path), None, settings.weights, download=settings.download)
-    why = "it holds no mask yet"
+    refused: list[str] = []
     for file in masks_in(path):
         try:
             return backbone_of(open_mask(file), None, settings.weights, download=settings.download)
         except SelfmaskError as error:  # a damaged file is left out, and the next may say which backbone
-            why = f"{file.name}: {error}" if why.startswith("it holds") else why
+            refused.append(f"{file.name}: {error}")
+    why = refused[0] if refused else "it holds no mask yet"
     raise SettingsError(f"{path}: the backbone is not known ({why}): name it by --backbone")

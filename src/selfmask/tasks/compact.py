@@ -25,7 +25,6 @@ from selfmask.maskfile.saving import stored_head
 from selfmask.masking.importance import by_magnitude, sensitivity
 from selfmask.run.folder import RunFolder
 from selfmask.run.spending import MOST
-from selfmask.run.split import seen_in_training
 from selfmask.tasks.compaction import Compaction, smallest, to_bits
 from selfmask.tasks.in_bytes import InBytes, hold
 from selfmask.tasks.judge import Judge, Tested, judge
@@ -37,6 +36,7 @@ from selfmask.tasks.opening import (
     learnt_at,
     open_images_of,
     open_mask,
+    seen_by,
     seen_note,
 )
 
@@ -166,12 +166,11 @@ def run(settings: CompactSettings, console: Console | None = None) -> Compacted 
     splits = opened.splits
     size = settings.size or learnt_at(mask) or backbone.preprocessing.size
     check_own_size(backbone, size)
-    source = RunFolder(settings.mask) if settings.mask.is_dir() else mask
     if settings.max_bytes is not None:
         most = byte_count(settings.max_bytes, "--max-bytes")
         with console.status("weighing what to give up"):
             return hold(
-                source,
+                settings.mask,
                 mask,
                 stored,
                 backbone,
@@ -191,7 +190,7 @@ def run(settings: CompactSettings, console: Console | None = None) -> Compacted 
             tested = _tested(judged, masks, found, splits.test)
             doubts = _doubts(settings, judged, tested)
             if tested is not None and splits.test is not None:
-                seen = seen_note(seen_in_training(source, splits.test, opened), tested.images)
+                seen = seen_note(seen_by(settings.mask, mask, splits.test, opened), tested.images)
                 doubts += [] if seen is None else [seen]
             cost = _head_cost(settings, judged, mask, found.masks, plain(stored), splits.test)
     record: dict[str, Any] = {

@@ -20,10 +20,9 @@ from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome,
 from selfmask.features.statistics import moved_statistics
 from selfmask.maskfile.head import linear_layer
 from selfmask.maskfile.mask import Mask
-from selfmask.run.folder import RunFolder
 from selfmask.run.process import use_threads
-from selfmask.run.split import RunImages, seen_in_training
-from selfmask.tasks.opening import check_own_size, check_size, open_images_of, open_mask, seen_note
+from selfmask.run.split import RunImages
+from selfmask.tasks.opening import check_own_size, check_size, open_images_of, open_mask, seen_by, seen_note
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,7 @@ def run(settings: EvaluateSettings) -> Evaluation:
     masked, subject = _at(MASKED, sizes[0], sizes), "The masked network"
     rows = Rows.of(list(_rows(mask, backbone, opened, settings, sizes)), judged=masked)
     verdict = rows.verdict(masked, subject if len(sizes) == 1 else f"{subject} at {sizes[0]} px")
-    source = RunFolder(settings.run) if settings.run.is_dir() else mask
-    seen = seen_in_training(source, opened.splits.test, opened)
+    seen = seen_by(settings.run, mask, opened.splits.test, opened)
     return Evaluation(
         mask.path, opened.train.name, rows, verdict, seen, _unmeasured(mask, opened.train.classes)
     )

@@ -21,10 +21,9 @@ from selfmask.maskfile.head import Head, logits, predicts
 from selfmask.maskfile.loading import parse_mask
 from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.trade import Learnt
-from selfmask.run.folder import RunFolder
-from selfmask.run.split import RunImages, seen_in_training
+from selfmask.run.split import RunImages
 from selfmask.tasks.judge import Tested
-from selfmask.tasks.opening import seen_note
+from selfmask.tasks.opening import seen_by, seen_note
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class InBytes:
 
 
 def hold(
-    source: RunFolder | Mask,
+    path: Path,
     mask: Mask,
     head: Head,
     backbone: Backbone,
@@ -88,7 +87,7 @@ def hold(
 ) -> InBytes:
     """Write the file of at most `max_bytes` whose outputs on images held out are nearest to those of `mask`.
 
-    `source` says what the mask was learnt on (`run.split.seen_in_training`). `head` is the mask's, as it is to be
+    `path` is where the mask was opened from, a file or the folder of a run. `head` is the mask's, as it is to be
     stored at most; at most `most` images of `size` pixels are judged by. Raises as `maskfile.budget.in_bytes` does;
     nothing is written then. The backbone is the base again afterwards.
     """
@@ -119,7 +118,7 @@ def hold(
         out, max_bytes, found.record, mask.bytes(), parse_mask(found.content, out).bytes(), found.moved,
         worn.speaks,
         costs[0], costs[1] if test is not None else None,
-        (seen_in_training(source, images, opened), None if test is None else seen_in_training(source, test, opened)),
+        (seen_by(path, mask, images, opened), None if test is None else seen_by(path, mask, test, opened)),
         len(images),
     )  # fmt: skip
 

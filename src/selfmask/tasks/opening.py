@@ -9,11 +9,12 @@ from typing import Any
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import weight_places
 from selfmask.errors import SettingsError
+from selfmask.images.image_set import ImageSet
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.run.folder import RunFolder
 from selfmask.run.settings import AdaptSettings
-from selfmask.run.split import RunImages, open_as_recorded, open_images, recorded_rule
+from selfmask.run.split import RunImages, open_as_recorded, open_images, recorded_rule, seen_in_training
 
 
 def open_mask(path: Path, *, rejected: bool = False) -> Mask:
@@ -45,10 +46,15 @@ def open_images_of(path: Path, mask: Mask, data: str | None, **given: Any) -> Ru
     return open_images(AdaptSettings(data, held_out=0.0, **given))
 
 
+def seen_by(path: Path, mask: Mask, images: ImageSet, opened: RunImages) -> int | None:
+    """How many of `images` the mask, opened from `path`, was learnt on; None: not known. See `seen_in_training`."""
+    return seen_in_training(RunFolder(path) if path.is_dir() else mask, images, opened)
+
+
 def seen_note(seen: int | None, images: int, what: str = "test images") -> str | None:
     """What a reader of figures on so many images must know where the mask was learnt on `seen` of them; None: nothing.
 
-    seen: as `run.split.seen_in_training` has it; None: it is not known.
+    seen: as `seen_by` has it; None: it is not known.
     """
     if seen is None:
         return (
