@@ -298,6 +298,17 @@ def test_where_it_may_not_be_written(used, tmp_path: Path, out: str) -> None:
         selfmask.embed(str(used.mask))
 
 
+def test_a_json_of_somebody_elses_is_not_taken_for_the_names(used, tmp_path: Path) -> None:
+    images, theirs = str(used.photos), tmp_path / "e.json"
+    theirs.write_text('{"mine": 1}')
+    with pytest.raises(SettingsError, match=r"e\.json is there, and is not what selfmask embed wrote"):
+        selfmask.embed(str(used.mask), images, out=tmp_path / "e.npy", weights=used.weights)
+    assert theirs.read_text() == '{"mine": 1}'
+    theirs.unlink()
+    for _ in range(2):  # the names of the first time are its own
+        selfmask.embed(str(used.mask), images, out=tmp_path / "e.npy", weights=used.weights)
+
+
 def test_files_that_were_tampered_with(used, tmp_path: Path) -> None:
     out = tmp_path / "e.npy"
     selfmask.embed(str(used.mask), str(used.photos), out=out, weights=used.weights)

@@ -167,7 +167,7 @@ class Parts:
             file.flush()
             os.fsync(file.fileno())
             beside.unlink(missing_ok=True)
-        text = json.dumps({"record": json.loads(record.json()), **columns}, ensure_ascii=False)
+        text = json.dumps({_FIRST: json.loads(record.json()), **columns}, ensure_ascii=False)
         write_atomically(beside, text.encode())
 
     def _table(self, path: Path) -> Any:
@@ -201,6 +201,26 @@ def numbers(column: Any, width: int) -> np.ndarray:
 def json_beside(path: Path) -> Path:
     """The file of names beside a .npy."""
     return path.with_suffix(".json")
+
+
+_FIRST = "record"
+
+
+def check_beside(out: Path) -> None:
+    """Raise `SettingsError` where the file of names of a .npy would take the place of somebody else's."""
+    beside = json_beside(out)
+    try:
+        with beside.open("rb") as file:
+            ours = file.read(len(_FIRST) + 3) == f'{{"{_FIRST}"'.encode()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SettingsError(f"{beside}, where the names of {out.name} go: {error.strerror}") from None
+    if not ours:
+        raise SettingsError(
+            f"{beside} is there, and is not what selfmask embed wrote; the names of {out.name} would take its place: "
+            "give another --out, or move it away"
+        )
 
 
 def _lists(x: np.ndarray, width: int) -> Any:

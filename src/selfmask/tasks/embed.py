@@ -20,7 +20,7 @@ from selfmask.cluster.embedding import Workers
 from selfmask.cluster.processes import Processes
 from selfmask.embeddings.embedder import Embedder, in_parts
 from selfmask.embeddings.file import ENDINGS
-from selfmask.embeddings.parts import Dtype, Made, Parts, Wanted, json_beside
+from selfmask.embeddings.parts import Dtype, Made, Parts, Wanted, check_beside, json_beside
 from selfmask.embeddings.record import Record
 from selfmask.errors import SettingsError
 from selfmask.features.passes import passing
@@ -72,6 +72,7 @@ class EmbedSettings:
         check_written(self.out, self.run, self.images, self.weights)
         if self.out.suffix == ".npy":
             check_written(json_beside(self.out), self.run, self.images, self.weights)
+            check_beside(self.out)
         if self.workers is not None and (self.ray is None or self.workers < 1):
             raise SettingsError(f"--workers {self.workers}: how many processes --ray uses, 1 or more")
 
