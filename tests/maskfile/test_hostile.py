@@ -21,9 +21,10 @@ import torch
 import xxhash
 from torch import nn
 
+from selfmask.cascades.cascade_file import load_cascade
 from selfmask.errors import MaskFileError
 from selfmask.maskfile.container import CHECKSUM_KEY, Array, parse, serialise
-from selfmask.maskfile.loading import parse_mask
+from selfmask.maskfile.loading import load, parse_mask
 from selfmask.maskfile.mask import Mask
 from selfmask.maskfile.quantised import quantised
 from selfmask.maskfile.saving import save_mask
@@ -305,6 +306,10 @@ DEEP = np.frombuffer(zlib.compress(b"[" * 1_000_000), np.uint8)
         (lambda c: b"\x80\x02}q\x00." * 100, "not a safetensors file"),
         (with_header(b'"selfmask.format":"1"', b'"selfmask.format":"7"'), "format '7'.*Update selfmask"),
         (with_header(b'"selfmask.checksum"', b'"selfmask.checkSum"'), "without selfmask's checksum"),
+        (
+            with_header(b'"selfmask.checksum":"', b'"selfmask.check\\u0073um":"'),
+            "not written as selfmask writes it",
+        ),
         (with_header(b'"alpha":', b'"index":'), "a key occurs twice"),
         (with_header(b'"training":"{', b'"training":"['), "metadata 'training' is not valid JSON"),
         (with_header(b'"dtype":"U8"', b'"dtype":"F8"'), "dtype 'F8'"),
@@ -400,3 +405,20 @@ def test_an_empty_tensor_with_a_huge_side_is_refused(files: list[bytes]) -> None
         content = serialise(metadata, arrays | {"head/w": Array("F32", shape, np.zeros(0, np.uint8))})
         with pytest.raises(MaskFileError, match=r"'head/w' has dtype 'F32' and shape .*not understood"):
             parse_mask(content, Path("huge"))
+
+
+def test_of_weights_whatever_their_size_only_the_header_is_read(tmp_path: Path) -> None:
+    size = 1 << 36
+    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    file = tmp_path / "model.safetensors"
+    with file.open("wb") as opened:
+        opened.write(len(header).to_bytes(8, "little") + header)
+        opened.truncate(8 + len(header) + size)  # a hole, that takes no room
+    tracemalloc.start()
+    try:
+        for reader in (load, load_cascade):
+            with pytest.raises(MaskFileError, match=r"model.safetensors: .* so not a mask file"):
+                reader(file)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

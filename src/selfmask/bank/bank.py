@@ -29,6 +29,7 @@ from selfmask.bank.switching import Switch
 from selfmask.errors import MaskFileError, SettingsError
 from selfmask.features.features import features
 from selfmask.images.image_set import ImageSet
+from selfmask.maskfile.container import read
 from selfmask.maskfile.head import predicts
 from selfmask.maskfile.loading import parse_mask
 
@@ -178,7 +179,7 @@ class Bank:
     def _checked(self, path: Path, name: str | None, folder: Path | None) -> Entry:
         """An entry for a file, after every check."""
         try:
-            stamp, content = stamp_of(path), path.read_bytes()
+            stamp, content = stamp_of(path), read(path)
         except OSError as error:
             raise MaskFileError(f"{path}: cannot be read: {error.strerror}") from None
         mask = parse_mask(content, path)

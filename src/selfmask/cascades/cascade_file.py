@@ -24,7 +24,7 @@ from selfmask.cascades.member import RELATIVE, pack_member, unpack_member
 from selfmask.cascades.network import Cascade
 from selfmask.cascades.router import Router
 from selfmask.errors import MaskFileError, RunError, SettingsError
-from selfmask.maskfile.container import Array, parse, parse_json, serialise
+from selfmask.maskfile.container import Array, parse, parse_json, read, serialise
 from selfmask.maskfile.loading import parse_mask
 from selfmask.maskfile.mask import Mask
 from selfmask.version import VERSION
@@ -98,7 +98,7 @@ def load_cascade(path: str | os.PathLike[str]) -> Cascade:
     if path.is_dir():
         raise MaskFileError(f"{path}: a folder, expected a cascade file (*.safetensors)")
     try:
-        content = path.read_bytes()
+        content = read(path)
     except FileNotFoundError:
         raise MaskFileError(f"{path}: there is no such file") from None
     texts, arrays = parse(content, path.name)

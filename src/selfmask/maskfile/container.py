@@ -8,8 +8,10 @@ tests hold it against the `safetensors` package).
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,15 +96,35 @@ def parse(content: bytes, name: str) -> tuple[dict[str, str], dict[str, Array]]:
 
     Raises `MaskFileError` for whatever is not a well-formed file or does not match its checksum.
     """
+    length, header, metadata = _header(content, len(content), name)
+    arrays = _arrays(header, np.frombuffer(content, np.uint8, offset=8 + length), name)
+    _check_sum(content, 8 + length, metadata, name)
+    return metadata, arrays
+
+
+def read(path: Path) -> bytes:
+    """The file's bytes, to `parse`. Of one that its header shows to be no mask file, no more than that is read: a
+    network's weights, whatever their size, are told at once.
+
+    Raises `MaskFileError` as `parse` does of a header, and `OSError`.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        start += file.read(min(int.from_bytes(start, "little"), MAX_HEADER_BYTES))
+        _header(start, os.fstat(file.fileno()).st_size, path.name)
+        file.seek(0)
+        return file.read()
+
+
+def _header(content: bytes, size: int, name: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """How long the header is, what it says of tensors, and the metadata; of a file of `size` bytes that begins so."""
     if len(content) < 8:
-        raise MaskFileError(
-            f"{name}: not a mask file: {len(content)} bytes, too short for a safetensors header"
-        )
+        raise MaskFileError(f"{name}: not a mask file: {size} bytes, too short for a safetensors header")
     length = int.from_bytes(content[:8], "little")
-    if length > min(MAX_HEADER_BYTES, len(content) - 8):
+    if length > min(MAX_HEADER_BYTES, size - 8):
         raise MaskFileError(
             f"{name}: damaged, cut short, or not a safetensors file: its header claims {length} bytes, the file has "
-            f"{len(content)}; download or copy it again"
+            f"{size}; download or copy it again"
         )
     header = parse_json(content[8 : 8 + length], f"{name}: the header")
     if not isinstance(header, dict):
@@ -110,9 +132,9 @@ def parse(content: bytes, name: str) -> tuple[dict[str, str], dict[str, Array]]:
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise MaskFileError(f"{name}: a safetensors file without selfmask's metadata, so not a mask file")
-    arrays = _arrays(header, np.frombuffer(content, np.uint8, offset=8 + length), name)
-    _check_sum(content, 8 + length, metadata, name)
-    return metadata, arrays
+    if len(metadata.get(CHECKSUM_KEY, "")) != len(_NO_CHECKSUM):
+        raise MaskFileError(f"{name}: a safetensors file without selfmask's checksum, so not a mask file")
+    return length, header, metadata
 
 
 _DEEPEST = 64
@@ -186,10 +208,10 @@ def _arrays(header: dict[str, Any], data: np.ndarray, name: str) -> dict[str, Ar
 
 
 def _check_sum(content: bytes, header_end: int, metadata: dict[str, str], name: str) -> None:
-    stated = metadata.pop(CHECKSUM_KEY, "")
+    stated = metadata.pop(CHECKSUM_KEY)
     at = content.find(f'"{CHECKSUM_KEY}":"{stated}"'.encode(), 8, header_end)
-    if len(stated) != len(_NO_CHECKSUM) or at < 0:
-        raise MaskFileError(f"{name}: a safetensors file without selfmask's checksum, so not a mask file")
+    if at < 0:
+        raise MaskFileError(f"{name}: the checksum is not written as selfmask writes it: the file is damaged")
     at += len(CHECKSUM_KEY) + 4
     found = xxhash.xxh3_128(content[:at])
     found.update(_NO_CHECKSUM.encode())

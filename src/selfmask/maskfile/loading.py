@@ -11,7 +11,7 @@ from torch import Tensor
 
 from selfmask.errors import MaskFileError
 from selfmask.maskfile import index as record
-from selfmask.maskfile.container import ITEM_BYTES, TENSORS, Array, count, parse, parse_json
+from selfmask.maskfile.container import ITEM_BYTES, TENSORS, Array, count, parse, parse_json, read
 from selfmask.maskfile.fingerprint import DTYPES
 from selfmask.maskfile.index import Companion, Index, Stepped
 from selfmask.maskfile.mask import Mask
@@ -52,7 +52,7 @@ def load(path: str | os.PathLike[str], *, max_weights: int = MAX_WEIGHTS) -> Mas
     path = Path(path)
     if path.is_dir():
         raise MaskFileError(f"{path}: a folder, expected a mask file (*.safetensors)")
-    return parse_mask(path.read_bytes(), path, max_weights)
+    return parse_mask(read(path), path, max_weights)
 
 
 def parse_mask(content: bytes, path: Path, max_weights: int = MAX_WEIGHTS) -> Mask:
