@@ -191,13 +191,21 @@ def test_another_network_s_parts_and_changed_images_are_not_taken(
     assert torch.allclose(read(out), expected.x, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["webdataset", "hf"])
 def test_parts_of_a_shard_that_has_changed_are_not_taken(
-    used, tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
+    used, tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    shard, out = tmp_path / "s.tar", tmp_path / "e.parquet"
-    photos = sorted(used.photos.rglob("*.png"))
+    out, photos = tmp_path / "e.parquet", sorted(used.photos.rglob("*.png"))
+    shard = tmp_path / "set" / ("train.tar" if kind == "webdataset" else "train.parquet")
+    shard.parent.mkdir()
+    images = f"{kind}:{shard if kind == 'webdataset' else shard.parent}"
 
     def pack(order: list[Path]) -> None:
+        if kind == "hf":
+            datasets = pytest.importorskip("datasets", reason="needs the extra 'datasets'")
+            rows, features = [str(path) for path in order], datasets.Features({"image": datasets.Image()})
+            datasets.Dataset.from_dict({"image": rows}, features).to_parquet(str(shard))
+            return
         with tarfile.open(shard, "w") as tar:
             for k, path in enumerate(order):
                 tar.add(path, f"{k:03d}.png")
@@ -205,10 +213,12 @@ def test_parts_of_a_shard_that_has_changed_are_not_taken(
     pack(photos)
     with monkeypatch.context() as patched:
         patched.setattr(Parts, "assemble", lambda *_: (_ for _ in ()).throw(RunError("killed")))
-        with pytest.raises(RunError):
-            selfmask.embed(str(used.mask), f"webdataset:{shard}", out=out, weights=used.weights)
+        for _ in range(2):
+            with pytest.raises(RunError):
+                selfmask.embed(str(used.mask), images, out=out, weights=used.weights)
+    assert len(list(out.with_name(f"{out.name}.parts").glob("*.parquet"))) == 5  # the first time's
     pack(photos[::-1])
-    made = selfmask.embed(str(used.mask), f"webdataset:{shard}", out=out, weights=used.weights)
+    made = selfmask.embed(str(used.mask), images, out=out, weights=used.weights)
     assert made.reused == 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -236,11 +236,17 @@ def _writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def _stamp(entry: Entry) -> str:
-    """When the image's file, or the shard that it lies in, was last changed, and its size; else nothing."""
+    """When the image's file, or what it lies in (a shard, a data set's tables), was last changed, and its size; nothing
+    where it is in no file."""
     content = entry.content
-    path = content.args[0] if isinstance(content, partial) and content.args else content
-    if not isinstance(path, Path):
-        return ""
+    where = content.args[0] if isinstance(content, partial) and content.args else content
+    if isinstance(where, Path):
+        return _changed(where)
+    tables: Sequence[Mapping[str, str]] = getattr(where, "cache_files", ())
+    return ",".join(f"{one['filename']}:{_changed(Path(one['filename']))}" for one in tables)
+
+
+def _changed(path: Path) -> str:
     try:
         found = path.stat()
     except (OSError, ValueError):  # not there, or a name that no file can have
