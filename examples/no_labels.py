@@ -39,9 +39,12 @@ def main(
     )
 
     shares = {}
-    for name, network in (("before", None), ("after", str(run.mask))):
+    for name in ("before", "after"):
         file = out / f"{name}.parquet"
-        selfmask.embed(network, images, file, backbone=backbone, weights=weights, size=size)
+        untouched = (
+            name == "before"
+        )  # the backbone as it was, which sees the images as the run's network does
+        selfmask.embed(str(run.mask), images, file, untouched=untouched, backbone=backbone, weights=weights)
         found = selfmask.search(
             file, images, k=6, out=out / f"{name}.html", backbone=backbone, weights=weights
         )

@@ -30,6 +30,7 @@ from selfmask.errors import DataError, RunError, SettingsError
 from selfmask.images.every import every_image
 from selfmask.images.listing import Entry
 from selfmask.images.sources import Skipped
+from selfmask.maskset import MaskSet
 from selfmask.tasks.embedder import open_embedder
 
 
@@ -63,6 +64,31 @@ def test_both_forms_hold_what_the_network_gives(used, tmp_path: Path) -> None:
     selfmask.embed(str(used.mask), str(used.photos), out=tmp_path / "h.parquet", float16=True, **how)
     assert str(pq.read_schema(tmp_path / "h.parquet").field("embedding").type.value_type) == "halffloat"
     assert torch.equal(read(tmp_path / "h.parquet"), expected.x.half().float())
+
+
+@pytest.mark.parametrize("kind", ["mask", "cascade"])
+def test_the_backbone_as_it_was_sees_what_the_network_sees(used, tmp_path: Path, kind: str) -> None:
+    network, out = getattr(used, kind), tmp_path / "before.parquet"
+    base = used.base()
+    sees = replace(base.preprocessing, size=32, crop=0.5)
+    if kind == "mask":
+        masks = MaskSet(base.module, norm_stats="frozen")
+        masks.set_scores({name: torch.rand(s.shape) - 0.1 for name, s in masks.scores.items()})
+        about = {"backbone": base.describe(), "preprocessing": sees.describe()}
+        network = masks.save(tmp_path / "m.safetensors", **about)
+        masks.remove()
+    else:
+        sees = open_embedder(network, weights=used.weights).backbone.preprocessing
+    made = selfmask.embed(str(network), str(used.photos), out=out, weights=used.weights, untouched=True)
+    assert (made.record.made_by.kind, made.record.made_by.size) == ("backbone", 32)
+    base.preprocessing = sees
+    expected = Embedder(base, made.record.made_by).embed_entries(list(every_image(used.photos)))
+    assert torch.allclose(read(out), expected.x, atol=1e-5)
+    for backbone in (None, "timm:test_resnet"):  # searched by the same views
+        found = selfmask.search(out, str(used.photos), k=1, weights=used.weights, backbone=backbone)
+        assert all(one.query == one.found[0].path for one in found.answers)
+    with pytest.raises(SettingsError, match="a backbone alone is untouched anyway"):
+        selfmask.embed(str(used.photos), backbone="timm:test_resnet", out=out, untouched=True)
 
 
 def test_a_cascade_s_experts_come_along(used, tmp_path: Path, small_parts: None) -> None:

@@ -47,6 +47,8 @@ class EmbedSettings:
     """Of a cascade: conditional (two passes an image; the default) or unconditional (a pass for each expert)."""
     size: int | None = None
     """Side of the views in pixels. Default: the one that the mask was learnt at, or the backbone's own."""
+    untouched: bool = False
+    """By the run's backbone as it was before, which sees images as the run's network does: to compare with."""
     backbone: str | None = None
     """The backbone, where the mask file does not name it; or with no mask at all."""
     weights: Path | None = None
@@ -146,7 +148,7 @@ def run(settings: EmbedSettings, console: Console | None = None) -> EmbeddedImag
 def _opened(settings: EmbedSettings, device: str) -> Embedder:
     return open_embedder(
         settings.run, backbone=settings.backbone, weights=settings.weights, size=settings.size, mode=settings.mode,
-        device=device_named(device), download=settings.download,
+        device=device_named(device), download=settings.download, untouched=settings.untouched,
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from selfmask.backbones.backbone import Backbone
-from selfmask.backbones.spec import backbone_of, build, build_described, rebuild
+from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.backbones.spec import backbone_of, build, build_described
 from selfmask.cascades.cascade_file import FORMAT_KEY, load_cascade
 from selfmask.cascades.fusion import Mode
 from selfmask.cascades.network import Cascade
@@ -29,23 +30,31 @@ def open_embedder(
     mode: Mode | None = None,
     device: torch.device | str = "cpu",
     download: bool = False,
+    untouched: bool = False,
 ) -> Embedder:
     """The network at `network` (a run's folder, a mask file, a cascade), or the `backbone` alone where that is None.
 
-    backbone: where the file does not name it. weights: its file of weights. size: side of the views in pixels, else the
-    one that was learnt at. mode: of a cascade; else conditional where its file has that. download: whether the backbone
-    that a file names may be fetched.
+    untouched: its backbone as it was before, which sees images as the network does. backbone: where the file does not
+    name it. weights: its file of weights. size: side of the views in pixels, else the one that was learnt at. mode: of
+    a cascade; else conditional where its file has that. download: whether the backbone that a file names may be
+    fetched.
 
     Raises `SettingsError` for what does not go together, `BackboneError` and `WrongBaseError` for another base.
     """
     check_size(size)
     path = None if network is None else Path(network)
     if path is None:
+        if untouched:
+            raise SettingsError(
+                "--untouched: name the run or mask file whose backbone is meant; a backbone alone is untouched anyway"
+            )
         found = _alone(backbone, weights, size, mode)
     elif _is_cascade(path):
         found = _with_cascade(path, backbone, weights, size, mode, download)
     else:
-        found = _with_mask(path, backbone, weights, size, mode, download)
+        found = _with_mask(path, backbone, weights, size, mode, download, untouched)
+    if untouched and found.cascade is not None:
+        found = Embedder(found.backbone, _made_by(found.backbone, "backbone", None, weights))
     return _ready(found, device)
 
 
@@ -70,9 +79,9 @@ def reopen(
             raise SettingsError(f"{where} was made by {made_by}, and nothing is there: name it by --run")
     if weights is None and made_by.weights is not None and Path(made_by.weights).is_file():
         weights = Path(made_by.weights)
-    if network is None and backbone is None:
-        base = rebuild(made_by.backbone, weights=weights, download=download)
-        base.preprocessing = base.preprocessing.at(made_by.size)
+    if network is None:
+        base = build_described(made_by.backbone, backbone, weights, download=download)
+        base.preprocessing = _recipe(made_by, base)
         found = _ready(Embedder(base, _made_by(base, "backbone", None, weights)), device)
     else:
         own = None if made_by.kind == "cascade" else made_by.size
@@ -94,6 +103,11 @@ def reopen(
     return found
 
 
+def _recipe(made_by: MadeBy, base: Backbone) -> Preprocessing:
+    recipe = made_by.backbone.get("preprocessing")
+    return Preprocessing.read(recipe) if isinstance(recipe, dict) else base.preprocessing.at(made_by.size)
+
+
 def _ready(embedder: Embedder, device: torch.device | str) -> Embedder:
     embedder.backbone.module.to(device)
     embedder.backbone.lay_out()
@@ -112,12 +126,20 @@ def _alone(backbone: str | None, weights: Path | None, size: int | None, mode: M
 
 
 def _with_mask(
-    path: Path, spec: str | None, weights: Path | None, size: int | None, mode: Mode | None, download: bool
+    path: Path,
+    spec: str | None,
+    weights: Path | None,
+    size: int | None,
+    mode: Mode | None,
+    download: bool,
+    untouched: bool,
 ) -> Embedder:
     _no_mode(mode, "a mask")
     mask = open_mask(path)
     backbone = backbone_of(mask, spec, weights, download=download)
     _resize(backbone, size, "mask")
+    if untouched:
+        return Embedder(backbone, _made_by(backbone, "backbone", None, weights))
     mask.apply(backbone.module)
     return Embedder(backbone, _made_by(backbone, "mask", path, weights), mask=mask)
 
