@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -102,6 +104,31 @@ def test_inspect_compare_combine_apply(
     same(applied.document(), printed("apply", a, tmp_path / "w", "--weights", weights))
     analysis = selfmask.analyze((a, b))
     same(analysis.document(), printed("analyze", a, b))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rule": "thresold"}, "rule is 'thresold', expected one of: 'threshold', 'topk', 'progressive'"),
+        ({"preset": "papr"}, "preset is 'papr'"),
+        ({"optimizer": "lion"}, "optimizer is 'lion', expected one of: 'adam', 'tensor-adam', 'sgd', None"),
+        ({"steps": 2.5}, "steps is 2.5, expected one of: int, None"),
+        ({"size": "64"}, "size is '64'"),
+        ({"seed": True}, "seed is True, expected one of: int"),
+    ],
+)
+def test_a_slip_does_not_become_another_setting(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        selfmask.adapt("digits", tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = call(AdaptSettings, lambda settings: settings)(
+        "digits", seed=np.int64(3), lr=np.float32(0.5), epochs=2
+    )  # type: ignore[arg-type]
+    assert (made.seed, made.lr, made.epochs) == (3, 0.5, 2.0)
+    assert type(made.seed) is int
 
 
 def test_embed_predict_and_search(

@@ -7,13 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 from selfmask.backbones.backbone import Backbone
-from selfmask.errors import DivergedError, RunError
+from selfmask.errors import RunError
 from selfmask.images.image_set import ImageSet
-from selfmask.objectives.base import Job
+from selfmask.objectives.base import Batch, Job, Objective
+from selfmask.objectives.contrast import Contrast, ContrastSettings
 from selfmask.objectives.registry import objective_class, objective_settings
-from selfmask.objectives.watch import RunWatch
+from selfmask.objectives.swav import Swav, SwavSettings
+from selfmask.objectives.watch import RunWatch, spread_of
 
 CHANCE = math.log(50)
 
@@ -56,9 +61,40 @@ def test_collapse_ends_the_run_at_once() -> None:
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_ends_the_run(loss: float) -> None:
-    with pytest.raises(DivergedError, match=r"at step 0: the scores moved too fast"):
-        RunWatch().observe(0, 200, loss, 0.5)
+def test_a_loss_that_is_no_number_is_the_loops_to_tell(loss: float) -> None:
+    watch = RunWatch()
+    run(watch, [0.4] * 60)
+    watch.observe(60, 200, loss, 0.5)
+    assert math.isfinite(float(watch.recent))
+    assert int(watch.seen) == 60
+
+
+def test_the_spread_of_features() -> None:
+    x = F.normalize(torch.randn(1, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert spread_of(x.expand(8, -1)) == pytest.approx(0, abs=1e-6)
+    assert spread_of(torch.cat([x, -x])) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("objective", ["contrast", "swav"])
+def test_a_network_that_gives_one_feature_ends_the_run(objective: str) -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.weight.expand(len(x), -1)
+
+    made: Objective = Contrast(16, 8, 32, ContrastSettings(pull=0, whiten=False))
+    if objective == "swav":
+        made = Swav(16, 64, 32, SwavSettings(prototypes=4, queue=0))
+        assert made.watch.chance == pytest.approx(math.log(4))
+    batch = Batch([torch.zeros(8, 3, 4, 4)] * len(made.views), torch.zeros(8).long(), torch.arange(8))
+    for step in range(39):  # two memories' length
+        made.loss(Constant(), batch, step, 1000)
+    made.loss(Constant(), batch, 39, 1000)
+    with pytest.raises(RunError, match="every image gets the same one"):
+        made.loss(Constant(), batch, 40, 1000)
 
 
 def test_a_resumed_run_remembers() -> None:

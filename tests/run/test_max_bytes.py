@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 import selfmask
-from selfmask.errors import SettingsError
+from selfmask.errors import RunError, SettingsError
 from selfmask.maskfile.mask import Mask
 from selfmask.run import adapt
 from selfmask.run.adapt import learn_mask
+from selfmask.run.folder import RunFolder
 from selfmask.run.plan import make_plan
 from selfmask.run.result import Result
 from selfmask.run.settings import AdaptSettings
@@ -85,9 +86,11 @@ def test_a_budget_that_turns_out_too_small_costs_no_mask(
         threads=1, evaluate=False, max_bytes=1000,
     )  # fmt: skip
     monkeypatch.setattr(adapt, "check_room", lambda *given, **more: None)
-    with pytest.raises(SettingsError, match=r"the whole mask, [\d,]+ bytes, is kept as .*rejected"):
+    with pytest.raises(SettingsError, match=r"the whole mask, [\d,]+ bytes, is kept as .*unchecked"):
         learn_mask(settings, console=Console(quiet=True))
-    assert selfmask.load(tmp_path / "run" / "rejected.mask.safetensors").head
+    assert selfmask.load(tmp_path / "run" / "unchecked.mask.safetensors").head
+    with pytest.raises(RunError, match="holds no mask"):
+        RunFolder(tmp_path / "run").mask()
 
 
 def test_it_is_checked_before_anything_is_done() -> None:

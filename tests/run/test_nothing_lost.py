@@ -16,6 +16,8 @@ from rich.console import Console
 from selfmask.backbones.spec import build
 from selfmask.errors import RunError
 from selfmask.masking.norm_weights import norm_weights
+from selfmask.objectives.distil import Distil
+from selfmask.reports.reading import read_run
 from selfmask.run import finetuning
 from selfmask.run.adapt import Run, learn_mask
 from selfmask.run.checkpoint import read_checkpoint
@@ -118,11 +120,67 @@ def test_a_signal_while_a_rival_is_trained_ends_the_run(
     run, text = said(settings)
     assert run.interrupted
     assert "full fine-tuning was stopped after step 1; the mask is learnt" in text
+    table = RunFolder(tmp_path / "run").result().rows
+    assert table is not None, "what was measured before the rival is kept"
+    assert table.rows[-1].name == "masked, whitened"
     assert not (tmp_path / "run" / "norms").exists(), "nothing more is begun"
     monkeypatch.undo()
     again, _ = said(replace(settings, resume=True))
     assert again.rows is not None
     assert {row.name for row in again.rows.rows} >= {"masked", "full fine-tuning", "norm weights alone"}
+
+
+def test_a_finished_run_keeps_its_table_until_there_is_another(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, settings = RunFolder(tmp_path / "run"), short(weights, tmp_path / "run")
+    run, _ = said(settings)
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("selfmask.run.adapt.measure_masked", die)
+    with pytest.raises(KeyboardInterrupt):
+        said(replace(settings, resume=True, finetune=True))
+    assert run.rows is not None
+    assert (folder.result().rows, folder.result().verdict) == (run.rows, run.result and run.result.verdict)
+    monkeypatch.setattr(
+        "selfmask.run.adapt._same_mask", lambda *_: False
+    )  # a mask that is another has no table yet
+    with pytest.raises(KeyboardInterrupt):
+        said(replace(settings, resume=True))
+    assert folder.result().rows is None
+    page = read_run(folder.path)
+    assert not page.finished
+    assert page.problems == (
+        "The results hold no table. Nothing was measured: the run was stopped before it could be.",
+    )
+
+
+def test_a_rival_under_an_objective_without_labels_is_named_where_it_goes_wrong(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = Distil.loss
+
+    def collapsed(self: Distil, *given: Any) -> Any:
+        if "finetune" in str(seen[-1]):
+            raise RunError("the masks destroy the network")
+        return loss(self, *given)
+
+    fit, seen = finetuning.fit, [Path()]
+
+    def noted(*given: Any, **more: Any) -> Fitted:
+        seen.append(given[5].path)
+        return fit(*given, **more)
+
+    monkeypatch.setattr(Distil, "loss", collapsed)
+    monkeypatch.setattr(finetuning, "fit", noted)
+    run, _ = said(short(weights, tmp_path / "run", objective="distil", finetune=True))
+    assert run.result is not None
+    assert run.result.warnings[-1] == (
+        "full fine-tuning failed: the masks destroy the network. But that was full fine-tuning (its rate: "
+        "--finetune-lr), and not the masks"
+    )
 
 
 def test_norm_weights_that_diverge_are_not_told_of_another_rows_flag(
@@ -136,7 +194,8 @@ def test_norm_weights_that_diverge_are_not_told_of_another_rows_flag(
 
 
 def test_norm_weights_alone(weights: Path, tmp_path: Path) -> None:
-    run, _ = said(short(weights, tmp_path / "run", norms_alone=True))
+    # After full fine-tuning, from which they do not start.
+    run, _ = said(short(weights, tmp_path / "run", norms_alone=True, finetune=True))
     assert run.rows is not None
     assert run.rows.rows[-1].name == "norm weights alone"
     assert run.rows.rows[-1].knn_gain is not None

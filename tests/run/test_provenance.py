@@ -2,8 +2,11 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -35,6 +38,25 @@ def test_the_command_gives_the_settings_back() -> None:
 def test_the_command_has_the_settings_of_the_objective() -> None:
     words = command_of(AdaptSettings("d", objective="swav", objective_settings={"queue_from": 0.5}))
     assert words[3:] == ["--objective", "swav", "--swav.queue-from", "0.5"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {
+            "objective": "text",
+            "objective_settings": {"prompts": ("a photo of a {}.", "one {}"), "crop": None},
+        },
+        {"objective": "swav", "objective_settings": {"queue": None}},
+        {"select": "-stem"},
+    ],
+)
+def test_what_a_command_says_is_what_it_was_told(given: dict[str, Any]) -> None:
+    settings = AdaptSettings("digits", **given)
+    parsed = parse("adapt", AdaptSettings, command_of(settings)[2:])
+    assert parsed is not None
+    own = {name: value for name, value in settings.objective_settings.items() if value is not None}
+    assert parsed.settings == replace(settings, objective_settings=own)
 
 
 def test_a_setting_of_several_words_and_one_that_is_yes_or_no(tmp_path: Path) -> None:

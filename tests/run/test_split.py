@@ -187,24 +187,45 @@ def test_hashes_are_of_the_pixels() -> None:
     assert pixel_hashes(wide) != pixel_hashes(high)
 
 
-@pytest.mark.parametrize(("change", "message"), [("added", "training images"), ("labels", "training images")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("added", "training images"), ("labels", "training images"), ("test", "test images")],
+)
 def test_a_run_does_not_go_on_with_other_images(
     change: str, message: str, photos: Path, weights: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "photos"
-    shutil.copytree(photos, data)
+    if change == "test":
+        for part in ("train", "test"):
+            shutil.copytree(photos, data / part)
+    else:
+        shutil.copytree(photos, data)
     settings = short(weights, tmp_path / "run", str(data), test_share=0.3)
     learn_mask(settings, console=QUIET)
     (tmp_path / "run/result.json").unlink()
     learn_mask(replace(settings, resume=True), console=QUIET)  # the same images
     if change == "added":
         shutil.copy(data / "cat/00.png", data / "cat/99.png")
+    elif change == "test":
+        (data / "test/cat/01.png").rename(data / "test/cat/99.png")
     else:
         (data / "cat/01.png").rename(data / "dog/99.png")
     with pytest.raises(
         RunError, match=rf"--resume: the {message}.* were others.*start anew in another folder"
     ):
         learn_mask(replace(settings, resume=True), console=QUIET)
+
+
+def test_an_objective_that_was_asked_for_asks_no_labels_of_other_images(
+    photos: Path, weights: Path, tmp_path: Path
+) -> None:
+    made = learn_mask(short(weights, tmp_path / "run", str(photos), objective="supervised"), console=QUIET)
+    shutil.copy(made.mask, alone := tmp_path / "alone.safetensors")
+    for source in (RunFolder(made.folder), load(alone)):
+        opened = open_as_recorded(source, f"flat:{photos}")
+        assert opened.objective == "contrast"
+        assert len(opened.labelled) == 0
+        assert open_as_recorded(source, str(photos)).objective == "supervised"
 
 
 def test_what_is_given_stands_in_place_of_what_a_run_has_recorded(run: RunFolder, photos: Path) -> None:

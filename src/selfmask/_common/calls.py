@@ -8,7 +8,11 @@ from dataclasses import fields
 from functools import cache
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+import numpy as np
 
 from selfmask.errors import SettingsError
 
@@ -40,6 +44,8 @@ def call(settings: Callable[P, S], task: Callable[[S], R]) -> Callable[P, R]:
             for name, value in bound.arguments.items()
         }
         given |= {name: (given[name],) for name in several if isinstance(given.get(name), Path | int | str)}
+        hints = get_type_hints(settings)
+        given = {name: _as_kind(name, value, hints[name]) for name, value in given.items()}
         return task(settings(**given))  # pyright: ignore[reportCallIssue]
 
     function.__name__ = function.__qualname__ = task.__name__
@@ -56,6 +62,31 @@ def _paths(settings: Any) -> tuple[frozenset[str], frozenset[str]]:
     names = [f.name for f in fields(settings)]
     paths = (name for name in names if "Path" in hints[name])
     return frozenset(paths), frozenset(name for name in names if "tuple[" in hints[name])
+
+
+def _as_kind(name: str, value: Any, hint: Any) -> Any:
+    """`value` where it is of a field's kind, a number, a word or one of a few. Raises `SettingsError` where it is not:
+    a slip must not become another setting in silence."""
+    kinds = _kinds(hint)
+    if any(kind not in (int, float, bool, str, NoneType) and not isinstance(kind, str) for kind in kinds):
+        return value  # no plain one
+    value = value.item() if isinstance(value, np.generic) else value
+    try:
+        return msgspec.convert(value, hint)
+    except msgspec.ValidationError:
+        words = [repr(kind) if isinstance(kind, str) else kind.__name__ for kind in kinds]
+        expected = ", ".join("None" if kind == "NoneType" else kind for kind in words)
+        raise SettingsError(f"{name} is {value!r}, expected one of: {expected}") from None
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """What a hint is made of: classes, and the values of a `Literal`."""
+    parts = [part for part in get_args(hint) if part is not ...]
+    if get_origin(hint) is Literal or not parts:
+        return parts or [hint]
+    if get_origin(hint) not in (Union, UnionType, tuple):
+        return [hint]
+    return [kind for part in parts for kind in _kinds(part)]
 
 
 def _as_path(name: str, value: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
@@ -85,11 +85,15 @@ class _Flag:
         flag = f"--{self.name.replace('_', '-')}"
         about = Parameter(
             name=flag if "." in self.name else None, help=self.words, group=self.group, show=self.show,
-            consume_multiple=get_origin(self.type) is tuple or None,
+            consume_multiple=_is_several(self.type) or None,
             converter=_CONVERTERS.get(self.type),
             show_default=not required and self.default not in (None, (), False, True),
         )  # fmt: skip
         return inspect.Parameter(key, kind, default=self.default, annotation=Annotated[self.type, about])
+
+
+def _is_several(kind: Any) -> bool:
+    return tuple in (get_origin(kind), *map(get_origin, get_args(kind)))
 
 
 _PLAIN = Group("What can be said", sort_key=0)

@@ -120,6 +120,7 @@ NOT_MEASURED = Verdict(
     "not measured",
     "Nothing was measured: that needs labels on some training images and on some test images.",
 )
+STOPPED = Verdict("not measured", "Nothing was measured: the run was stopped before it could be.")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from selfmask.errors import DivergedError, RunError
+from selfmask.errors import RunError
 
 _MEMORY = 20  # steps that the running means reach back
 
@@ -40,12 +40,10 @@ class RunWatch(nn.Module):
         """Take note of a step (from 0, of `steps`): its loss and `spread`, 1 - |mean L2-normalised embedding|².
 
         Raises `RunError`, which says what to change, where the embeddings have collapsed, or the loss is stuck at
-        chance or well above where it began; `DivergedError` where it is not finite.
+        chance or well above where it began. One that is not finite is the training loop's to tell.
         """
         if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss is {loss} at step {step}: the scores moved too fast. Divide the learning rate by 4"
-            )
+            return
         seen = int(self.seen)
         keep = min(seen, _MEMORY - 1) / (min(seen, _MEMORY - 1) + 1)
         self.recent.mul_(keep).add_((1 - keep) * loss)

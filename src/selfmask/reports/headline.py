@@ -78,8 +78,7 @@ def headline(run: ReadRun) -> Headline:
     tiles.append(
         (size(stored), f"to store or send: {full / stored:,.0f} × less than the network’s {size(full)}")
     )
-    # Of a cascade that was stopped or done again only the last stretch is known.
-    if run.result is not None and not (run.is_cascade and "--resume" in run.result.command):
+    if run.result is not None and not run.is_cascade:  # of which only the last call's stretch is known
         tiles.append((duration(run.result.seconds.training), _effort(run, run.result)))
     outcome += _checked(run.result)
     if agreement is not None:

@@ -11,7 +11,7 @@ from selfmask.cascades.cascade_file import load_cascade
 from selfmask.cascades.network import Cascade
 from selfmask.cascades.settings import CascadeSettings
 from selfmask.errors import MaskFileError, RunError, SelfmaskError, SettingsError
-from selfmask.features.rows import Rows
+from selfmask.features.rows import STOPPED, Rows
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.run.folder import RunFolder
@@ -47,8 +47,8 @@ class ReadRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end: it has written a mask and a result."""
-        return self.mask is not None and self.result is not None
+        """Whether the run came to its end: it has written a mask and what it measured, where it was to measure."""
+        return self.mask is not None and self.result is not None and self.result.verdict != STOPPED
 
     @property
     def rows(self) -> Rows | None:
@@ -156,9 +156,7 @@ def read_run(path: Path) -> ReadRun:
     elif mask is not None and not folder.result_file.is_file():
         problems.append("The run wrote its mask but no results: it was stopped before the evaluation.")
     elif result is not None and result.rows is None:
-        problems.append(
-            "The results hold no table: the run had no labelled test images, or was told not to evaluate."
-        )
+        problems.append(f"The results hold no table. {result.verdict.sentence}")
     if log.torn:
         problems.append("The last line of the log was cut off: the process was killed while writing it.")
     return ReadRun(path, recorded, log, result, mask, cascade, is_cascade, tuple(problems))

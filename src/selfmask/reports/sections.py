@@ -212,7 +212,7 @@ def of_making(run: ReadRun) -> Section:
             ("machine", run.result.machine),
         ):
             facts[name] = ", ".join(f"{key} {value}" for key, value in pairs.items())
-    shown = [(k.replace("_", " "), value) for k, value in facts.items() if value not in (None, "", False)]
+    shown = [(k.replace("_", " "), value) for k, value in facts.items() if value is not None and value != ""]
     words = (
         "The same command gives the same masks on the same machine: everything that is drawn is seeded.",
     )

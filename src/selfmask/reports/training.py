@@ -120,4 +120,4 @@ def _alt(log: Log, found: list[tuple[_Curve, str]]) -> str:
         begin = curve.factor * sum(values[:few]) / few
         end = curve.factor * sum(values[-few:]) / few
         courses.append(f"{curve.title} from {begin:.3g} to {end:.3g}")
-    return f"Over {log.steps[-1]['step']} steps: {listed(courses)} (means of the first and last tenth)."
+    return f"Over {log.steps[-1]['step'] + 1} steps: {listed(courses)} (means of the first and last tenth)."

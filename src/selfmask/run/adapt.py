@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from torch import Tensor
 from selfmask._common.console import tell
 from selfmask._common.processes import by_the_first, ended_on_all
 from selfmask._common.units import byte_count
-from selfmask.errors import EmptyMaskWarning, RunError, StoppedError
+from selfmask.errors import EmptyMaskWarning, RunError, SelfmaskError, StoppedError
 from selfmask.features.agreement import Agreement
 from selfmask.features.measure import HeadCost, head_cost
 from selfmask.features.passes import showing
-from selfmask.features.rows import FULL_FINE_TUNING, NORMS_ALONE, NOT_MEASURED, Rows, Verdict
+from selfmask.features.rows import FULL_FINE_TUNING, NORMS_ALONE, NOT_MEASURED, STOPPED, Rows, Verdict
 from selfmask.images.batches import check_shared
 from selfmask.maskfile.head import linear_layer, predicts
 from selfmask.maskfile.loading import load
@@ -198,7 +198,7 @@ def _adapt(
     with ended_on_all(accelerator.device, RunError("the first process could not save the mask; it says why")):
         if first and most is not None:
             # Before it is checked, and under the name that says that it is not.
-            spent, head = save_within(masks, plan, folder.rejected_file, most, exact, **kept)
+            spent, head = save_within(masks, plan, folder.unchecked_file, most, exact, **kept)
             tell(console, f"in bytes: {spent}")
     status = masks.status()
     warnings, result, check = list(plan.splits.notes), None, None
@@ -210,9 +210,11 @@ def _adapt(
         if check is not None and not check.kept:
             path, other = other, path
             warn(_rejected(check, plan, path), warnings, console)
+        earlier = path.read_bytes() if path.is_file() else None
         if spent is not None:
-            folder.rejected_file.replace(path)
-        other.unlink(missing_ok=True)  # of a run that was resumed after its end
+            folder.unchecked_file.replace(path)
+        for old in (other, folder.unchecked_file):  # of a run that was resumed after its end
+            old.unlink(missing_ok=True)
         if spent is None:
             with catch_warnings(
                 action="ignore", category=EmptyMaskWarning
@@ -243,11 +245,32 @@ def _adapt(
             masks=MaskSummary(**{k: v for k, v in status.as_dict().items() if k != "tensors"}),
             warnings=tuple(warnings),
         )
+        if _same_mask(earlier, path):
+            result = _as_measured(result, folder)
         # Now, and again with what is measured: whatever comes in between, the run has a result.
         result.write(folder.result_file)
 
     cost: HeadCost | None = None
     agreement: Agreement | None = None
+
+    def measured() -> Result | None:
+        """The result with what is measured by now, written."""
+        if result is None:
+            return None
+        rows = Rows.of(outcomes) if outcomes else None
+        verdict = result.verdict if rows is None else rows.verdict()
+        found = replace(
+            result,
+            rows=rows,
+            verdict=verdict if agreement is None else agreement.beside(verdict),
+            agreement=agreement,
+            seconds=Seconds(result.seconds.training, round(time.perf_counter() - started, 1)),
+            head_cost=cost,
+            warnings=tuple(warnings),
+        )
+        found.write(folder.result_file)
+        return found
+
     if first_look is not None:
         with sparing("looking at the masked network without labels", warnings, console):
             agreement = first_look.beside(plan)
@@ -261,9 +284,11 @@ def _adapt(
     masks.remove()
     try:
         if settings.finetune:
+            measured()
             with sparing(FULL_FINE_TUNING, warnings, console):
                 outcomes += finetune(plan, folder, console, measurable)
         if settings.norms_alone:
+            measured()
             with sparing(NORMS_ALONE, warnings, console):
                 outcomes += tune_norms(plan, folder, console, measurable)
     except StoppedError as stopped:
@@ -274,18 +299,7 @@ def _adapt(
 
     with sparing("drawing the curves", warnings, console):
         draw_curves(folder.log(), folder.curves, f"{plan.train.name} on {plan.backbone.spec}")
-    rows = Rows.of(outcomes) if outcomes else None
-    verdict = result.verdict if rows is None else rows.verdict()
-    result = replace(
-        result,
-        rows=rows,
-        verdict=verdict if agreement is None else agreement.beside(verdict),
-        agreement=agreement,
-        seconds=Seconds(result.seconds.training, round(time.perf_counter() - started, 1)),
-        head_cost=cost,
-        warnings=tuple(warnings),
-    )
-    result.write(folder.result_file)
+    result = measured() or result
     track(accelerator, figures_of(result), console)
     worth_using = result.kept and result.verdict.kind != "worse"
     following = _next(settings, folder.path, predicts=predicts(head), kept=worth_using)
@@ -360,13 +374,26 @@ def _rejected(check: Check, plan: Plan, path: Path) -> str:
     )
 
 
+def _same_mask(earlier: bytes | None, path: Path) -> bool:
+    return earlier == path.read_bytes()
+
+
+def _as_measured(result: Result, folder: RunFolder) -> Result:
+    """The result of a run that was resumed after its end: what it had measured of the same mask stands until it is
+    measured again."""
+    with suppress(SelfmaskError):
+        old = folder.result()
+        return replace(
+            result, rows=old.rows, verdict=old.verdict, agreement=old.agreement, head_cost=old.head_cost
+        )
+    return result
+
+
 def _unmeasured(measurable: bool, settings: AdaptSettings) -> Verdict:
     """What a result says until something is measured."""
     if not settings.evaluate:
         return Verdict("not measured", "Nothing was measured, as --no-evaluate asked.")
-    if measurable:
-        return Verdict("not measured", "Nothing was measured: the run was stopped before it could be.")
-    return NOT_MEASURED
+    return STOPPED if measurable else NOT_MEASURED
 
 
 def _head_cost(

@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "mask.safetensors"
 
     @property
+    def unchecked_file(self) -> Path:
+        """The mask of a run with a byte budget, until it is known whether it is better than the untouched network."""
+        return self.path / "unchecked.mask.safetensors"
+
+    @property
     def rejected_file(self) -> Path:
         """A mask that was worse than the untouched network on images held out, in place of `mask_file`."""
         return self.path / "rejected.mask.safetensors"

@@ -140,7 +140,8 @@ def fit(
                 ended_on_all(device, gone_wrong),
                 torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"),
             ):
-                loss, figures = objective.loss(module, batch, step, settings.steps)
+                with _named(None if masks is not None else title):
+                    loss, figures = objective.loss(module, batch, step, settings.steps)
                 if not math.isfinite(float(loss.detach())):
                     kept = folder.checkpoint.is_file()
                     raise DivergedError(_not_finite(step, settings, title if masks is None else None, kept))
@@ -182,6 +183,18 @@ def fit(
                 return Fitted(step + 1, True, spent + time.perf_counter() - began)
     module.eval()
     return Fitted(settings.steps, False, spent + time.perf_counter() - began)
+
+
+@contextmanager
+def _named(rival: str | None) -> Iterator[None]:
+    """What an objective says of masks that do harm is not for a `rival`, which is trained in their place."""
+    try:
+        yield
+    except RunError as error:
+        if rival is None:
+            raise
+        flag = f" (its rate: {_RATE_OF[rival]})" if rival in _RATE_OF else ""
+        raise type(error)(f"{error}. But that was {rival}{flag}, and not the masks") from error
 
 
 @contextmanager
@@ -306,11 +319,13 @@ def _restore(
     return int(state["step"]), float(state["seconds"])
 
 
+_RATE_OF = {FULL_FINE_TUNING: "--finetune-lr"}
+"""No flag sets the rate of norm weights alone."""
+
+
 def _not_finite(step: int, settings: FitSettings, rival: str | None, kept: bool) -> str:
     """rival: what is trained in the masks' place, by its row's name; None where it is the scores."""
-    flag = {None: "--lr", FULL_FINE_TUNING: "--finetune-lr"}.get(
-        rival
-    )  # no flag sets the norm weights' own rate
+    flag = "--lr" if rival is None else _RATE_OF.get(rival)
     return (
         f"the loss is not a finite number at step {step}: the {'weights' if rival else 'scores'} moved too fast. "
         f"Start again with a smaller learning rate than {settings.rate:g}"

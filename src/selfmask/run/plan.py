@@ -84,7 +84,7 @@ class Plan:
             "objective": self.objective,
             "data": self.train.name,
             "images": len(self.train),
-            "labels": int((self.train.labels != UNLABELLED).sum()) if labels == "needed" else 0,
+            "labels": int((self.train.labels != UNLABELLED).sum()) if labels != "none" else 0,
             "classes": list(self.train.classes) if labels != "none" else [],
             "size": self.size,
             "norm_stats": self.norm_stats,

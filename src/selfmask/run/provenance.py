@@ -33,7 +33,8 @@ def command_words(command: str, kind: type[AdaptSettings], values: Mapping[str, 
             continue
         if isinstance(value, Mapping):  # the objective's own settings
             for name, own in value.items():
-                words += _flag(f"{values['objective']}.", name, own)
+                if own is not None:  # which is the default wherever it can be said
+                    words += _flag(f"{values['objective']}.", name, own)
             continue
         words += _flag("", field.name, value)
     return words
@@ -43,7 +44,10 @@ def _flag(owner: str, name: str, value: Any) -> list[str]:
     name = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{owner}{name}" if value else f"--{owner}no-{name}"]
-    return [f"--{owner}{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    said = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
+    if any(one.startswith("-") for one in said):  # else it would be read as a flag
+        return [f"--{owner}{name}={one}" for one in said]
+    return [f"--{owner}{name}", *said]
 
 
 def versions() -> dict[str, str]:

@@ -57,8 +57,11 @@ class RunImages:
     held_out: ImageSet | None = None
 
 
-def open_images(settings: AdaptSettings) -> RunImages:
-    """The images that `settings` name, in their parts. Raises `DataError` or `SettingsError` where there are none."""
+def open_images(settings: AdaptSettings, *, as_recorded: bool = False) -> RunImages:
+    """The images that `settings` name, in their parts. Raises `DataError` or `SettingsError` where there are none.
+
+    as_recorded: the objective is that of a run which these images need not have been learnt with: it asks no labels.
+    """
     splits = open_data(
         settings.data,
         split_file=settings.split_file,
@@ -75,7 +78,7 @@ def open_images(settings: AdaptSettings) -> RunImages:
     if settings.budget is not None:
         images = label_budget(images, settings.budget, settings.seed)
     labelled = images.labelled()
-    objective = _objective(settings, images, labelled)
+    objective = _objective(settings, images, labelled, as_recorded)
     needed = objective_class(objective).labels == "needed"
     held_out = None
     if needed:
@@ -100,7 +103,8 @@ def open_as_recorded(source: RunFolder | Mask, data: str | None = None, **given:
         if elsewhere:  # files and budgets are of the images that they name
             replaced |= {"split_file", "labels", "budget", "images"}
         kept = {name: value for name, value in recorded.items() if name not in replaced}
-        return open_images(AdaptSettings.read(kept, **given, **({} if data is None else {"data": data})))
+        settings = AdaptSettings.read(kept, **given, **({} if data is None else {"data": data}))
+        return open_images(settings, as_recorded=elsewhere)
     rule = recorded_rule(source)
     if rule is None:
         raise SettingsError(
@@ -118,7 +122,7 @@ def open_as_recorded(source: RunFolder | Mask, data: str | None = None, **given:
         raise SettingsError(
             f"the run split its images by a file, {rule['split_file']}: give it as the split file"
         )
-    return open_images(AdaptSettings.read({"held_out": 0.0, **own, "data": data}, **given))
+    return open_images(AdaptSettings.read({"held_out": 0.0, **own, "data": data}, **given), as_recorded=True)
 
 
 def _means(data: str) -> str:
@@ -247,10 +251,12 @@ def pixel_hashes(images: ImageSet) -> Tensor:
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 
 
-def _objective(settings: AdaptSettings, images: ImageSet, labelled: ImageSet) -> str:
+def _objective(settings: AdaptSettings, images: ImageSet, labelled: ImageSet, as_recorded: bool) -> str:
     if settings.objective == AUTO:
         return WITH_LABELS if 2 * len(labelled) >= len(images) and len(labelled) else WITHOUT_LABELS
     if objective_class(settings.objective).labels == "needed" and len(labelled) == 0:
+        if as_recorded:
+            return WITHOUT_LABELS
         raise DataError(
             f"--objective {settings.objective} needs labels, and none of the {len(images)} images of {images.name} "
             "has one: put them into class folders, give --labels FILE, or leave --objective out to adapt without labels"

@@ -87,7 +87,10 @@ class Evaluation:
         """What a reader must know before believing the rows."""
         seen = seen_note(self.seen, self.rows.images)
         if seen is not None and self.seen:
-            seen += ": leave --data and --seed out to measure on the run's own test images"
+            seen += (
+                ": to measure on the run's own test images name the run's folder, and leave --data, --seed, "
+                "--test-share and --split-file out"
+            )
         return tuple(note for note in (seen, self.unmeasured) if note is not None)
 
     def document(self) -> dict[str, Any]:
