@@ -124,9 +124,8 @@ def test_a_slip_does_not_become_another_setting(given: dict[str, Any], said: str
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    made = call(AdaptSettings, lambda settings: settings)(
-        "digits", seed=np.int64(3), lr=np.float32(0.5), epochs=2
-    )  # type: ignore[arg-type]
+    given: dict[str, Any] = {"seed": np.int64(3), "lr": np.float32(0.5), "epochs": 2}
+    made = call(AdaptSettings, lambda settings: settings)("digits", **given)
     assert (made.seed, made.lr, made.epochs) == (3, 0.5, 2.0)
     assert type(made.seed) is int
 
