@@ -69,8 +69,11 @@ def test_twice_is_as_good_as_once() -> None:
 
 
 def test_outputs_and_sizes_that_do_not_work() -> None:
-    with pytest.raises(BackboneError, match=r"must give features of shape \(B, width\).*gave list"):
-        from_module(Own("list"), preprocessing=Preprocessing(size=16))
+    module = Own("list")
+    for _ in range(2):
+        with pytest.raises(BackboneError, match=r"must give features of shape \(B, width\).*gave list"):
+            from_module(module, preprocessing=Preprocessing(size=16))
+        assert not module._forward_hooks, "it gives what it gave"
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
     with pytest.raises(
         BackboneError, match=r"trial run on one image of 224 × 224 pixels failed.*say the size"

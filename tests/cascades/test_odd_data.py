@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 import torch
@@ -16,6 +17,9 @@ from selfmask.cascades.learning import learn_cascade
 from selfmask.cascades.settings import CascadeSettings
 from selfmask.errors import DataError
 from selfmask.images.opening import open_data
+from selfmask.objectives.base import Job
+from selfmask.objectives.registry import OBJECTIVES
+from selfmask.objectives.supervised import Supervised
 
 RED, GREEN = (0, 1)
 
@@ -89,6 +93,9 @@ def test_a_supervised_expert_on_images_of_one_class_is_the_dispatcher(tmp_path: 
     assert [len(cluster.classes) for cluster in run.clusters] == [1, 1]
     assert text.getvalue().count("images of one class, so it is the dispatcher itself") == 2
     cascade = load_cascade(run.file)
+    assert run.result is not None
+    assert run.result.cascade is not None
+    assert [(one["images"], one["steps"]) for one in run.result.cascade.expert_training] == [(24, 0), (24, 0)]
     for number in (1, 2):
         assert not (tmp_path / "out" / f"expert-{number}" / "log.jsonl").exists()
         own = cascade.member(number).masks()
@@ -128,13 +135,36 @@ def test_copies_of_one_image_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_queue_that_was_asked_for_suits_an_expert_of_few_images(tmp_path: Path) -> None:
-    """Its batch is smaller, and a queue is of whole batches."""
+def test_an_objective_of_ones_own_with_a_row_for_each_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Rows(Supervised):
+        """`Supervised`, and something that it keeps of each image."""
+
+        @classmethod
+        def make(cls, job: Job, settings: Any) -> Self:
+            made = super().make(job, settings)
+            made.register_buffer("rows", torch.zeros(len(job.images)))
+            return made
+
+    monkeypatch.setitem(OBJECTIVES, "rows", Rows)
+    for part, colours in (("cat", (RED, GREEN)), ("dog", (RED, GREEN))):
+        for colour in colours:
+            noise(tmp_path / "data" / part, 20, colour)
+    asked = small(tmp_path / "data", objective="rows", evaluate=False, router="kmeans", test_share=0.1)
+    run = learn_cascade(asked, console=said()[0])
+    assert load_cascade(run.file).experts == run.experts
+
+
+@pytest.mark.slow
+def test_what_was_asked_of_swav_suits_an_expert_of_few_images(tmp_path: Path) -> None:
+    """Its batch is smaller, and a queue is of whole batches; its prototypes start from clusters of its images."""
     noise(tmp_path / "data", 40, RED)
     noise(tmp_path / "data", 30, GREEN)
     asked = small(
-        tmp_path / "data", objective="swav", objective_settings={"queue": 78}, batch=39, evaluate=False
-    )
+        tmp_path / "data", objective="swav", objective_settings={"queue": 78, "prototypes": 35}, batch=39,
+        evaluate=False,
+    )  # fmt: skip
     run = learn_cascade(asked, console=said()[0])
     assert run.result is not None
     assert run.result.cascade is not None

@@ -310,6 +310,8 @@ DEEP = np.frombuffer(zlib.compress(b"[" * 1_000_000), np.uint8)
             with_header(b'"selfmask.checksum":"', b'"selfmask.check\\u0073um":"'),
             "not written as selfmask writes it",
         ),
+        (with_header(b'"training":"', b'"training":"\\ud800'), "header is not valid JSON.*surrogates"),
+        (with_index(lambda i: i["base"]["name"].__setitem__(0, "\ud800")), "surrogates not allowed"),
         (with_header(b'"alpha":', b'"index":'), "a key occurs twice"),
         (with_header(b'"training":"{', b'"training":"['), "metadata 'training' is not valid JSON"),
         (with_header(b'"dtype":"U8"', b'"dtype":"F8"'), "dtype 'F8'"),

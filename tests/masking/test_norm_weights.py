@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.bank.bank import Bank
 from selfmask.errors import SelectionError, SettingsError, WrongBaseError
 from selfmask.maskfile.derive import combine_masks, save_derived
 from selfmask.maskfile.loading import load
@@ -176,9 +180,9 @@ def pickled(objects: Any) -> Any:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
-@pytest.mark.parametrize("applied", [False, True])
+@pytest.mark.parametrize("held_by", ["a mask set", "a mask", "a bank"])
 def test_a_copy_that_is_masked_in_its_norms_alone_is_known(
-    applied: bool, copied: Callable[[Any], Any], tmp_path: Path, model: nn.Module
+    held_by: str, copied: Callable[[Any], Any], tmp_path: Path, model: nn.Module
 ) -> None:
     base = copy.deepcopy(model)
     masks = MaskSet(model, select=MASKED, norm_stats="frozen", train_norms=True)
@@ -187,11 +191,16 @@ def test_a_copy_that_is_masked_in_its_norms_alone_is_known(
     with torch.no_grad():
         model.get_parameter("norm2.bias")[3] += 0.5
     assert masks.density() == 1
-    first = masks
-    if applied:
-        path = masks.save(tmp_path / "m")
+    first: Any = masks
+    if held_by != "a mask set":
+        path = masks.save(tmp_path / "m.safetensors", preprocessing=Preprocessing(size=16).describe())
         masks.remove()
-        first = load(path).apply(model)
+        if held_by == "a mask":
+            first = load(path).apply(model)
+        else:
+            bank, worn = Bank(model, [path]), ExitStack()
+            worn.enter_context(bank.use("m"))
+            first = SimpleNamespace(remove=lambda: (worn.close(), bank.close()))
     copies = [copied(model), copied(copied(model))]
     loaded = copy.deepcopy(base)
     loaded.load_state_dict(model.state_dict())

@@ -55,6 +55,18 @@ def test_a_stage_is_what_its_number_says_and_only_a_stem_goes_with_the_first(nam
             names(model, select, number + 1)
 
 
+def test_a_system_is_no_stem() -> None:
+    class Own(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.add_module(name, nn.Sequential(nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 1)))
+            self.blocks = nn.Conv2d(32, 32, 1)
+
+    assert {n.partition(".")[0] for n in names(Own("system"), "auto")} == {"system", "blocks"}
+    for stem in ("stem", "conv_stem", "stem_0", "stem1"):
+        assert {n.partition(".")[0] for n in names(Own(stem), "auto")} == {"blocks"}
+
+
 def test_a_clip_lists_its_last_projection_first() -> None:
     class Tower(nn.Module):
         def __init__(self) -> None:

@@ -32,8 +32,15 @@ def from_module(
         known = getattr(module, "pretrained_cfg", None)
         preprocessing = preprocessing_of(module) if known else Preprocessing()
     family = detect_family(module) if family == "auto" else preset(family).name
+    pooled = is_pooled(module)
     pool_output(module)
-    return Backbone(module, None, family, measured_width(module, preprocessing.size), preprocessing)
+    try:
+        width = measured_width(module, preprocessing.size)
+    except BaseException:
+        if not pooled:
+            unpool_output(module)
+        raise
+    return Backbone(module, None, family, width, preprocessing)
 
 
 def pool_output(module: nn.Module) -> nn.Module:

@@ -153,6 +153,7 @@ class Switch:
                 else:
                     writer.write(name, slot.flat_theta, slot.weights)
         self._worn, self._doubtful = new, set()
+        self._hold.beside = self._moved()
 
     @contextmanager
     def lending(self) -> Iterator[nn.Module]:
@@ -177,9 +178,13 @@ class Switch:
             part.training = training
 
     def _off(self) -> Collection[str]:
-        """The names of the tensors that have weights off now."""
+        """The names of the tensors that have weights off now, and of the weights that have moved."""
         spans = {} if self._worn is None else self._worn.packed.spans
-        return [name for name, span in spans.items() if span.end > span.begin]
+        return [*(name for name, span in spans.items() if span.end > span.begin), *self._moved()]
+
+    def _moved(self) -> frozenset[str]:
+        """The names of the weights that are worn with values of their own: those of norms, and trained ones."""
+        return frozenset(() if self._worn is None else self._worn.values.keys() - self._buffers)
 
 
 def _touched(specialist: Specialist | None) -> tuple[str, ...]:

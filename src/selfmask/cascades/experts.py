@@ -105,9 +105,13 @@ def train_expert(
         rate=plan.fit.rate if rate is None else rate,
     )
     own = replace(plan, train=images, labelled=images.labelled(), fit=settings)
-    queue = getattr(plan.objective_settings, "queue", None)
-    if queue is not None and queue % batch:  # asked for, for whole batches: what suits these instead
-        own = replace(own, objective_settings=replace(plan.objective_settings, queue=None))
+    asked, suiting = plan.objective_settings, {}
+    if (getattr(asked, "queue", None) or 0) % batch:  # asked for, for whole batches: what suits these instead
+        suiting["queue"] = None
+    if (getattr(asked, "prototypes", None) or 0) > len(images):  # more than could start from clusters of them
+        suiting["prototypes"] = None
+    if suiting:
+        own = replace(own, objective_settings=replace(asked, **suiting))
     resume = _same_plan(folder.checkpoint, settings)
     objective = build_objective(own)
     if not resume:
@@ -122,7 +126,7 @@ def train_expert(
         if fitted.interrupted:
             return False
         if accelerator.is_main_process:
-            if masks.density() == 1:
+            if masks.density() == 1 and not own.train_norms and own.norm_stats == "frozen":
                 tell(console, f"warning: {title}: no weight is off, so this mask changes nothing")
             with catch_warnings(action="ignore", category=EmptyMaskWarning):
                 masks.save(
@@ -157,8 +161,10 @@ def _keeps_its_head(plan: Plan) -> bool:
 
 
 def _prepare(objective: Objective, plan: Plan, start: Start, console: Console) -> None:
-    if _keeps_its_head(plan):
-        objective.load_state_dict(start.objective)
+    mine, theirs = objective.state_dict(), start.objective
+    alike = mine.keys() == theirs.keys() and all(mine[name].shape == theirs[name].shape for name in mine)
+    if _keeps_its_head(plan) and alike:  # an objective of the user's own may keep a row for each image
+        objective.load_state_dict(theirs)
         return
     for line in objective.prepare(plan.backbone, plan.train):
         console.print(line, highlight=False, soft_wrap=True)

@@ -108,8 +108,9 @@ def _learn(
     router, assignment = _router(settings, plan, folder, accelerator, console)
     start = Start.of(folder.dispatcher)
     experts = [folder.expert(number) for number in range(1, router.experts + 1)]
-    for number, expert in enumerate(experts, 1):
-        mine = (assignment == number - 1).nonzero().flatten()
+    for number, (expert, mine) in enumerate(
+        zip(experts, _by_expert(assignment, len(experts)), strict=True), 1
+    ):
         if expert.mask_file.is_file():
             console.print(f"expert {number}: finished before", highlight=False)
             continue
@@ -161,7 +162,10 @@ def _learn(
         cascade=CascadePart(
             experts=router.experts,
             router=settings.router,
-            expert_training=tuple(_trained(expert) for expert in experts),
+            expert_training=tuple(
+                _trained(expert, folder.dispatcher, len(mine))
+                for expert, mine in zip(experts, _by_expert(assignment, router.experts), strict=True)
+            ),
             passes=passes,
             storage=storage(cascade, files),
             clusters=tuple(clusters),
@@ -215,9 +219,17 @@ def _record(plan: Plan, folder: RunFolder) -> dict[str, Any]:
     return {**plan.record(), "split": rule_of(plan.settings, trained, held_out=plan.held_out is not None)}
 
 
-def _trained(expert: RunFolder) -> dict[str, float]:
-    """How `expert` was trained, and the density that it found."""
+def _by_expert(assignment: Tensor, experts: int) -> list[Tensor]:
+    """Of each expert the places of its images, int64."""
+    return [(assignment == number).nonzero().flatten() for number in range(experts)]
+
+
+def _trained(expert: RunFolder, dispatcher: RunFolder, images: int) -> dict[str, float]:
+    """How `expert` was trained on so many images, and the density that it found. One that is the dispatcher itself,
+    since its images are of one class, was trained no further: 0 steps."""
     mask = expert.mask()
+    if expert.mask_file.read_bytes() == dispatcher.mask_file.read_bytes():
+        return {"images": images, "batch": 0, "steps": 0, "rate": 0.0, "density": mask.density()}
     training = mask.metadata["training"]
     return {name: training[name] for name in ("images", "batch", "steps", "rate")} | {
         "density": mask.density()

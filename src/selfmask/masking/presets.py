@@ -176,9 +176,12 @@ def _is_depthwise(owner: nn.Module) -> bool:
     return isinstance(owner, _ConvNd) and owner.groups > 1 and owner.groups == owner.in_channels
 
 
+_STEM = re.compile(r"(^|_)stem(_|\d|$)|^patch_embed$")
+
+
 def _is_stem(name: str, owner: nn.Module) -> bool:
     reads_image = isinstance(owner, _ConvNd) and owner.in_channels <= _STEM_CHANNELS
-    return reads_image or any("stem" in part or part == "patch_embed" for part in name.split("."))
+    return reads_image or any(_STEM.search(part) is not None for part in name.split("."))
 
 
 def _is_gate(name: str, owner: nn.Module) -> bool:

@@ -220,7 +220,7 @@ def _adapt(
                 action="ignore", category=EmptyMaskWarning
             ):  # said below, by the flags' names
                 masks.save(path, head=head, **kept)
-        if status.off == 0:
+        if status.off == 0 and not status.norms and plan.norm_stats == "frozen":
             warn(_NOTHING_OFF, warnings, console)
         result = Result(
             data=plan.train.name,
