@@ -33,9 +33,12 @@ FORKED.set_forkserver_preload([
 
 
 @pytest.fixture(autouse=True)
-def _repeatable() -> None:
-    """Tests draw the same numbers wherever they run and whatever ran before them."""
+def _repeatable() -> Iterator[None]:
+    """Tests draw the same numbers, on as many threads, wherever they run and whatever ran before them."""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)  # a run takes as many as it is told
 
 
 @pytest.fixture(scope="session")

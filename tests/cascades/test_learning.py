@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from selfmask.backbones.catalogue import DEFAULT
+from selfmask.backbones.spec import build
 from selfmask.cascades import experts as experts_module
 from selfmask.cascades.cascade_file import load_cascade
 from selfmask.cascades.learning import CascadeRun, learn_cascade
@@ -161,6 +162,29 @@ def _embeds(folder: Path) -> None:
         RunFolder(folder).mask()
     with pytest.raises(MaskFileError, match="is a cascade and no mask"):
         load(folder / "cascade.safetensors")
+
+
+@pytest.mark.slow
+def test_an_expert_starts_as_the_dispatcher_to_the_last_statistic(
+    tmp_path: Path, tiny: Tiny, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: dict[str, torch.Tensor] = {}
+
+    def fit(backbone: Any, *_: Any, **__: Any) -> Any:
+        started.update({name: tensor.clone() for name, tensor in backbone.module.state_dict().items()})
+        raise RunError("that is enough")
+
+    monkeypatch.setattr(experts_module, "fit", fit)
+    with pytest.raises(RunError, match="that is enough"):
+        learn_cascade(tiny(tmp_path / "run", norm_stats="adapt", train_norms=True), console=QUIET)
+    mask = load(tmp_path / "run" / "dispatcher" / "mask.safetensors")
+    assert mask.statistics
+    assert any(bool(change.steps.any()) for change in mask.norms.values())
+    base = build("timm:test_resnet", weights=weights).module
+    mask.apply(base)
+    expected = base.state_dict()
+    assert started.keys() == expected.keys()
+    assert all(torch.equal(one, expected[name]) for name, one in started.items())
 
 
 @pytest.mark.slow

@@ -70,14 +70,14 @@ def bits(model: nn.Module) -> dict[str, bytes]:
     train_norms=st.booleans(),
 )
 def test_no_file_is_larger_and_each_is_what_is_evaluated(
-    model: nn.Module, max_bytes: int, head_dtype: Any, train_norms: bool
+    model: nn.Module, tmp_path: Path, max_bytes: int, head_dtype: Any, train_norms: bool
 ) -> None:
     model = copy.deepcopy(model)
     base = bits(model)
     masks = learnt(model, train_norms=train_norms)
     masks.round_norms()
     before, whole = masks.masks(), bits(model)
-    path = Path(tempfile.mkdtemp()) / "m"
+    path = Path(tempfile.mkdtemp(dir=tmp_path)) / "m"
     try:
         masks.save(path, head=HEAD, head_dtype=head_dtype, max_bytes=max_bytes, images=IMAGES, **TOLD)
     except SettingsError as error:
@@ -356,11 +356,11 @@ def test_weights_that_nothing_uses_are_the_first_to_be_on_again(tmp_path: Path) 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(short=st.integers(1, 400), train_norms=st.booleans())
 def test_a_little_less_than_the_whole_file_gives_up_a_little(
-    model: nn.Module, short: int, train_norms: bool
+    model: nn.Module, tmp_path: Path, short: int, train_norms: bool
 ) -> None:
     model = copy.deepcopy(model)
     masks = learnt(model, train_norms=train_norms)
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
     whole = masks.save(folder / "whole").stat().st_size
     off = masks.status().off
     masks.save(folder / "small", max_bytes=whole - short, images=IMAGES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfmask.errors import SettingsError
+from selfmask.masking.masked import MaskedTensor
 from selfmask.masking.rules import Progressive, Threshold, TopK
 from selfmask.masking.selection import RandomShare, Selection
 from selfmask.masking.tensor_adam import TensorAdam
@@ -83,6 +85,24 @@ def train(masks: MaskSet, optimizer: torch.optim.Optimizer, data: list[tuple[Ten
         optimizer.step()
 
 
+class Proportional(torch.optim.Optimizer):
+    """What `TensorAdam` says that it does, as its docstring has it."""
+
+    def __init__(self, params: list[Tensor], lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        (group,) = self.param_groups
+        for p in group["params"]:
+            past = self.state[p].setdefault("past", [])
+            past.append(p.grad + group["weight_decay"] * p)
+            t = len(past)
+            m = sum(0.1 * 0.9 ** (t - 1 - k) * g for k, g in enumerate(past)) / (1 - 0.9**t)
+            v = sum(0.01 * 0.99 ** (t - 1 - k) * float(g.square().mean()) for k, g in enumerate(past))
+            p -= group["lr"] * m / math.sqrt(v / (1 - 0.99**t))
+
+
 CASES: list[tuple[type[torch.optim.Optimizer] | None, type[torch.optim.Optimizer], dict[str, Any]]] = [
     (None, torch.optim.SGD, {"lr": 20.0, "momentum": 0.9}),
     (None, torch.optim.SGD, {"lr": 60.0}),
@@ -94,6 +114,8 @@ CASES: list[tuple[type[torch.optim.Optimizer] | None, type[torch.optim.Optimizer
     (torch.optim.Adam, torch.optim.Adam, {"lr": 0.1, "betas": (0.9, 0.99)}),
     (torch.optim.AdamW, torch.optim.AdamW, {"lr": 0.1}),
     (torch.optim.RMSprop, torch.optim.RMSprop, {"lr": 0.05}),
+    (TensorAdam, Proportional, {"lr": 0.05}),
+    (TensorAdam, Proportional, {"lr": 0.05, "weight_decay": 1e-4}),
 ]
 
 
@@ -108,6 +130,23 @@ def test_fifty_steps_equal_autograd(
     for name, scores in masks.scores.items():
         assert torch.allclose(scores, expected[name], rtol=1e-6, atol=1e-6)
         assert torch.equal(masks.masks()[name], expected[name] > 0)
+
+
+@pytest.mark.parametrize("case", [1, 7])
+def test_an_accelerators_road_equals_autograd_too(case: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On it the counts and factors stay tensors; here they do so on the CPU."""
+    ours, theirs, settings = CASES[case]
+    monkeypatch.setattr(
+        MaskedTensor, "rewrite", lambda t, step: t._rewrite_on_device(t.weight.detach(), step)
+    )
+    masks = learnt(ours, 20, **settings)
+    assert masks.status().flipped > 10
+    expected = reference(theirs, 20, **settings)
+    for name, scores in masks.scores.items():
+        assert torch.allclose(scores, expected[name], rtol=1e-6, atol=1e-6)
+        on, theta = scores > 0, masks.theta[name]
+        weight = masks.model.get_parameter(name).detach()
+        assert torch.allclose(weight, theta * on / on.double().mean().sqrt(), rtol=1e-12)
 
 
 def test_the_fast_path_is_taken_and_its_state_is_sgds_own(monkeypatch: pytest.MonkeyPatch) -> None:
