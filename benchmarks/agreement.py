@@ -111,7 +111,7 @@ class Cell:
 
 
 def cells_of(found: Sequence[dict[str, Any]]) -> list[Cell]:
-    """Of several runs of a cell the one of the middle gain counts."""
+    """Of several runs of a cell the one of the middle gain counts, of two the lesser."""
     runs: dict[tuple[str, str, str, int], list[dict[str, Any]]] = {}
     for one in sorted((one for one in found if one["plain"]), key=lambda one: one["gain"][0]):
         runs.setdefault((one["objective"], one["data"], one["backbone"], one["size"]), []).append(one)
