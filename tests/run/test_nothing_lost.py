@@ -144,9 +144,11 @@ def test_a_finished_run_keeps_its_table_until_there_is_another(
         said(replace(settings, resume=True, finetune=True))
     assert run.rows is not None
     assert (folder.result().rows, folder.result().verdict) == (run.rows, run.result and run.result.verdict)
-    monkeypatch.setattr(
-        "selfmask.run.adapt._same_mask", lambda *_: False
-    )  # a mask that is another has no table yet
+    again, _ = said(replace(settings, resume=True, evaluate=False))
+    assert again.result is not None
+    assert (again.rows, again.result.verdict) == (run.rows, run.result and run.result.verdict)
+    # A mask that is another has no table yet.
+    monkeypatch.setattr("selfmask.run.adapt._same_mask", lambda *_: False)
     with pytest.raises(KeyboardInterrupt):
         said(replace(settings, resume=True))
     assert folder.result().rows is None

@@ -257,15 +257,16 @@ def _adapt(
         """The result with what is measured by now, written."""
         if result is None:
             return None
-        rows = Rows.of(outcomes) if outcomes else None
-        verdict = result.verdict if rows is None else rows.verdict()
+        rows = Rows.of(outcomes) if outcomes else result.rows
+        verdict = _unmeasured(measurable, settings) if rows is None else rows.verdict()
+        look = agreement or result.agreement
         found = replace(
             result,
             rows=rows,
-            verdict=verdict if agreement is None else agreement.beside(verdict),
-            agreement=agreement,
+            verdict=verdict if look is None else look.beside(verdict),
+            agreement=look,
             seconds=Seconds(result.seconds.training, round(time.perf_counter() - started, 1)),
-            head_cost=cost,
+            head_cost=cost or result.head_cost,
             warnings=tuple(warnings),
         )
         found.write(folder.result_file)
