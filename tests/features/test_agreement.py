@@ -101,7 +101,7 @@ def test_without_a_larger_view_nothing_is_said_of_neighbours() -> None:
     assert (found.kind, found.shared, found.larger) == ("better", None, None)
     assert found.sentence == (
         "Told without labels, on 100 images that it was trained on, the masked network finds the other view of 60 % of "
-        "them, untouched 40 % (95 % interval +11.8 to +27.6): that speaks for the mask."
+        "them, untouched 40 % (95 % interval of the difference +11.8 to +27.6): that speaks for the mask."
     )
 
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
+import selfmask
 from selfmask.images.image_set import ImageSet
+from selfmask.images.splits import stratified
 from selfmask.run import best_views as module
 from selfmask.run import measuring
 from selfmask.run.adapt import learn_mask
@@ -69,6 +76,44 @@ def test_the_ladder_is_climbed_as_long_as_the_next_is_better(
     assert asked == [32, 96, 128], "a run that is resumed takes what was found"
     small = replace(plan, settings=replace(plan.settings, larger=False))
     assert module.best_size(small, out, folder) == 32
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.sampled_from([1, 1, 1, 2, 3, 40]), min_size=1, max_size=80), most=st.integers(1, 120)
+)
+def test_what_is_chosen_by_is_in_each_half(counts: list[int], most: int) -> None:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    images = ImageSet.from_array(torch.zeros(len(labels), 3, 2, 2, dtype=torch.uint8), labels)
+    plan: Any = SimpleNamespace(labelled=images, settings=SimpleNamespace(seed=3))
+    found = module.to_choose_by(plan, most)
+    paired = [count for count in counts if count > 1]
+    if sum(paired) <= most:  # then none is left out
+        assert (found is not None) == (len(paired) > 1 and sum(paired) >= 40)
+    if found is None:
+        return
+    assert 40 <= len(found) <= max(most, 2 * len(counts))
+    one, other = (set(found.labels[half].tolist()) for half in stratified(found.labels, 0.5, 3))
+    assert one == other
+
+
+@pytest.mark.slow
+def test_a_run_with_one_label_a_class(weights: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (42, 4, 12, 12, 3), dtype=np.uint8)
+    for kind, pictures in enumerate(pixels):
+        (tmp_path / "photos" / f"{kind}").mkdir(parents=True)
+        for at, picture in enumerate(pictures):
+            Image.fromarray(picture).save(tmp_path / "photos" / f"{kind}" / f"{at}.png")
+    asked = replace(settings(str(tmp_path / "photos"), weights, tmp_path / "run"), budget="1 per class")
+    run = learn_mask(asked, console()[0])
+    assert run.rows is not None
+    for kind, pictures in enumerate(pixels):
+        (tmp_path / "ones" / f"{kind}").mkdir(parents=True)
+        Image.fromarray(pictures[0]).save(tmp_path / "ones" / f"{kind}" / "0.png")
+    spent = selfmask.compact(
+        run.mask, str(tmp_path / "ones"), weights=weights, out=tmp_path / "small.safetensors"
+    )
+    assert spent.out.is_file()
 
 
 def test_a_resumed_run_measures_the_larger_row_that_it_now_wants(

@@ -102,7 +102,7 @@ class Agreement:
         said = (
             f"Told without labels, on {self.images} images that it was {'not ' if self.unseen else ''}trained on, "
             f"the masked network finds the other view of {100 * self.found[1]:.0f} % of them, untouched "
-            f"{100 * self.found[0]:.0f} % (95 % interval {low} to {high})"
+            f"{100 * self.found[0]:.0f} % (95 % interval of the difference {low} to {high})"
         )
         if self.shared is not None:
             said += (

@@ -92,13 +92,19 @@ def found_share(plan: Plan, images: ImageSet, size: int) -> float:
 
 
 def to_choose_by(plan: Plan, most: int) -> ImageSet | None:
-    """Labelled training images, at most so many; None where they are too few to choose anything by."""
-    images, seed = plan.labelled, plan.settings.seed
-    if len(images) < _FEWEST or len(images.labels.unique()) < 2:
-        return None
+    """Labelled training images, at most so many, of classes with two or more, which a half each can have; None where
+    they are too few to choose anything by."""
+    images = _in_pairs(plan.labelled)
     if len(images) > most:
-        images = images.subset(stratified(images.labels, most / len(images), seed)[1])
-    return images
+        some = stratified(images.labels, most / len(images), plan.settings.seed)[1]
+        images = _in_pairs(images.subset(some))
+    return None if len(images) < _FEWEST or len(images.labels.unique()) < 2 else images
+
+
+def _in_pairs(images: ImageSet) -> ImageSet:
+    _, own, counts = images.labels.unique(return_inverse=True, return_counts=True)
+    alone = counts[own] < 2
+    return images.subset((~alone).nonzero().flatten()) if bool(alone.any()) else images
 
 
 def knn_by_halves(plan: Plan, images: ImageSet, size: int, what: str) -> float:

@@ -102,7 +102,9 @@ class Judge:
 def judge(
     mask: Mask, backbone: Backbone, images: ImageSet, size: int, limit: int, seed: int
 ) -> Iterator[Judge]:
-    """A `Judge` of `mask` on `images`: with labels a third is held out. Afterwards the backbone is the base again."""
+    """A `Judge` of `mask` on `images`: with labels a third is held out, where classes have more than one image.
+    Afterwards the backbone is the base again.
+    """
     if len(images) < 6:
         raise DataError(f"{images.name}: {len(images)} images are too few to judge by; 6 are the least")
     images = at_most(images, limit, seed)
@@ -111,7 +113,8 @@ def judge(
     held_out = images
     if len(labelled) >= 6:
         rest, out = stratified(labelled.labels, 1 / 3, seed)
-        reference, held_out = labelled.subset(rest.tolist()), labelled.subset(out.tolist())
+        if len(out) > 1:
+            reference, held_out = labelled.subset(rest.tolist()), labelled.subset(out.tolist())
     theta = {name: backbone.module.get_parameter(name).detach().clone() for name in mask.names}
     with mask.apply(backbone.module):
         start = features(backbone, held_out, size=size)
