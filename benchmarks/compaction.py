@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfmask.backbones.spec import recipe_of
 from selfmask.features.features import features
 from selfmask.features.intervals import paired_interval
 from selfmask.features.knn import knn
@@ -51,6 +52,8 @@ class Bench:
         self.plan: Plan = make_plan(AdaptSettings.read(folder.recorded()))
         self.mask: Mask = folder.mask()
         self.mask.check(self.plan.backbone.module)
+        own = self.plan.backbone
+        own.preprocessing = recipe_of(self.mask) or own.preprocessing  # with the crop that the run chose
         self.masks: Masks = self.mask.masks()
         module = self.plan.backbone.module
         self.theta = {n: module.get_parameter(n).detach().clone() for n in self.mask.names}

@@ -16,6 +16,7 @@ from unittest import mock
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfmask.backbones.spec import recipe_of
 from selfmask.features.features import features
 from selfmask.maskfile import head_rounding
 from selfmask.maskfile.quantised import Quantised, clipped, quantised
@@ -32,6 +33,9 @@ def of_run(run: Path) -> tuple[Tensor, Tensor, Head]:
     plan, mask = make_plan(AdaptSettings.read(folder.recorded())), folder.mask()
     if plan.held_out is None:
         raise SystemExit(f"{run} held no images out")
+    plan.backbone.preprocessing = (
+        recipe_of(mask) or plan.backbone.preprocessing
+    )  # with the crop that the run chose
     with mask.apply(plan.backbone.module):
         x = features(plan.backbone, plan.held_out, size=plan.size, channels_last=plan.channels_last)
     return x, plan.held_out.labels, (mask.head["weight"].float(), mask.head["bias"].float())

@@ -34,7 +34,7 @@ def kept(cell: Cell, seed: int, result: Mapping[str, Any]) -> dict[str, Any]:
     """Of a run's result what the table is made of: each row's accuracies and gains as (value, low, high)."""
     rows = {
         row["name"]: {
-            what: [round(row[what][end], 4) for end in ("value", "low", "high")]
+            what: [round(row[what][end], 6) for end in ("value", "low", "high")]
             for what in ("knn", "probe", "knn_gain", "probe_gain")
             if row[what] is not None
         }

@@ -42,11 +42,11 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     """Markdown, a table for each backbone of what was `kept`: k-NN, and in brackets the linear probe.
 
     "norm weights alone" and "all weights" learnt by the same loss, at the rates that `adapt` takes. Means over the
-    seeds. The gains are those of the seeds, with the interval of the first. The larger view is the best that any of
-    them tried.
+    seeds, or over those that are named. The gains are those of the seeds, with the interval of the first. The larger
+    view is the one that each seed's run chose on its training images.
     """
     lines: list[str] = []
-    order = [{**one, "rows": _shared(one, found) | one["rows"]} for one in sorted(found, key=_place)]
+    order = [_whole(one, found) for one in sorted(found, key=_place)]
     for backbone, group in itertools.groupby(order, key=lambda one: one["backbone"]):
         lines += [
             f"{backbone}:", "",
@@ -60,11 +60,18 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _shared(one: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The rows without masks, from the runs of other recipes on the same images."""
+def _whole(one: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`one` with the rows without masks from other recipes' runs on the same images; the larger view's is `BEST`."""
     same = ("data", "backbone", "size", "seed")
     others = [other["rows"] for other in found if all(other[key] == one[key] for key in same)]
-    return {name: row for rows in others for name, row in rows.items() if name.startswith(UNTRAINED)}
+    shared = {name: row for rows in others for name, row in rows.items() if name.startswith(UNTRAINED)}
+    rows = shared | one["rows"]
+    looked = map(LARGER.fullmatch, (*one["rows"], *shared))
+    sizes = [int(found[1]) for found in looked if found is not None]
+    if sizes:
+        name = f"{BASE}, {sizes[0]} px"
+        rows |= {BEST: rows[name]} | ({BEST + WHITE: rows[name + WHITE]} if name + WHITE in rows else {})
+    return {**one, "rows": rows, "best": sizes[0] if sizes else None}
 
 
 def _place(one: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -77,12 +84,11 @@ def _place(one: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _line(cell: list[Mapping[str, Any]]) -> str:
     first = cell[0]
-    best = _best([one["rows"] for one in cell])
-    names = [BASE, BASE + WHITE, best, best and best + WHITE, STATISTICS, MASKED,
-             MASKED + WHITE, NORMS, ALL]  # fmt: skip
-    shown = [_mean(cell, name) if name else "none better" for name in names]
-    if best:
-        shown[2] += f" at {best.removeprefix(f'{BASE}, ')}"
+    names = [BASE, BASE + WHITE, BEST, BEST + WHITE, STATISTICS, MASKED, MASKED + WHITE, NORMS, ALL]
+    sizes = _sizes(cell)
+    shown = [_mean(cell, name, f" at {sizes}" if name == BEST else "") for name in names]
+    if not sizes:
+        shown[2:4] = ["none better"] * 2
     gains = [one["rows"][MASKED]["knn_gain"] for one in cell]
     _, low, high = (100 * x for x in gains[0])
     each = ", ".join(f"{100 * gain[0]:+.1f}" for gain in gains)
@@ -95,18 +101,22 @@ def _line(cell: list[Mapping[str, Any]]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _best(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The row of the larger view that is best in any of `rows`; None where none was better."""
-    sizes = [(row["knn"][0], name) for one in rows for name, row in one.items() if LARGER.fullmatch(name)]
-    return max(sizes)[1] if sizes else None
+def _sizes(cell: Sequence[Mapping[str, Any]]) -> str:
+    """Of the larger views that the seeds chose; "" where none was better."""
+    found = sorted({one["best"] for one in cell if one["best"] is not None})
+    return f"{', '.join(map(str, found))} px" if found else ""
 
 
-def _mean(cell: list[Mapping[str, Any]], name: str) -> str:
-    rows = [one["rows"][name] for one in cell if name in one["rows"]]
-    if not rows:
+def _mean(cell: list[Mapping[str, Any]], name: str, at: str) -> str:
+    some = [one for one in cell if name in one["rows"]]
+    if not some:
         return "–"
+    rows = [one["rows"][name] for one in some]
     knn, probe = ([row[what][0] for row in rows if what in row] for what in ("knn", "probe"))
-    return f"{statistics.mean(knn):.3f}" + (f" ({statistics.mean(probe):.3f})" if probe else "")
+    mean = f"{statistics.mean(knn):.3f}" + (f" ({statistics.mean(probe):.3f})" if probe else "") + at
+    if len(some) == len(cell):
+        return mean
+    return f"{mean}, seed{'s' if len(some) > 1 else ''} {', '.join(str(one['seed']) for one in some)}"
 
 
 LOOKS: dict[str, tuple[str, str, Ink]] = {
@@ -128,12 +138,14 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Dot:
-    """A row of the picture. knn: mean over `seeds`; low, high: 95 % interval of the first of them."""
+    """A row of the picture. size: in pixels, of each seed where they differ. knn: mean over `seeds`; low, high: 95 %
+    interval of the first of them.
+    """
 
     data: str
     backbone: str
     row: str
-    size: int
+    size: str
     seeds: int
     knn: float
     low: float
@@ -146,19 +158,21 @@ def dots(found: Sequence[Mapping[str, Any]]) -> list[Dot]:
     made: list[Dot] = []
     for backbone, data in itertools.product(DRAWN, DATA):
         at = (data, backbone, DATA[data]["size"])
-        own = [one for one in found if (one["data"], one["backbone"], one["size"]) == at]
+        own = [
+            _whole(one, found) for one in sorted(found, key=_place)
+            if (one["data"], one["backbone"], one["size"]) == at
+        ]  # fmt: skip
         for row in LOOKS:
             recipe = row if row in RECIPES else None if row in (BASE, BEST, STATISTICS) else "contrast"
             some = [one for one in own if recipe in (None, one["recipe"])]
-            name = {BEST: _best([one["rows"] for one in some])}.get(row, MASKED if row in RECIPES else row)
+            name = MASKED if row in RECIPES else row
             rows = list({one["seed"]: one["rows"] for one in some if name in one["rows"]}.values())
-            if name and rows:
+            if rows:
                 values = [one[name]["knn"] for one in rows]
                 whites = [one[name + WHITE]["knn"][0] for one in rows if name + WHITE in one]
-                larger = LARGER.fullmatch(name)
                 made.append(
                     Dot(
-                        data, backbone, row, int(larger[1]) if larger else at[2], len(values),
+                        data, backbone, row, _sizes(some) if row == BEST else f"{at[2]} px", len(values),
                         statistics.mean(value[0] for value in values), values[0][1], values[0][2],
                         statistics.mean(whites) if whites else None,
                     )
@@ -185,7 +199,7 @@ def picture(found: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
                     axis.plot(100 * dot.whitened, y, marker, color=ink.light, markersize=6, fillstyle="none")
                 if dot.row == BEST:
                     right = 100 * max(dot.high, dot.whitened or 0) + 1.5
-                    axis.annotate(f"{dot.size} px", (right, y), fontsize=9, va="center")
+                    axis.annotate(dot.size, (right, y), fontsize=9, va="center")
             for data in list(DATA)[1:]:
                 axis.axhline(places[data, BASE] + 1, color=GRID.light, linewidth=0.8)
             middles = [places[data, BASE] - (len(LOOKS) - 1) / 2 for data in DATA]
