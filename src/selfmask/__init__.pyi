@@ -2,6 +2,7 @@
 
 from .backbones.backbone import Backbone
 from .backbones.from_module import from_module
+from .backbones.preprocessing import Preprocessing
 from .backbones.spec import backbone_of, build
 from .bank.bank import Bank
 from .errors import SelfmaskError
@@ -44,6 +45,7 @@ __all__ = [
     "Mask",
     "MaskSet",
     "Objective",
+    "Preprocessing",
     "Progressive",
     "RandomShare",
     "Selection",

@@ -321,7 +321,7 @@ class MaskSet:
         head, then weights that matter least are on again. The metadata's `budget` says what. The model and the scores
         are then those of the file. Raises `SettingsError` where the least possible takes more, or the rule is a top-k.
         """
-        self.masked.check("save")
+        self.masked.check("save", written=True)
         most = None if max_bytes is None else byte_count(max_bytes, "max_bytes")
         if (changed := self._changed()) is not None:
             raise SettingsError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -156,7 +155,10 @@ def test_the_bank_has_the_model_for_itself(backbone: Backbone, folder: Path) -> 
     mask = selfmask.load(folder / "a.mask.safetensors")
     bank = Bank(backbone, folder)
     for other in (lambda: mask.apply(backbone.module), lambda: Bank(backbone, folder)):
-        with pytest.raises(WrongBaseError, match=re.escape("held by a Bank (bank.close() lets it go)")):
+        with pytest.raises(
+            WrongBaseError,
+            match=r"held by a Bank, so .*; call bank\.close\(\) first",
+        ):
             other()
     bank.close()
     bank.close()
@@ -274,3 +276,26 @@ def test_a_network_of_one_s_own_gives_what_it_gave_before(tmp_path: Path) -> Non
     with pytest.raises(SettingsError):
         Bank(network, tmp_path / "missing")
     assert network(x).shape == (1, 8, 14, 14)
+
+
+def test_what_a_bank_is_given_by_mistake(backbone: Backbone, folder: Path, tmp_path: Path) -> None:
+    mask = selfmask.load(folder / "a.mask.safetensors")
+    for given in (mask, [mask]):
+        with pytest.raises(SettingsError, match="the paths of files and folders, got Mask"):
+            selfmask.Bank(backbone, given)  # type: ignore[arg-type]
+    layers = nn.Sequential(nn.Dropout(), nn.Linear(backbone.width, 4))
+    with mask.apply(backbone.module):
+        pass
+    masks = selfmask.MaskSet(backbone.module)
+    masks.save(tmp_path / "deep.safetensors", head=layers.state_dict())
+    masks.remove()
+    tensors = r"has the tensors 1\.weight, 1\.bias; one that predicts has weight and bias"
+    with (
+        selfmask.Bank(backbone, [tmp_path / "deep.safetensors"]) as bank,
+        pytest.raises(SettingsError, match=tensors),
+    ):
+        bank.predict(pictures(1), "deep")
+    with pytest.raises(SettingsError, match=r"backbone_of takes a mask, .* got PosixPath"):
+        selfmask.backbone_of(folder / "a.mask.safetensors")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"preprocessing is a selfmask\.Preprocessing.*got dict"):
+        selfmask.from_module(nn.Conv2d(3, 8, 3), preprocessing={"size": 32})  # type: ignore[arg-type]

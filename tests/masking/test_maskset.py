@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -165,9 +168,14 @@ def test_other_precisions(dtype: torch.dtype) -> None:
 def test_one_occupant_at_a_time() -> None:
     model = Small()
     masks = MaskSet(model, select="conv*.weight")
-    with pytest.raises(WrongBaseError, match="MaskSet"):
+    with pytest.raises(WrongBaseError, match=r"held by a MaskSet, .*; call \.remove\(\) on that first"):
         MaskSet(model, select="conv*.weight")
     masks.remove()
+    with (
+        selfmask.Bank(model),
+        pytest.raises(WrongBaseError, match=r"held by a Bank, .*; call bank\.close\(\) first"),
+    ):
+        MaskSet(model, select="conv*.weight")
     MaskSet(model, select="conv*.weight").remove()
     with pytest.raises(SettingsError, match="removed"):
         masks.optimizer(lr=1.0)
@@ -381,3 +389,56 @@ def test_a_head_that_is_not_there_cannot_be_rounded(tmp_path: Path) -> None:
     for most in (None, "1M"):
         with pytest.raises(SettingsError, match="there is no head to round"):
             masks.save(tmp_path / "m", head_dtype="int8", max_bytes=most, images=[torch.randn(2, 3, 6, 6)])
+
+
+HEADS: list[tuple[Any, str]] = [
+    ({"weight": np.ones((4, 16)), "bias": [0.0] * 4}, "'weight': ndarray, 'bias': list"),
+    (nn.Linear(16, 4), "got Linear"),
+    (torch.ones(4, 16), "got Tensor"),
+    ({"weight": torch.ones(4, 16), "bias": None}, "'bias': NoneType"),
+    ({0: torch.ones(4, 16)}, "0: Tensor"),
+]
+
+
+@pytest.mark.parametrize(("head", "message"), HEADS)
+@pytest.mark.parametrize("dtype", [None, "int8"])
+def test_a_head_is_tensors_by_name(head: Any, message: str, dtype: Any, tmp_path: Path) -> None:
+    masks = MaskSet(Small(), "conv2.weight")
+    with pytest.raises(SettingsError, match=f"head is a dict of tensors by name.*{message}"):
+        masks.save(tmp_path / "m", head=head, head_dtype=dtype)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"trained": {"learning_rate": 0.1}}, "trained= has 'learning_rate', which SGD does not know"),
+        ({"trained": {"lr": float("nan")}}, "lr in trained= is a finite rate, got nan"),
+        ({"trained": 0.1}, r"trained= is a dict of settings, \{'lr': 0.1\} say, got 0.1"),
+        ({"trained": {"lr": 0.1}, "base": "adam"}, "the class itself, .* got 'adam'"),
+        (
+            {"trained": {"lr": 0.1}, "base": partial(torch.optim.Adam, amsgrad=True)},
+            "the class itself, .* got partial",
+        ),
+    ],
+)
+def test_a_slip_does_not_train_at_the_rate_of_the_scores(given: dict[str, Any], message: str) -> None:
+    masks = MaskSet(Small(), "conv2.weight", train="fc.*")
+    with pytest.raises(SettingsError, match=message):
+        masks.optimizer(**given, lr=1.0)
+
+
+def test_what_is_trained_is_named() -> None:
+    for train in (nn.Linear(2, 2), [nn.Parameter(torch.ones(2))], nn.Parameter(torch.ones(2)), 3):
+        with pytest.raises(SelectionError, match="train is a pattern of parameters' names"):
+            MaskSet(Small(), "conv2.weight", train=train)  # type: ignore[arg-type]
+
+
+def test_images_by_which_to_judge_are_batches(tmp_path: Path) -> None:
+    x = torch.randn(4, 3, 6, 6)
+    for images, message in ((x, r"images=\[x\]"), ([(x, torch.zeros(4))], "without their labels")):
+        masks = MaskSet(Small(), "conv2.weight", norm_stats="frozen")
+        scores = torch.rand(masks.scores["conv2.weight"].shape) - 0.3
+        masks.set_scores({"conv2.weight": scores})
+        with pytest.raises(SettingsError, match=message):
+            masks.save(tmp_path / "m", max_bytes=2000, images=images)  # type: ignore[arg-type]

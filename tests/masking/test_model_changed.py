@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import selfmask
+from selfmask.backbones.preprocessing import Preprocessing
 from selfmask.errors import SelfmaskError, SettingsError
 from selfmask.maskset import MaskSet
 
@@ -52,6 +53,81 @@ def learnt(**options: str) -> tuple[MaskSet, torch.optim.Optimizer]:
     optimizer = masks.optimizer(torch.optim.Adam, lr=0.2)
     train(masks, optimizer)
     return masks, optimizer
+
+
+def test_what_is_put_on_or_taken_off_within_autocast_is_seen_there(tmp_path: Path) -> None:
+    """Its half-precision copies of weights would else live until its block ends."""
+    masks, _ = learnt()
+    model, x = masks.model.eval(), torch.randn(4, 3, 6, 6)
+    path = masks.save(tmp_path / "m.safetensors", preprocessing=Preprocessing(size=6).describe())
+
+    def said() -> Tensor:
+        return model(x)
+
+    def alone() -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return said()
+
+    masked = alone()
+    masks.remove()
+    base = alone()
+    assert not torch.equal(masked, base)
+    mask = selfmask.load(path)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(said(), base)
+        with mask.apply(model):
+            assert torch.equal(said(), masked)
+        assert torch.equal(said(), base)
+        with selfmask.Bank(model, [path]) as bank:
+            with bank.use("m"):
+                assert torch.equal(said(), masked)
+            with bank.use(None):
+                assert torch.equal(said(), base)
+            with bank.use("m"):
+                assert torch.equal(said(), masked)
+        assert torch.equal(said(), base)
+        again = MaskSet(model, "conv*.weight")
+        again.set_scores({name: torch.where(on, 1.0, -1.0) for name, on in mask.masks().items()})
+        assert not torch.equal(said(), base)
+        again.remove()
+        assert torch.equal(said(), base)
+
+
+def test_a_step_within_autocast_is_seen_by_the_next() -> None:
+    masks = MaskSet(Small(), "conv*.weight")
+    optimizer = masks.optimizer(torch.optim.Adam, lr=0.6)
+    x = torch.randn(8, 3, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = masks.model.eval()(x)
+        before.float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        masks.model(x).float().square().mean().backward()
+        optimizer.step()
+        assert not torch.equal(masks.model(x), before)
+
+
+@pytest.mark.parametrize("what", ["step", "save"])
+def test_weights_that_are_loaded_over_the_masked_ones_are_not_lost_in_silence(
+    what: str, tmp_path: Path
+) -> None:
+    masks, optimizer = learnt(norm_stats="adapt")
+    model, kept = masks.model, snapshot(masks.model)
+    state = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    with torch.no_grad():  # written and put back, as an average of weights is tried
+        for p in model.parameters():
+            p.mul_(2).mul_(0.5)
+    train(masks, optimizer, 1)
+    model.load_state_dict(Small().state_dict())
+    with pytest.raises(
+        SettingsError, match=r"other weights were written over conv1.weight .* Load weights before"
+    ):
+        masks.save(tmp_path / "m") if what == "save" else train(masks, optimizer, 1)
+    model.load_state_dict(state[0])  # a checkpoint: first the model's, then the optimizer's
+    optimizer.load_state_dict(state[1])
+    assert same(snapshot(model), kept)
+    train(masks, optimizer, 1)
+    masks.save(tmp_path / "m")
 
 
 def test_after_remove_nothing_masks_the_base_again() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from selfmask.backbones.backbone import Backbone, measured_width
 from selfmask.backbones.from_timm import preprocessing_of
 from selfmask.backbones.preprocessing import Preprocessing
+from selfmask.errors import SettingsError
 from selfmask.masking.presets import detect_family, preset
 
 
@@ -28,6 +29,10 @@ def from_module(
     >>> backbone.width, backbone.module(torch.zeros(2, 3, 32, 32)).shape
     (16, torch.Size([2, 16]))
     """
+    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+        raise SettingsError(
+            f"preprocessing is a selfmask.Preprocessing(mean=…, std=…, size=…), got {type(preprocessing).__name__}"
+        )
     if preprocessing is None:
         known = getattr(module, "pretrained_cfg", None)
         preprocessing = preprocessing_of(module) if known else Preprocessing()

@@ -16,7 +16,7 @@ from selfmask.backbones.backbone import Backbone, weights_name
 from selfmask.backbones.catalogue import ALIASES, PUBLISHED
 from selfmask.backbones.hub import fetched, local_only
 from selfmask.backbones.preprocessing import MOST_PIXELS, Preprocessing
-from selfmask.errors import BackboneError
+from selfmask.errors import BackboneError, SettingsError
 from selfmask.maskfile.mask import Mask
 
 KINDS = ("timm", "package", "keras", "torchhub", "openclip", "hf")
@@ -151,12 +151,14 @@ def backbone_of(
     >>> backbone.spec, backbone.preprocessing.size
     ('package:efficientnet_lite0', 32)
     """
+    if not isinstance(mask, Mask):
+        raise SettingsError(f"backbone_of takes a mask, as selfmask.load gives it, got {type(mask).__name__}")
     described = mask.metadata.get("backbone")
     described = described if isinstance(described, dict) else {}
     if spec is None and not described.get("spec"):
         raise BackboneError(
-            f"{mask.path.name} does not say which backbone it was learnt on: name it with --backbone, and its file of "
-            "weights, if any, with --weights"
+            f"{mask.path.name} does not say which backbone it was learnt on: name it (--backbone; spec= from Python), "
+            "and its file of weights, if any (--weights; weights=)"
         )
     backbone = build_described(described, spec, weights, download=download)
     backbone.preprocessing = recipe_of(mask) or backbone.preprocessing

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ class Bank:
         if watch is not None and not watch > 0:
             raise SettingsError(f"watch is the seconds between two looks at the folders, got {watch}")
         self._shelf = Shelf(byte_count(memory, "memory", least=0))
-        paths = [Path(p) for p in ([masks] if isinstance(masks, str | os.PathLike) else masks)]
+        paths = _paths(masks)
         # A network of the user's own is pooled for as long as it is the bank's.
         self._pooled = isinstance(backbone, nn.Module) and not is_pooled(backbone)
         self.backbone = _backbone(backbone)
@@ -367,8 +367,9 @@ class Bank:
                 raise SettingsError(
                     "the untouched backbone has no head, so it cannot predict: name a mask that has one"
                 )
-            if not self._register.entry(name).predicts:
-                raise no_head(name)
+            entry = self._register.entry(name)
+            if not entry.predicts:
+                raise no_head(name, entry.read().stored_head)
 
     def _unpool(self) -> None:
         if self._pooled:
@@ -377,6 +378,18 @@ class Bank:
     def _check_open(self) -> None:
         if self._closed:
             raise SettingsError("the bank is closed: make a new one")
+
+
+def _paths(masks: Any) -> list[Path]:
+    several = (
+        [masks] if isinstance(masks, str | os.PathLike) or not isinstance(masks, Iterable) else list(masks)
+    )
+    for one in several:
+        if not isinstance(one, str | os.PathLike):
+            raise SettingsError(
+                f"a bank reads its masks itself: give the paths of files and folders, got {type(one).__name__}"
+            )
+    return [Path(one) for one in several]
 
 
 def _backbone(given: Backbone | nn.Module | str) -> Backbone:

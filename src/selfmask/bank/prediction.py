@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from selfmask._common.escape import one_line
 from selfmask.errors import MaskFileError, SettingsError
 from selfmask.maskfile.head import Head, class_rows, logits
 
@@ -25,11 +26,18 @@ class Prediction:
         return asdict(self)
 
 
-def no_head(name: str) -> SettingsError:
-    """Why the mask called `name` cannot predict."""
+def no_head(name: str, head: Head) -> SettingsError:
+    """Why the mask called `name`, with such a `head` or none, cannot predict."""
+    instead = "take its features (embed), and k-NN or a probe on labelled images"
+    if head:
+        named = ", ".join(one_line(key) for key in list(head)[:4])
+        return SettingsError(
+            f"the head of the mask {name!r} has the tensors {named}; one that predicts has weight and bias, as a "
+            f"linear layer's state_dict() has: save it so, or {instead}"
+        )
     return SettingsError(
-        f"the mask {name!r} brings no head, so it cannot predict: take its features (embed), and k-NN or a probe "
-        "on labelled images; masks that are learnt with labels bring one"
+        f"the mask {name!r} brings no head, so it cannot predict: {instead}; masks that are learnt with labels bring "
+        "one"
     )
 
 
@@ -38,14 +46,16 @@ def probabilities(x: Tensor, head: Head, name: str) -> Tensor:
 
     Raises `MaskFileError` where the head has another width, `SettingsError` where there is none.
     """
+    if x.ndim != 2:
+        raise SettingsError(f"features have the shape (N, width), got {tuple(x.shape)}")
     rows = class_rows(head)
     if rows is None:
-        raise no_head(name)
+        raise no_head(name, head)
     said = logits(x, head)
     if said is None:
         raise MaskFileError(
             f"the head of the mask {name!r} has shape {tuple(rows.shape)}, and the features have width {x.shape[1]}, "
-            "or its parts do not fit each other: it is damaged"
+            "or its parts do not fit each other: these are not its mask's features, or it is damaged"
         )
     found = said.softmax(dim=1)
     if not bool(found.isfinite().all()):

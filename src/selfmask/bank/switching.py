@@ -20,7 +20,7 @@ from selfmask.bank.specialist import Specialist
 from selfmask.errors import MaskFileError, SettingsError
 from selfmask.maskfile.fingerprint import Signed
 from selfmask.masking import occupancy
-from selfmask.masking.places import Place, places, put_back
+from selfmask.masking.places import Place, forget_casts, places, put_back
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Switch:
         self.model = model
         self._slots: dict[str, _Slot] = {}
         self._first: dict[str, str] = {}
-        with occupancy.taking(model, "a Bank (bank.close() lets it go)") as self._hold:
+        with occupancy.taking(model, "a Bank", "call bank.close()") as self._hold:
             everywhere = places(model)
             known: dict[int, str] = {}
             for name, place in everywhere.items():
@@ -152,6 +152,7 @@ class Switch:
                     writer.write_over(name, off, slot.flat_theta, slot.weights)
                 else:
                     writer.write(name, slot.flat_theta, slot.weights)
+        forget_casts()
         self._worn, self._doubtful = new, set()
         self._hold.beside = self._moved()
 
@@ -174,6 +175,7 @@ class Switch:
     def _restore(self) -> None:
         for slot in self._slots.values():
             put_back(slot.place, slot.theta)
+        forget_casts()
         for part, training in self._modes:
             part.training = training
 

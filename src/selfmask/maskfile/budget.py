@@ -27,6 +27,7 @@ from selfmask.maskfile.quantised import Quantised, clipped, plain
 from selfmask.maskfile.saving import mask_bytes
 from selfmask.maskfile.trade import Learnt, Trade
 from selfmask.masking.importance import sensitivity
+from selfmask.masking.places import forget_casts
 from selfmask.masking.weight import masked_weight
 
 HEAD_BITS = (8, 4, 3, 2)
@@ -76,6 +77,10 @@ class Worn:
         learnt: Learnt,
         images: Sequence[Tensor],
     ) -> None:
+        if isinstance(images, Tensor):
+            raise SettingsError("images are batches: put the one tensor into a list, images=[x]")
+        if any(isinstance(batch, tuple | list) for batch in images):
+            raise SettingsError("images are batches without their labels: images=[x for x, _ in loader]")
         if not images or not all(isinstance(batch, Tensor) and len(batch) for batch in images):
             raise SettingsError(
                 "max_bytes needs images=: batches as the model takes them, by which to judge what is given up"
@@ -114,6 +119,7 @@ class Worn:
         for name, base in self._bases.items():
             change = learnt.norms.get(name)
             self._parameters[name].copy_(base if change is None else change.added_to(base))
+        forget_casts()
 
     def rounded(self, learnt: Learnt) -> tuple[Learnt, float]:
         """`learnt`, worn, with its head rounded for what the network is now; and how far the outputs then are, ≥ 0.

@@ -25,7 +25,7 @@ from selfmask.maskfile.index import FREE, Index
 from selfmask.maskfile.quantised import Quantised, plain
 from selfmask.maskfile.streams import Reader
 from selfmask.masking import occupancy
-from selfmask.masking.places import Kept
+from selfmask.masking.places import Kept, forget_casts
 from selfmask.masking.weight import masked_weight, scale
 
 
@@ -199,13 +199,15 @@ class Mask:
         """Make `model` the adapted network: w = θ·M/α, the running statistics and what was trained, in place.
 
         Everything is checked before anything is written, so the model is either adapted or untouched. The outputs
-        are those of the training-time network bit for bit (on the same device kind).
+        are those of the training-time network bit for bit (on the same device kind). Keep what it gives: that alone
+        makes the model the base again.
 
         Raises:
             WrongBaseError: `model` is not the base, or is masked already.
             MaskFileError: the file's coded bits are damaged.
         """
-        with occupancy.taking(model, f"the applied mask {self.path.name}") as hold:
+        end = "call .remove() on what apply gave (where that was not kept, make the model anew)"
+        with occupancy.taking(model, f"the applied mask {self.path.name}", end) as hold:
             tensors = self._checked(model)
             new = self._adapted(tensors, self.masks())
             kept = Kept(model, [*new, *(n for n, _ in model.named_buffers(remove_duplicate=False))])
@@ -213,6 +215,7 @@ class Mask:
             try:
                 for name, value in new.items():
                     tensors[name].detach().copy_(value)
+                forget_casts()
                 where = {name: kept.where(name) for name in (*self.index.masks, *self.norms)}
                 hold.keep(where, lambda: changed, self.norms)
             except BaseException:

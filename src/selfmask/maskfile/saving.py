@@ -163,6 +163,11 @@ def head_as(head: Mapping[str, Tensor], dtype: HeadDtype) -> dict[str, Tensor]:
 
 def stored_head(head: Mapping[str, Tensor] | None, dtype: HeadDtype | None) -> dict[str, Tensor | Quantised]:
     """`head` as a file stores it in `dtype`; None: as it is. Raises as `head_as` does, and where there is none."""
+    if head is not None and not _is_head(head):
+        raise SettingsError(
+            f"head is a dict of tensors by name, as a layer's state_dict() is, got {_in_words(head)}; one that "
+            "predicts has weight and bias"
+        )
     if dtype is None:
         return dict(head or {})
     if not head:
@@ -185,6 +190,18 @@ def stored_head(head: Mapping[str, Tensor] | None, dtype: HeadDtype | None) -> d
                 f"the head's {name!r} reaches {float(tensor.abs().max()):.4g}, beyond {dtype}: store it as float32"
             )
     return {**rounded}
+
+
+def _is_head(head: Any) -> bool:
+    return isinstance(head, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor | Quantised) for name, tensor in head.items()
+    )
+
+
+def _in_words(head: Any) -> str:
+    if not isinstance(head, Mapping):
+        return type(head).__name__
+    return ", ".join(f"{name!r}: {type(value).__name__}" for name, value in head.items())
 
 
 def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from selfmask.errors import SettingsError
 from selfmask.masking.gradient import same_layout
 from selfmask.masking.occupancy import Hold
-from selfmask.masking.places import Kept, Place, put_back
+from selfmask.masking.places import Kept, Place, forget_casts, put_back
 from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.masking.weight import masked_weight, scale
 
@@ -50,6 +50,7 @@ class MaskedTensor:
         self.start_mask = None if bool(first.all()) else first
         self.on: float | Tensor = weight.numel()
         self.factor: float | Tensor = 1.0
+        self._written = _version(weight)
 
     def mask(self, step: int) -> Tensor:
         """M from the scores as they are: bool, of θ's shape, on θ's device."""
@@ -59,6 +60,15 @@ class MaskedTensor:
         # densities leave room for all of it, counts it in.
         pinned = self.scores.masked_fill(~self.maskable, torch.inf)
         return self.rule.mask(pinned, self.name, step) | ~self.maskable
+
+    def stands(self, step: int) -> bool:
+        """Whether the weight is what was last written, or has its values: nobody has loaded others over it."""
+        if _version(self.weight) != self._written:
+            self.follow()
+            if not torch.equal(self.weight.detach(), masked_weight(self.theta, self.mask(step))):
+                return False
+            self._written = _version(self.weight)
+        return True
 
     def follow(self) -> None:
         """Move θ and the scores to where the user has moved the weight: another device, another memory format."""
@@ -74,7 +84,11 @@ class MaskedTensor:
         total = self.theta.numel()
         if total == 0:
             return
-        weight = self.weight.detach()
+        self._write(self.weight.detach(), step)
+        self._written = _version(self.weight)
+
+    def _write(self, weight: Tensor, step: int) -> None:
+        total = self.theta.numel()
         if self.theta.device.type != "cpu":
             self._rewrite_on_device(weight, step)
             return
@@ -167,8 +181,9 @@ class MaskedTensors:
         self.trained[name] = parameter
         return True
 
-    def check(self, what: str) -> None:
-        """Raises `SettingsError` where `what` would go wrong unseen: the model is not what is moved here any more."""
+    def check(self, what: str, *, written: bool = False) -> None:
+        """Raises `SettingsError` where `what` would go wrong unseen: the model is not what is moved here any more, or
+        its weights are not those that were `written`."""
         if not self.live:
             raise SettingsError(f"{what}: this MaskSet was removed from its model; make a new one")
         for t in self.tensors.values():
@@ -179,6 +194,12 @@ class MaskedTensors:
                 raise SettingsError(
                     f"{what}: {t.name} was cast from {was} to {now} after the MaskSet was made, so its mask would fit "
                     f"no base; cast the model first, or train under torch.autocast"
+                )
+            if written and not t.stands(self.steps):
+                raise SettingsError(
+                    f"{what}: other weights were written over {t.name} after the MaskSet was made, and would be lost. "
+                    "Load weights before you make the MaskSet; where it is a checkpoint's, load the optimizer's state "
+                    "after the model's"
                 )
         for name, parameter in self.beside.items():
             if any(place.tensor is not parameter for place in self._base.where(name)):
@@ -191,6 +212,7 @@ class MaskedTensors:
         for t in self.tensors.values():
             t.follow()
             t.rewrite(self.steps)
+        forget_casts()
 
     def held_by(self, hold: Hold) -> None:
         """Have `hold` hold the model for these, which it must not keep alive."""
@@ -215,6 +237,11 @@ class MaskedTensors:
             t.weight.grad = None
         self._base.restore()
         self.live = False
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was written in place. Tensors made in inference mode do not count it."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _another(what: str, name: str) -> str:

@@ -30,11 +30,14 @@ _changed = threading.Condition()
 _holds: list[Hold] = []
 
 
+END = "call .remove() on that"
+
+
 class Hold:
     """A claim on all parameters and buffers of a model. Made by `taking`; it ends with `release`, or with the model."""
 
-    def __init__(self, who: str, where: Collection[Place]) -> None:
-        self.who = who
+    def __init__(self, who: str, where: Collection[Place], end: str = END) -> None:
+        self.who, self.end = who, end
         self._where = [_weakly(place) for place in where]
         self._masked: dict[str, WeakPlace] = {}
         self._marked: list[weakref.ref[nn.Module]] = []
@@ -94,24 +97,24 @@ class Hold:
     def __reduce__(self) -> tuple[Any, ...]:
         """A mask set that is copied along with its model holds the copy."""
         where = [Place(owner, name) for reference, name in self._where if (owner := reference())]
-        return _hold_on, (self.who, where)
+        return _hold_on, (self.who, where, self.end)
 
 
 @contextmanager
-def taking(model: nn.Module, who: str) -> Iterator[Hold]:
-    """Take `model` for `who` (in words), alone until the block ends, and after it if `Hold.keep` was called in it.
+def taking(model: nn.Module, who: str, end: str = END) -> Iterator[Hold]:
+    """Take `model` for `who`, alone until the block ends, and after it if `Hold.keep` was called in it. In words; `end`
+    is how somebody lets it go.
 
     Waits while another thread is in such a block over any of the same tensors. Raises `WrongBaseError` where they are
     held, or are a copy of tensors that were.
     """
     everywhere = places(model)
-    hold = Hold(who, everywhere.values())
+    hold = Hold(who, everywhere.values(), end)
     with _changed:
         while (other := _overlapping(hold)) is not None:
             if other._undecided in (None, threading.get_ident()):
                 raise WrongBaseError(
-                    f"the model's weights are held by {other.who}, so they are not the base; call .remove() on that "
-                    "first"
+                    f"the model's weights are held by {other.who}, so they are not the base; {other.end} first"
                 )
             _changed.wait()
         if (first := _copied_from(model) or _loaded_from(everywhere)) is not None:
@@ -136,8 +139,8 @@ def _forget(hold: Hold) -> None:
         _changed.notify_all()
 
 
-def _hold_on(who: str, where: list[Place]) -> Hold:
-    hold = Hold(who, where)
+def _hold_on(who: str, where: list[Place], end: str) -> Hold:
+    hold = Hold(who, where, end)
     hold._undecided = None
     with _changed:
         _holds.append(hold)

@@ -9,17 +9,19 @@ its `state_dict` holds the scores, so a checkpoint of model and optimizer is com
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
+from selfmask._common.near import did_you_mean
 from selfmask.errors import DivergedError, SettingsError
 from selfmask.masking.gradient import flat, same_layout, score_gradient, shared_term
 from selfmask.masking.masked import MaskedTensor, MaskedTensors, laid_out_as
 from selfmask.masking.norm_weights import norm_rate
+from selfmask.masking.places import forget_casts
 
 PATIENCE = 5
 """Steps in a row for which a gradient that is not finite is borne with: a spike is, a broken run is not."""
@@ -43,7 +45,11 @@ class MaskOptimizer(torch.optim.Optimizer):
         trained: dict[str, Any] | None,
         norms: dict[str, Any] | None,
     ) -> None:
-        cls = torch.optim.SGD if base is None else base
+        cls: Any = torch.optim.SGD if base is None else base
+        if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+            raise SettingsError(
+                f"optimizer: the class itself, torch.optim.Adam say, with its settings as arguments, got {_told(base)}"
+            )
         if "lr" not in settings and cls is torch.optim.SGD:
             raise SettingsError(
                 "optimizer: SGD on the scores needs lr=…; the paper's is 50 for ResNets, 10 for ViTs"
@@ -75,10 +81,12 @@ class MaskOptimizer(torch.optim.Optimizer):
         self.skipped: dict[str, int] = {}
         self._in_a_row: dict[str, int] = {}
         self._inner = self._make_inner(cls, settings)
+        self._check_settings(trained, "trained")
+        self._check_settings(norms, "norms")
         groups: list[dict[str, Any]] = [{"params": [t.weight for t in self._tensors], **settings}]
         beside = [(parameters, trained or {})]
         if masked.norms:
-            beside.append((list(masked.norms.values()), self._norm_settings(cls) | (norms or {})))
+            beside.append((list(masked.norms.values()), self._norm_settings(cls) | dict(norms or {})))
         for members, own in beside:
             if members:
                 self._inner.add_param_group({"params": members, **own})
@@ -86,6 +94,24 @@ class MaskOptimizer(torch.optim.Optimizer):
         self._ready = False
         super().__init__(groups, dict(self._inner.defaults))
         self._ready = True
+
+    def _check_settings(self, own: Any, what: str) -> None:
+        """A slip would leave what is trained beside the masks at the rate of the scores."""
+        known = self._inner.defaults
+        if own is None:
+            return
+        if not isinstance(own, Mapping):
+            raise SettingsError(
+                f"optimizer: {what}= is a dict of settings, {{'lr': 0.1}} say, got {_told(own)}"
+            )
+        if unknown := [name for name in own if name not in known]:
+            raise SettingsError(
+                f"optimizer: {what}= has {unknown[0]!r}, which {type(self._inner).__name__} does not know"
+                f"{did_you_mean(str(unknown[0]), known)}"
+            )
+        rate = own.get("lr", 0.0)
+        if not isinstance(rate, int | float | Tensor) or not math.isfinite(float(rate)):
+            raise SettingsError(f"optimizer: lr in {what}= is a finite rate, got {rate!r}")
 
     def _norm_settings(self, cls: type[torch.optim.Optimizer]) -> dict[str, Any]:
         """A rate of their own, and no decay: it would draw a scale of 1 to 0."""
@@ -139,7 +165,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._masked.check("optimizer.step")
+        self._masked.check("optimizer.step", written=True)
         for outer, inner in zip(self.param_groups, self._inner.param_groups, strict=True):
             inner.update({k: v for k, v in outer.items() if k not in ("params", _STEPS, _BASE)})
         fused = _fused_settings(self._inner, self._inner.param_groups[0])
@@ -174,6 +200,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         for t in self._tensors:
             if t.weight.grad is not None or t.scheduled:
                 t.rewrite(self._masked.steps)
+        forget_casts()
         return loss
 
     def _ordinary_gradients(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -287,6 +314,10 @@ def _fused_settings(inner: torch.optim.Optimizer, group: dict[str, Any]) -> tupl
 
 def _match(factor: float | Tensor, scores: Tensor) -> float | Tensor:
     return factor.to(scores.dtype) if isinstance(factor, Tensor) else factor
+
+
+def _told(given: Any) -> str:
+    return repr(given) if isinstance(given, str | int | float) else type(given).__name__
 
 
 def _sgd_step(

@@ -67,6 +67,16 @@ class Kept:
         for name, where in self._where.items():
             for place in where:
                 put_back(place, self.values[name])
+        forget_casts()
+
+
+def forget_casts() -> None:
+    """After weights were written in place: have autocast cast them anew.
+
+    It keeps its half-precision copies of weights until its outermost block ends, whatever is written meanwhile. So what
+    is put on or taken off within a block would not be seen there.
+    """
+    torch.clear_autocast_cache()
 
 
 @torch.no_grad()
