@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +30,7 @@ from selfmask.run.result import Result, Seconds
 from selfmask.tasks import hub
 from selfmask.tasks.card import GENERATED
 from selfmask.tasks.hub import commit_of, save_from_hub
+from selfmask.tasks.publish import PushSettings
 
 # The client's own, of how it calls the library below it.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -466,3 +468,19 @@ def test_without_the_extra(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for call in (lambda: selfmask.push_to_hub(file, "me/x"), lambda: selfmask.from_hub("me/x")):
         with pytest.raises(MissingExtraError, match=r"selfmask\[hub\]"):
             call()
+
+
+def test_the_commit_is_that_of_the_cache_whatever_lies_above_it() -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    for above in ("/home/u/.cache", "/data/snapshots", f"/snapshots/{'x' * 40}"):
+        file: Any = SimpleNamespace(
+            path=Path(above) / "hub" / "snapshots" / commit / "folder" / "m.safetensors"
+        )
+        assert commit_of(file) == commit
+    elsewhere: Any = SimpleNamespace(path=Path("/data/snapshots/m.safetensors"))
+    assert commit_of(elsewhere) is None
+
+
+def test_a_licence_that_cannot_be_is_told_by_a_preview_too() -> None:
+    with pytest.raises(SettingsError, match="license is one of the hub's identifiers"):
+        PushSettings(Path("m"), "me/x", license="CC BY 4.0", preview=True)

@@ -111,7 +111,7 @@ class Tower:
 
 def test_names_of_classes_for_a_backbone_that_reads(used) -> None:
     plain = open_embedder(used.mask, weights=used.weights)
-    how: dict[str, Any] = {"network": used.mask, "data": None, "k": 9}
+    how: dict[str, Any] = {"network": used.mask, "data": None, "k": None}
     with pytest.raises(SettingsError, match="a backbone that reads, a CLIP"):
         classifier_of(plain, None, classes=("cat", "sheep"), **how)
     embedder = replace(plain, backbone=replace(plain.backbone, text=Tower()))
@@ -216,6 +216,10 @@ def test_nothing_to_predict_by(used, run: Path, tmp_path: Path) -> None:
         selfmask.predict(str(used.mask), str(used.photos), data=f"flat:{used.photos}", **how)
     with pytest.raises(SettingsError, match="--k is how many"):
         selfmask.predict(str(run), str(used.photos), k=0, **how)
+    mask = with_head(used, tmp_path / "m.safetensors", random_head(7))
+    with pytest.raises(SettingsError, match="--k is for --method knn, not head"):
+        selfmask.predict(str(mask), str(used.photos), k=5, **how)
+    mask.unlink()
     assert list(tmp_path.iterdir()) == []
 
 

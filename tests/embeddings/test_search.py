@@ -27,6 +27,7 @@ from selfmask.embeddings.record import Record
 from selfmask.embeddings.search import nearest
 from selfmask.errors import BackboneError, DataError, SelfmaskError, SettingsError
 from selfmask.features import whitening
+from selfmask.tasks import search as search_task
 
 # Few values, so that many similarities are equal: then the lower row comes first.
 matrices = st.integers(1, 4).flatmap(
@@ -146,8 +147,11 @@ def test_uneven_embeddings_are_compared_whitened_unasked(
         assert answers == wanted
         assert ("compared whitened" in notes) == said
     monkeypatch.setattr(whitening, "UNEVEN", 0.0)
-    monkeypatch.setattr(search, "_UNASKED", 10)  # of more it would take long
-    assert found()[0] == plain
+    monkeypatch.setattr(search, "UNASKED", 10)  # of more it would take long
+    monkeypatch.setattr(search_task, "UNASKED", 10)
+    answers, notes = found()
+    assert answers == plain
+    assert "compared as they are: over 10 embeddings are whitened where --whiten asks for it" in notes
 
 
 def test_one_embedding_cannot_be_whitened(used, tmp_path: Path) -> None:
@@ -243,11 +247,9 @@ def test_queries_that_cannot_be_read(used, made: Path, tmp_path: Path) -> None:
 
 
 def test_many_are_said_to_be_searched_exactly(used, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from selfmask.tasks import search as task
-
     query = str(used.photos / "cat" / "03.png")
     assert selfmask.search(made, query).notes == ()
-    monkeypatch.setattr(task, "_MANY", 40)
+    monkeypatch.setattr(search_task, "_MANY", 40)
     assert "all 48 embeddings were looked at, so this is exact" in selfmask.search(made, query).notes[0]
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from selfmask._common.table import csv_lines
 from selfmask.errors import DataError, SettingsError
 from selfmask.images.every import find_images
 from selfmask.images.opening import open_data
 from selfmask.images.sources import Reading
+from selfmask.images.tables import read_labels
 
 Folder = Callable[..., Path]
 
@@ -490,3 +492,9 @@ def test_a_short_name_is_of_one_image(tmp_path: Path, paint: Any) -> None:
         DataError, match=r"the labels name 'train/a/0\.png' twice, as 'a' and, by 'a/0\.png', as 'b'"
     ):
         open_data(tmp_path / "set", labels=labels("train/a/0.png,a", "a/0.png,b", "b/0.png,b"))
+
+
+def test_a_table_of_predictions_is_a_list_of_labels_whatever_the_names(tmp_path: Path) -> None:
+    rows = [("-a.jpg", "+1"), ("b.jpg", "-1"), ("@d/e.jpg", "=x"), ("'tis.jpg", "'n")]
+    (tmp_path / "p.csv").write_text(csv_lines([("file", "label"), *rows]))
+    assert read_labels(tmp_path / "p.csv") == dict(rows)

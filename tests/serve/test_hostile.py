@@ -15,6 +15,7 @@ from torch import nn
 
 from selfmask.errors import SettingsError
 from selfmask.serve.access import Access, token_of
+from selfmask.serve.intake import Refused
 from selfmask.serve.settings import ServeSettings
 
 Serving = Callable[..., Any]
@@ -196,6 +197,29 @@ def test_who_is_not_answered_in_time_is_told(serving: Serving, picture: Callable
         assert [one.status for one in answers] == [503, 503]
         assert all("retry-after" in one.headers for one in answers)
         assert len(running.service.queue) <= 1
+        assert fine(running, picture(1))
+
+
+def test_time_runs_for_what_comes_after_the_features_too(
+    serving: Serving, picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(timeout=0.4) as running:
+        monkeypatch.setattr(running.bank, "predict_features", lambda *_, **__: time.sleep(1))
+        assert running.post("/masks/b/predict", [("x", picture(1))]).status == 503
+
+
+def test_a_mask_that_goes_while_it_is_asked_is_not_there(
+    serving: Serving, picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(watch=1000.0) as running:
+
+        async def gone(name: str, images: Any) -> Any:
+            running.bank.remove(name)
+            raise Refused(422, "the views were made for another")
+
+        monkeypatch.setattr(running.service, "_embed", gone)
+        assert running.post("/masks/b/embed", [("x", picture(1))]).status == 404
+        monkeypatch.undo()
         assert fine(running, picture(1))
 
 

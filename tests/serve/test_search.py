@@ -98,7 +98,7 @@ def test_an_answer_is_of_one_mask(
     others = [write_mask(tmp_path / f"{seed}", model, seed, head=True).read_bytes() for seed in (77, 78, 79)]
     now = others[:2]
     with serving(gallery=(gallery,), watch=1000.0) as running:
-        whole = running.service.embed
+        whole = running.service._embed
 
         async def embed(*given: Any) -> Any:
             found = await whole(*given)
@@ -109,7 +109,7 @@ def test_an_answer_is_of_one_mask(
 
         first = running.post("/masks/b/search", [("x", picture(1))])
         assert first.status == 200
-        running.service.embed = embed
+        running.service._embed = embed
         answer = running.post("/masks/b/predict", [("x", picture(1))])
         assert not now
         assert (answer.status, answer.json) == (

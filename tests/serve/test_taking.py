@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,9 +54,15 @@ def test_a_damaged_file_does_not_decide_whether_the_others_are_served(tmp_path: 
     with unknown, open_bank(settings, "cpu"):
         pass
     backbone = build("timm:test_resnet", weights=weights)
+    backbone.preprocessing = replace(backbone.preprocessing, size=48, crop=0.5)
     masks = MaskSet(backbone.module)
-    masks.save(folder / "site.mask.safetensors", backbone=backbone.describe())
+    recipe = backbone.preprocessing.describe()
+    masks.save(folder / "site.mask.safetensors", backbone=backbone.describe(), preprocessing=recipe)
     masks.remove()
+    named = replace(settings, backbone="timm:test_resnet")
+    with open_bank(named, "cpu") as bank:
+        assert bank.names == ("site",)
+        assert bank.preprocessing(None) == backbone.preprocessing
     with open_bank(settings, "cpu") as bank:
         assert bank.names == ("site",)
         assert list(bank.refused) == [str(folder / "backup.safetensors")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,14 @@ def test_without_anything_known(model: nn.Module, tmp_path: Path) -> None:
 
 
 def test_its_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = build("package:efficientnet_lite0", image_size=32)
+    backbone = build("package:efficientnet_lite0")
+    # A run leaves a convolutional network's own size, and sees images its own way.
+    backbone.preprocessing = replace(backbone.preprocessing, size=32, crop=1.0)
     masks = selfmask.MaskSet(backbone.module, norm_stats="frozen")
     masks.set_scores({n: torch.rand_like(s) - 0.01 for n, s in masks.scores.items()})
     head = {"weight": torch.randn(3, backbone.width).half(), "bias": torch.zeros(3)}
-    path = masks.save(tmp_path / "m", head=head, backbone=backbone.describe())
+    recipe = backbone.preprocessing.describe()
+    path = masks.save(tmp_path / "m", head=head, backbone=backbone.describe(), preprocessing=recipe)
     masks.remove()
     code = re.findall(r"```python\n(.*?)```", model_card(load(path), "me/x", filename="m"), re.DOTALL)[0]
     monkeypatch.setattr(selfmask, "from_hub", lambda repo, filename: load(path))
@@ -97,6 +101,7 @@ def test_its_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with load(path).apply(backbone.module), torch.no_grad():
         expected = backbone.module(backbone.preprocessing.normalise(torch.zeros(1, 3, 32, 32)))
     assert torch.equal(names["features"], expected)
+    assert names["backbone"].preprocessing == backbone.preprocessing
 
 
 NASTY = 'x"\n---\nlicense: evil\n``` <script>alert(1)</script> | [a](javascript:b) #'
@@ -163,5 +168,5 @@ def test_compaction_is_a_result(model: nn.Module, tmp_path: Path) -> None:
 def test_a_reader_runs_a_repository_s_code_only_by_asking_for_it(model: nn.Module, tmp_path: Path) -> None:
     path = saved(model, tmp_path / "m", backbone={"spec": "torchhub:me/net:small"})
     code = usage(path, "me/x", "m")
-    assert 'backbone = build(mask.metadata["backbone"]["spec"])' in code
-    assert "rebuild" not in code
+    assert 'backbone = selfmask.backbone_of(mask, mask.metadata["backbone"]["spec"])' in code
+    assert "download" not in code

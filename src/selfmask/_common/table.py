@@ -25,6 +25,16 @@ def csv_lines(rows: Iterable[Iterable[object]]) -> str:
     return text.getvalue()
 
 
+def plain(cell: str) -> str:
+    """A field of a table that somebody's spreadsheet, or `csv_lines`, wrote: without the ' before a formula's sign.
+
+    >>> plain("'-a.jpg"), plain("'tis"), plain("-a.jpg")
+    ('-a.jpg', "'tis", '-a.jpg')
+    """
+    rest = cell[1:]
+    return rest if cell[:1] == "'" and rest.lstrip().startswith(_FORMULA) else cell
+
+
 def _cell(value: object) -> object:
     if not isinstance(value, str):
         return "" if value is None else value

@@ -93,7 +93,7 @@ def hits(
     ]
 
 
-_UNASKED = 100_000
+UNASKED = 100_000
 
 
 def whitening_of(file: Embeddings, asked: bool | None = True) -> Whitening | None:
@@ -103,7 +103,7 @@ def whitening_of(file: Embeddings, asked: bool | None = True) -> Whitening | Non
 
     Raises `DataError` where there are fewer than two, which tell no direction from another.
     """
-    if asked is False or (asked is None and not 2 <= len(file) <= _UNASKED):
+    if asked is False or (asked is None and not 2 <= len(file) <= UNASKED):
         return None
     if len(file) < 2:
         raise DataError(f"{file.path} holds {len(file)} embedding: whitening needs two or more")

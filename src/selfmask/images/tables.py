@@ -15,6 +15,7 @@ from typing import Any
 
 from selfmask._common.escape import printable
 from selfmask._common.near import aside
+from selfmask._common.table import plain
 from selfmask.errors import DataError
 from selfmask.images.listing import Entry, Listing, split_name
 from selfmask.images.place import LIST_SUFFIXES, check_file, names_in
@@ -179,7 +180,7 @@ def _csv_rows(path: Path, text: str) -> tuple[list[Row], tuple[str, ...]]:
         table = table[1:]
 
     def cell(row: list[str], column: int | None) -> str | None:
-        return (row[column].strip() or None) if column is not None and column < len(row) else None
+        return (plain(row[column].strip()) or None) if column is not None and column < len(row) else None
 
     return [
         _row(path, number, cell(row, columns[0]), cell(row, columns[1]), cell(row, columns[2]))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from selfmask.backbones.backbone import Backbone
-from selfmask.backbones.spec import backbone_of, build
+from selfmask.backbones.spec import backbone_of, build, recipe_of
 from selfmask.bank.bank import Bank
 from selfmask.bank.folder import is_folder_of_masks, masks_in
 from selfmask.errors import SelfmaskError, SettingsError
@@ -31,9 +31,9 @@ def open_bank(settings: ServeSettings, device: str) -> Iterator[Bank]:
 
 
 def _backbone(settings: ServeSettings) -> Backbone:
-    if settings.backbone is not None:
-        return build(settings.backbone, weights=settings.weights)
     path: Path = settings.masks
+    if settings.backbone is not None:
+        return _named(settings.backbone, settings, masks_in(path) if is_folder_of_masks(path) else [path])
     if not is_folder_of_masks(path):
         return backbone_of(open_mask(path), None, settings.weights, download=settings.download)
     refused: list[str] = []
@@ -44,3 +44,21 @@ def _backbone(settings: ServeSettings) -> Backbone:
             refused.append(f"{file.name}: {error}")
     why = refused[0] if refused else "it holds no mask yet"
     raise SettingsError(f"{path}: the backbone is not known ({why}): name it by --backbone")
+
+
+def _named(spec: str, settings: ServeSettings, files: Iterable[Path]) -> Backbone:
+    """The backbone that was asked for, as the first of the masks had it: of its image size and, where it fits, with its
+    recipe."""
+    for file in files:
+        with suppress(SelfmaskError, OSError):  # what cannot be served is left out later, with a word
+            mask = open_mask(file)
+            described = mask.metadata.get("backbone")
+            side = described.get("image_size") if isinstance(described, dict) else None
+            break
+    else:
+        return build(spec, weights=settings.weights)
+    found = build(spec, weights=settings.weights, image_size=side if type(side) is int else None)
+    with suppress(SelfmaskError):
+        mask.check(found.module)
+        found.preprocessing = recipe_of(mask) or found.preprocessing
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -185,8 +186,10 @@ def replicated(ray: Any, bank: Bank, settings: ServeSettings) -> Iterator[Replic
     processes = Processes.fitting(ray, settings.replicas, settings.threads, settings.device)
     quiet = {"log_level": "ERROR", "enable_access_log": False}
     settings = _from_anywhere(settings)
-    # The same command again takes over what one that was killed has left on a cluster.
-    where = f"{settings.masks} {settings.host} {settings.port}".encode(errors="surrogateescape")
+    # The same command again takes over what one that was killed has left on a cluster, and no other's: of another
+    # machine, or of another process where each finds a port of its own.
+    here = f"{ray.get_runtime_context().get_node_id()} {settings.port or os.getpid()}"
+    where = f"{settings.masks} {settings.host} {here}".encode(errors="surrogateescape")
     application = f"selfmask-{xxhash.xxh3_64_hexdigest(where)}"
     deployment = serve.deployment(
         _Replica, name="replica", num_replicas=processes.count, ray_actor_options=processes.options,

@@ -49,23 +49,13 @@ class Service(Front):
         return self.worker.counts
 
     async def embed(self, name: str | None, images: Sequence[Upload]) -> tuple[Tensor | None, dict[int, str]]:
-        return await self._of_one(name, partial(self._embed_in_time, name, images))
-
-    async def _embed_in_time(
-        self, name: str | None, images: Sequence[Upload]
-    ) -> tuple[Tensor | None, dict[int, str]]:
-        if self.waiting + len(images) > self.most_waiting:
-            raise self._full()
-        try:
-            with refusing():
-                async with asyncio.timeout(self.settings.timeout):
-                    return await self._embed(name, images)
-        except TimeoutError:
-            raise self._late() from None
+        return await self._of_one(name, partial(self._embed, name, images))
 
     async def _embed(
         self, name: str | None, images: Sequence[Upload]
     ) -> tuple[Tensor | None, dict[int, str]]:
+        if self.waiting + len(images) > self.most_waiting:
+            raise self._full()
         self._decoding += len(images)
         try:
             recipe = await self.aside(self.bank.preprocessing, name)
@@ -92,7 +82,7 @@ class Service(Front):
             raise Refused(422, f"the mask {name!r} brings no head, so it cannot predict: embed, or search")
 
         async def answer() -> tuple[Sequence[Any], dict[int, str]]:
-            x, why = await self.embed(name, images)
+            x, why = await self._embed(name, images)
             if x is None:
                 return [], why
             found = await self.aside(partial(self.bank.predict_features, top=top), x, name)
@@ -105,25 +95,35 @@ class Service(Front):
     ) -> tuple[Sequence[Any], dict[int, str]]:
         async def answer() -> tuple[Sequence[Any], dict[int, str]]:
             await self.aside(self.gallery.check, name)
-            x, why = await self.embed(name, images)
+            x, why = await self._embed(name, images)
             return ([] if x is None else await self.aside(self.gallery.search, name, x, k)), why
 
         return await self._of_one(name, answer)
 
     async def _of_one(self, name: str | None, answer: Callable[[], Awaitable[T]]) -> T:
-        """What `answer` gives, asked anew where the mask was replaced in between: its parts are then of one mask."""
+        """What `answer` gives in time, asked anew where the mask was replaced in between: its parts are of one mask."""
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                return await self._in_one_version(name, answer)
+        except TimeoutError:
+            raise self._late() from None
+
+    async def _in_one_version(self, name: str | None, answer: Callable[[], Awaitable[T]]) -> T:
         for _ in range(REPLACED):
-            with refusing():
-                version = self.bank.version(name)
+            version = self._version(name)
             found, refused = None, None
             try:
-                found = await answer()
+                with refusing():
+                    found = await answer()
             except Refused as error:  # perhaps because its views were made for the one that is gone
                 refused = error
-            with refusing():
-                if self.bank.version(name) != version:
-                    continue
+            if self._version(name) != version:
+                continue
             if refused is not None:
                 raise refused
             return cast(T, found)
         raise Refused(503, f"the mask {name!r} was replaced each time that it was asked", after=1)
+
+    def _version(self, name: str | None) -> Any:
+        """Raises `Refused` (404) where the mask has gone."""
+        return self.bank.version(None if name is None else self.named(name))

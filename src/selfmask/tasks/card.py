@@ -80,11 +80,11 @@ def usage(mask: Mask, repo_id: str, filename: str) -> str:
         weights = ", weights=..." if described.get("weights") else ""
         note = f"  # the file {_line(described['weights']).replace('`', '’')}" if weights else ""
         # torch.hub runs the repository's code, which whoever reads the card has to want.
-        maker, what = ("build", '["spec"]') if described["spec"].startswith("torchhub:") else ("rebuild", "")
-        fetch = ", download=True" if maker == "rebuild" else ""
-        lines[1:1] = ["import torch", f"from selfmask.backbones.spec import {maker}"]
+        named = ', mask.metadata["backbone"]["spec"]' if described["spec"].startswith("torchhub:") else ""
+        fetch = "" if named else ", download=True"
+        lines.insert(1, "import torch")
         lines += [
-            f'backbone = {maker}(mask.metadata["backbone"]{what}{weights}{fetch}){note}',
+            f"backbone = selfmask.backbone_of(mask{named}{weights}{fetch}){note}",
             "size = backbone.preprocessing.size",
             "images = torch.zeros(1, 3, size, size)  # yours: RGB in [0, 1]",
             "with mask.apply(backbone.module), torch.no_grad():  # checks every weight of the backbone first",

@@ -56,7 +56,7 @@ def classifier_of(
     network: Path | None,
     data: str | None,
     classes: tuple[str, ...],
-    k: int,
+    k: int | None,
     whiten: bool | None = None,
 ) -> Classifier:
     """What turns the embeddings of `embedder` into classes.
@@ -75,10 +75,12 @@ def classifier_of(
             method = "head" if mask is not None and predicts(mask.head) else "knn"
     if whiten is not None and method != "knn":
         raise SettingsError(f"--whiten and --no-whiten are for --method knn, not {method}: say --method knn")
+    if k is not None and method != "knn":
+        raise SettingsError(f"--k is for --method knn, not {method}: say --method knn")
     if method == "text":
         return _by_names(embedder, classes)
     if method == "knn":
-        return _by_neighbours(embedder, network, data, k, whiten)
+        return _by_neighbours(embedder, network, data, 200 if k is None else k, whiten)
     rows = None if mask is None else class_rows(mask.head)
     if mask is None or rows is None:
         raise SettingsError(
@@ -105,8 +107,6 @@ def _by_neighbours(
     embedder: Embedder, network: Path | None, data: str | None, k: int, whiten: bool | None
 ) -> Classifier:
     """k-NN, the votes and their weights as `knn` has them."""
-    if k < 1:
-        raise SettingsError(f"--k is how many neighbours vote, 1 or more, got {k}")
     images = _labelled(network, data)
     if len(images) == 0:
         raise DataError(

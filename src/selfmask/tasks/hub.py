@@ -12,10 +12,9 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from selfmask._common.files import write_atomically
 from selfmask.errors import HubError, MaskFileError, MissingExtraError, SettingsError
@@ -86,8 +85,7 @@ def push_to_hub(
         >>> done.private, done.url
         (True, 'https://huggingface.co/me/photos')
     """
-    if re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license) is None:
-        raise SettingsError(f"license is one of the hub's identifiers, cc-by-4.0 say, got {license!r}")
+    check_license(license)
     client = _client()
     path = Path(path)
     content = path.read_bytes()
@@ -118,6 +116,12 @@ def push_to_hub(
     return Published(repo_id, f"{api.endpoint}/{repo_id}", commit.oid, bool(info.private), ours)
 
 
+def check_license(license: str) -> None:
+    """Raises `SettingsError` for what cannot be one of the hub's identifiers."""
+    if re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license) is None:
+        raise SettingsError(f"license is one of the hub's identifiers, cc-by-4.0 say, got {license!r}")
+
+
 def from_hub(
     repo_id: str,
     *,
@@ -126,7 +130,6 @@ def from_hub(
     token: str | None = None,
     endpoint: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    base: nn.Module | None = None,
     max_weights: int = MAX_WEIGHTS,
 ) -> Mask:
     """A mask from the hub, checked as `load` checks; it is fetched once and then kept in the hub's own cache.
@@ -138,7 +141,7 @@ def from_hub(
         token: for a private repository, where you are not logged in.
         endpoint: another hub's address.
         cache_dir: another cache.
-        base: as for `load`; `max_weights` too.
+        max_weights: as for `load`.
 
     Raises:
         HubError: no network (and not in the cache), no such repository, revision or file, or no right to read it.
@@ -177,9 +180,10 @@ def save_from_hub(
 
 def commit_of(mask: Mask) -> str | None:
     """The commit that a mask of `from_hub` came from, or None for a mask from elsewhere."""
-    parts = mask.path.parts
-    commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-2] else ""
-    return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
+    for folder, name in pairwise(reversed(mask.path.parts[:-1])):
+        if name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder):
+            return folder
+    return None
 
 
 def _fetch(repo_id: str, filename: str, where: Mapping[str, Any], max_weights: int) -> tuple[Mask, bytes]:

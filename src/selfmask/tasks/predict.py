@@ -47,8 +47,8 @@ class PredictSettings:
     """Labelled images for knn. Default: those that the run was trained on."""
     classes: tuple[str, ...] = ()
     """Names of classes, for a CLIP."""
-    k: int = 200
-    """Neighbours that vote."""
+    k: int | None = None
+    """Neighbours that vote, for knn. Default: 200."""
     whiten: bool | None = None
     """Neighbours by whitened embeddings. Default: where over a tenth of the variance of those with labels lies in one
     direction."""
@@ -80,6 +80,8 @@ class PredictSettings:
             raise SettingsError(f"--classes is for --method text, not {self.method}")
         if self.method not in (None, "knn") and self.data is not None:
             raise SettingsError(f"--data is for --method knn, not {self.method}")
+        if self.k is not None and self.k < 1:
+            raise SettingsError(f"--k is how many neighbours vote, 1 or more, got {self.k}")
         if self.classes and self.data is not None:
             raise SettingsError("give --classes (CLIP's) or --data (labelled images), not both")
 

@@ -9,7 +9,7 @@ from typing import Any
 from selfmask.maskfile.mask import Mask
 from selfmask.run.folder import RunFolder
 from selfmask.tasks.card import model_card
-from selfmask.tasks.hub import FILENAME, Published, commit_of, push_to_hub, save_from_hub
+from selfmask.tasks.hub import FILENAME, Published, check_license, commit_of, push_to_hub, save_from_hub
 from selfmask.tasks.inspect import Inspection
 from selfmask.tasks.opening import open_mask
 
@@ -36,6 +36,9 @@ class PushSettings:
     """Another hub's address."""
     preview: bool = False
     """Print the card, and send nothing."""
+
+    def __post_init__(self) -> None:
+        check_license(self.license)
 
 
 @dataclass(frozen=True)

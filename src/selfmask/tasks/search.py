@@ -18,7 +18,7 @@ from selfmask._common.table import csv_lines
 from selfmask.embeddings.embedder import Embedder, in_parts
 from selfmask.embeddings.file import Embeddings, open_embeddings
 from selfmask.embeddings.record import MadeBy
-from selfmask.embeddings.search import hits, whitening_of
+from selfmask.embeddings.search import UNASKED, hits, whitening_of
 from selfmask.errors import DataError, SettingsError
 from selfmask.features.passes import passing
 from selfmask.images.every import every_image, find_images, place_of_images
@@ -126,6 +126,10 @@ def run(settings: SearchSettings, console: Console | None = None) -> Found:
         notes.append(
             f"compared whitened, since the first direction of these embeddings holds {100 * whitening.first:.0f} % of "
             "their variance; --no-whiten compares them as they are"
+        )
+    if settings.whiten is None and len(opened) > UNASKED:
+        notes.append(
+            f"compared as they are: over {UNASKED:,} embeddings are whitened where --whiten asks for it"
         )
     found = Found(
         opened.path, len(opened), opened.record.made_by, answers, left_out, tuple(notes), settings.out
