@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import selfmask
 from selfmask.errors import SettingsError, WrongBaseError
 from selfmask.maskfile.mask import Handle, Mask
+from selfmask.masking.rules import TopK
 from selfmask.maskset import MaskSet
 
 
@@ -348,3 +349,25 @@ def test_a_mask_set_that_is_gone_holds_no_other_base(tmp_path: Path) -> None:
     again.load_state_dict(model.state_dict())
     with pytest.raises(WrongBaseError):
         MaskSet(again)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: torch.load(_saved(m), weights_only=False)])
+def test_a_tensor_that_is_0_everywhere_proves_nothing(copied: Callable[[nn.Module], nn.Module]) -> None:
+    """As biases are that nobody has trained: masked or not, they are the base's."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    with torch.no_grad():
+        model.get_parameter("0.bias").zero_()
+    other, base = copy.deepcopy(model), copy.deepcopy(model.state_dict())
+    masks = MaskSet(model, select="0.bias", rule=TopK(0.5))
+    MaskSet(other, select="0.weight").remove()
+    again = copied(model)
+    again.load_state_dict(base)
+    masks.remove()
+    MaskSet(again, select="0.weight").remove()
+
+
+def _saved(model: nn.Module) -> io.BytesIO:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return file

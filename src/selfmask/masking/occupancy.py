@@ -88,9 +88,13 @@ class Hold:
         return [name for name, tensor in there.items() if tensor is not None and bool((tensor == 0).any())]
 
     def first_off(self) -> tuple[str, Tensor] | None:
-        """The first tensor that is not the base's, because it has weights off or was trained, with its name."""
+        """The first tensor that is not the base's, because it has weights off or was trained, with its name.
+
+        One that is 0 everywhere is the base's still: a mask leaves some of its weights on.
+        """
         for name in self._off():
-            if name in self._masked and (tensor := _there(self._masked[name])) is not None:
+            tensor = _there(self._masked[name]) if name in self._masked else None
+            if tensor is not None and bool((tensor != 0).any()):
                 return name, tensor
         return None
 
@@ -225,10 +229,10 @@ def _print(module: nn.Module, own: str, by_values: bool) -> str | None:
     """A digest of where a parameter is 0: it outlives moves and casts of the copy, and not other weights in it.
 
     Of one that is trained beside the masks, of which nothing need be 0, that of its values: it outlives no cast to a
-    narrower type.
+    narrower type. None of one that is 0 everywhere: a mask leaves some weights on, so it is the base's.
     """
     tensor = module._parameters.get(own)
-    if tensor is None:
+    if tensor is None or not bool((tensor != 0).any()):
         return None
     if by_values:
         values = tensor.detach().cpu().double().contiguous().numpy().tobytes()
