@@ -134,7 +134,7 @@ def test_a_mask_without_a_named_backbone_asks_for_it(weights: Path, tmp_path: Pa
     masks = MaskSet(model, select="0.weight")
     path = masks.save(tmp_path / "own")
     masks.remove()
-    with pytest.raises(BackboneError, match="name it \(--backbone; spec= from Python\)"):
+    with pytest.raises(BackboneError, match=r"name it \(--backbone; spec= from Python\)"):
         apply(ApplySettings(path, tmp_path / "x"))
     with pytest.raises(WrongBaseError, match="not the base"):
         apply(ApplySettings(path, tmp_path / "x", backbone=SPEC, weights=weights))
