@@ -124,11 +124,11 @@ def fill(cells: Sequence[Cell], out: Path, stretch: Stretch) -> bool:
             continue
         if stretch.over:
             return False
-        with stretch.watched():
-            try:
+        try:
+            with stretch.watched():
                 found = learn(cell, out)
-            except KeyboardInterrupt:
-                found = None
+        except KeyboardInterrupt:  # also one that comes when the cell has just been learnt
+            found = None
         if found is None:
             return False
         write_json(path, found)

@@ -308,7 +308,7 @@ DEEP = np.frombuffer(zlib.compress(b"[" * 1_000_000), np.uint8)
         (with_header(b'"selfmask.checksum"', b'"selfmask.checkSum"'), "without selfmask's checksum"),
         (
             with_header(b'"selfmask.checksum":"', b'"selfmask.check\\u0073um":"'),
-            "not written as selfmask writes it",
+            "the checksum is not where a mask file has it",
         ),
         (with_header(b'"training":"', b'"training":"\\ud800'), "header is not valid JSON.*surrogates"),
         (with_index(lambda i: i["base"]["name"].__setitem__(0, "\ud800")), "surrogates not allowed"),

@@ -27,6 +27,12 @@ class Preprocessing:
 
     The evaluation view resizes an image so that its short side is `size / crop` pixels (`interpolation`) and
     cuts the central square of `size` pixels. Colours in [0, 1] become (colour - `mean`) / `std`, per channel.
+
+    Raises `SettingsError` for numbers that cannot be.
+
+    >>> recipe = selfmask.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), size=64, crop=1.0)
+    >>> recipe.normalise(torch.ones(2, 3, 64, 64))[0, :, 0, 0]
+    tensor([2., 2., 2.])
     """
 
     mean: Colour = IMAGENET_MEAN

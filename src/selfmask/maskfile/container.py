@@ -212,7 +212,7 @@ def _check_sum(content: bytes, header_end: int, metadata: dict[str, str], name: 
     stated = metadata.pop(CHECKSUM_KEY)
     at = content.find(f'"{CHECKSUM_KEY}":"{stated}"'.encode(), 8, header_end)
     if at < 0:
-        raise MaskFileError(f"{name}: the checksum is not written as selfmask writes it: the file is damaged")
+        raise MaskFileError(f"{name}: the checksum is not where a mask file has it: the file is damaged")
     at += len(CHECKSUM_KEY) + 4
     found = xxhash.xxh3_128(content[:at])
     found.update(_NO_CHECKSUM.encode())
