@@ -108,9 +108,8 @@ def _learn(
     router, assignment = _router(settings, plan, folder, accelerator, console)
     start = Start.of(folder.dispatcher)
     experts = [folder.expert(number) for number in range(1, router.experts + 1)]
-    for number, (expert, mine) in enumerate(
-        zip(experts, _by_expert(assignment, len(experts)), strict=True), 1
-    ):
+    places = [(assignment == number).nonzero().flatten() for number in range(router.experts)]
+    for number, (expert, mine) in enumerate(zip(experts, places, strict=True), 1):
         if expert.mask_file.is_file():
             console.print(f"expert {number}: finished before", highlight=False)
             continue
@@ -164,7 +163,7 @@ def _learn(
             router=settings.router,
             expert_training=tuple(
                 _trained(expert, folder.dispatcher, len(mine))
-                for expert, mine in zip(experts, _by_expert(assignment, router.experts), strict=True)
+                for expert, mine in zip(experts, places, strict=True)
             ),
             passes=passes,
             storage=storage(cascade, files),
@@ -217,11 +216,6 @@ def _record(plan: Plan, folder: RunFolder) -> dict[str, Any]:
     """What is kept of the training. The images are the dispatcher's, which has put them on record."""
     trained = Trained.read(folder.dispatcher.split_file)
     return {**plan.record(), "split": rule_of(plan.settings, trained, held_out=plan.held_out is not None)}
-
-
-def _by_expert(assignment: Tensor, experts: int) -> list[Tensor]:
-    """Of each expert the places of its images, int64."""
-    return [(assignment == number).nonzero().flatten() for number in range(experts)]
 
 
 def _trained(expert: RunFolder, dispatcher: RunFolder, images: int) -> dict[str, float]:

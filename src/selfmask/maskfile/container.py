@@ -154,7 +154,8 @@ def parse_json(text: bytes, what: str) -> Any:
 
     try:
         found = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=no_constant)
-        json.dumps(found, ensure_ascii=False).encode()  # "\\ud800" is JSON, and half a character
+        if b"\\u" in text:  # "\\ud800" is JSON, and half a character
+            json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise MaskFileError(f"{what} is not valid JSON ({error}): the file is damaged") from None
     level, depth = [found], 0

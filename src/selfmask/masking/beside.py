@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from selfmask._common.near import did_you_mean
 from selfmask.errors import SelectionError
@@ -17,10 +17,9 @@ def trained_beside(
     model: nn.Module, train: Train, chosen: Mapping[str, nn.Parameter]
 ) -> dict[str, nn.Parameter]:
     """The parameters that `train` names; an error if there are none, or if one is masked as well."""
-    listed = train if isinstance(train, Sequence) and not isinstance(train, str) else []
-    if isinstance(train, nn.Module | Tensor) or not (
-        callable(train) or (isinstance(train, str | Sequence) and all(isinstance(one, str) for one in listed))
-    ):
+    listed = isinstance(train, Sequence)
+    chooses = callable(train) and not isinstance(train, nn.Module)
+    if not chooses and not (listed and all(isinstance(one, str) for one in train)):
         given = "a list of other things" if listed else type(train).__name__
         raise SelectionError(
             f"train is a pattern of parameters' names ('head.*'), a list of such, or a function, got {given}"

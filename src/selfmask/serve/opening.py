@@ -11,6 +11,7 @@ from selfmask.backbones.spec import backbone_of, build, recipe_of
 from selfmask.bank.bank import Bank
 from selfmask.bank.folder import is_folder_of_masks, masks_in
 from selfmask.errors import SelfmaskError, SettingsError
+from selfmask.maskfile.mask import Mask
 from selfmask.run.process import device_named
 from selfmask.serve.settings import BASE, ServeSettings
 from selfmask.tasks.opening import open_mask
@@ -49,16 +50,19 @@ def _backbone(settings: ServeSettings) -> Backbone:
 def _named(spec: str, settings: ServeSettings, files: Iterable[Path]) -> Backbone:
     """The backbone that was asked for, as the first of the masks had it: of its image size and, where it fits, with its
     recipe."""
-    for file in files:
-        with suppress(SelfmaskError, OSError):  # what cannot be served is left out later, with a word
-            mask = open_mask(file)
-            described = mask.metadata.get("backbone")
-            side = described.get("image_size") if isinstance(described, dict) else None
-            break
-    else:
+    mask = next(_readable(files), None)
+    if mask is None:
         return build(spec, weights=settings.weights)
+    described = mask.metadata.get("backbone")
+    side = described.get("image_size") if isinstance(described, dict) else None
     found = build(spec, weights=settings.weights, image_size=side if type(side) is int else None)
     with suppress(SelfmaskError):
         mask.check(found.module)
         found.preprocessing = recipe_of(mask) or found.preprocessing
     return found
+
+
+def _readable(files: Iterable[Path]) -> Iterator[Mask]:
+    for file in files:
+        with suppress(SelfmaskError, OSError):  # what cannot be served is left out later, with a word
+            yield open_mask(file)

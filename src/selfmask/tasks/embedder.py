@@ -49,12 +49,9 @@ def open_embedder(
                 "--untouched: name the run or mask file whose backbone is meant; a backbone alone is untouched anyway"
             )
         found = _alone(backbone, weights, size, mode)
-    elif _is_cascade(path):
-        found = _with_cascade(path, backbone, weights, size, mode, download)
     else:
-        found = _with_mask(path, backbone, weights, size, mode, download, untouched)
-    if untouched and found.cascade is not None:
-        found = Embedder(found.backbone, _made_by(found.backbone, "backbone", None, weights))
+        made = _with_cascade if _is_cascade(path) else _with_mask
+        found = made(path, backbone, weights, size, mode, download, untouched)
     return _ready(found, device)
 
 
@@ -82,7 +79,7 @@ def reopen(
     if network is None:
         base = build_described(made_by.backbone, backbone, weights, download=download)
         base.preprocessing = _recipe(made_by, base)
-        found = _ready(Embedder(base, _made_by(base, "backbone", None, weights)), device)
+        found = _ready(_by_itself(base, weights), device)
     else:
         own = None if made_by.kind == "cascade" else made_by.size
         found = open_embedder(
@@ -122,31 +119,31 @@ def _alone(backbone: str | None, weights: Path | None, size: int | None, mode: M
     if size is not None and found.is_transformer:
         found = build(backbone, weights=weights, image_size=size)
     found.preprocessing = found.preprocessing.at(size)
-    return Embedder(found, _made_by(found, "backbone", None, weights))
+    return _by_itself(found, weights)
+
+
+def _by_itself(backbone: Backbone, weights: Path | None) -> Embedder:
+    return Embedder(backbone, _made_by(backbone, "backbone", None, weights))
 
 
 def _with_mask(
-    path: Path,
-    spec: str | None,
-    weights: Path | None,
-    size: int | None,
-    mode: Mode | None,
-    download: bool,
+    path: Path, spec: str | None, weights: Path | None, size: int | None, mode: Mode | None, download: bool,
     untouched: bool,
-) -> Embedder:
+) -> Embedder:  # fmt: skip
     _no_mode(mode, "a mask")
     mask = open_mask(path)
     backbone = backbone_of(mask, spec, weights, download=download)
     _resize(backbone, size, "mask")
     if untouched:
-        return Embedder(backbone, _made_by(backbone, "backbone", None, weights))
+        return _by_itself(backbone, weights)
     mask.apply(backbone.module)
     return Embedder(backbone, _made_by(backbone, "mask", path, weights), mask=mask)
 
 
 def _with_cascade(
-    path: Path, spec: str | None, weights: Path | None, size: int | None, mode: Mode | None, download: bool
-) -> Embedder:
+    path: Path, spec: str | None, weights: Path | None, size: int | None, mode: Mode | None, download: bool,
+    untouched: bool,
+) -> Embedder:  # fmt: skip
     cascade = load_cascade(RunFolder(path).cascade_file if path.is_dir() else path)
     if size is not None:
         raise SettingsError(f"--size {size}: a cascade sees its images at the size that it was learnt at")
@@ -158,6 +155,8 @@ def _with_cascade(
         )
     backbone = cascade.prepared(_base_of(cascade, spec, weights, download))
     cascade.dispatcher.check(backbone.module)
+    if untouched:
+        return _by_itself(backbone, weights)
     made_by = _made_by(backbone, "cascade", path, weights, mode, cascade.path.read_bytes(), mode.encode())
     return Embedder(backbone, made_by, cascade=cascade)
 
