@@ -7,7 +7,7 @@ new weights in place. They are rebuilt from θ every time, so nothing drifts and
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -303,7 +303,7 @@ class MaskSet:
         head: Mapping[str, Tensor] | None = None,
         head_dtype: HeadDtype | None = None,
         max_bytes: int | str | None = None,
-        images: Sequence[Tensor] = (),
+        images: Iterable[Tensor] = (),
         **metadata: Any,
     ) -> Path:
         """Write the mask file: masks, moved statistics, trained parameters, and the base's fingerprints.
@@ -321,7 +321,7 @@ class MaskSet:
         head, then weights that matter least are on again. The metadata's `budget` says what. The model and the scores
         are then those of the file. Raises `SettingsError` where the least possible takes more, or the rule is a top-k.
         """
-        self.masked.check("save", written=True)
+        self.masked.check("save", by="values")
         most = None if max_bytes is None else byte_count(max_bytes, "max_bytes")
         if (changed := self._changed()) is not None:
             raise SettingsError(
@@ -361,7 +361,7 @@ class MaskSet:
             metadata=told,
         )
 
-    def _save_within(self, path: Path, max_bytes: int, images: Sequence[Tensor], learnt: Learnt) -> Path:
+    def _save_within(self, path: Path, max_bytes: int, images: Iterable[Tensor], learnt: Learnt) -> Path:
         """Write the file of at most `max_bytes`; the model and the scores become what it holds, once it is there."""
         if not isinstance(self.rule, Threshold):
             raise SettingsError(

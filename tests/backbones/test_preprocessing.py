@@ -21,6 +21,15 @@ def test_normalise_equals_torchvision_for_bytes_and_floats() -> None:
     assert pixels.dtype == torch.uint8
 
 
+def test_normalise_gives_float32_whatever_the_default() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        out = Preprocessing().normalise(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert out.dtype == torch.float32
+
+
 def test_normalise_leaves_its_input_alone() -> None:
     images = torch.rand(1, 3, 4, 4)
     before = images.clone()

@@ -16,7 +16,7 @@ import selfmask
 from selfmask.cli import main
 from selfmask.errors import SettingsError
 from selfmask.images.views import Augment
-from selfmask.objectives.registry import OBJECTIVES
+from selfmask.objectives.registry import OBJECTIVES, objective_class
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,25 @@ def test_it_runs_to_a_mask_file_from_python_and_by_the_command(tmp_path: Path, w
     assert main(words) == 0
     other = selfmask.load(tmp_path / "command" / "mask.safetensors").masks()
     assert all(torch.equal(bits, other[name]) for name, bits in mask.masks().items())
+
+
+def test_a_cell_of_a_notebook_that_is_run_again_registers_its_class_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("selfmask.objectives.registry.OBJECTIVES", dict(OBJECTIVES))
+
+    def cell() -> type[selfmask.Objective]:
+        class Mine(Theirs):
+            pass
+
+        return Mine
+
+    selfmask.register("mine", cell())
+    again = cell()
+    selfmask.register("mine", again)
+    assert objective_class("mine") is again
+    with pytest.raises(SettingsError, match="already"):
+        selfmask.register("mine", Theirs)
 
 
 def test_what_is_no_objective_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,28 @@ def test_what_cannot_be_judged_is_told_and_changes_nothing(tmp_path: Path, model
     with pytest.raises(SettingsError, match="a density of its own"):
         top.save(tmp_path / "m", max_bytes=2000, images=IMAGES)
     top.remove()
+
+
+def test_batches_that_come_only_once_or_in_another_order_each_time_are_judged_by_too(
+    tmp_path: Path, model: nn.Module
+) -> None:
+    class Turning:
+        """Batches in the other order each time, as a loader that shuffles gives them."""
+
+        def __init__(self, batches: Sequence[Tensor]) -> None:
+            self.batches = list(batches)[::-1]
+
+        def __iter__(self) -> Iterator[Tensor]:
+            self.batches.reverse()
+            return iter(self.batches)
+
+    masks = learnt(model)
+    batches = torch.cat(IMAGES).split(3)
+    first = masks.save(tmp_path / "a", head=HEAD, max_bytes=2600, images=iter(batches)).read_bytes()
+    masks.remove()
+    masks = learnt(model)
+    turning = Turning(batches)
+    assert masks.save(tmp_path / "b", head=HEAD, max_bytes=2600, images=turning).read_bytes() == first
 
 
 def test_metadata_says_what_it_lacks() -> None:

@@ -351,6 +351,22 @@ def test_a_mask_set_that_is_gone_holds_no_other_base(tmp_path: Path) -> None:
         MaskSet(again)
 
 
+def test_zeros_that_the_base_has_itself_tell_nothing_of_a_mask_set_that_is_gone() -> None:
+    """As pruned weights are, or those that are too small for half precision."""
+
+    def pruned() -> nn.Module:
+        model = Small()
+        with torch.no_grad():
+            model.get_parameter("conv2.weight")[:, 0] = 0
+        return model
+
+    model = pruned()
+    MaskSet(model, select="conv2.weight")
+    gc.collect()
+    MaskSet(pruned(), select="conv2.weight").remove()
+    assert model.get_parameter("conv2.weight").numel()
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: torch.load(_saved(m), weights_only=False)])
 def test_a_tensor_that_is_0_everywhere_proves_nothing(copied: Callable[[nn.Module], nn.Module]) -> None:
     """As biases are that nobody has trained: masked or not, they are the base's."""

@@ -171,7 +171,7 @@ def test_a_parameter_added_to_the_optimizer_is_saved_and_restored(tmp_path: Path
 def test_parameters_that_are_masked_cannot_be_added() -> None:
     masks, optimizer = learnt()
     with pytest.raises(ValueError, match="more than one parameter group"):
-        optimizer.add_param_group({"params": masks.model.get_parameter("conv1.weight")})
+        optimizer.add_param_group({"params": masks.model.get_parameter("conv1.weight"), "lr": 0.1})
     train(masks, optimizer)
 
 
@@ -290,3 +290,43 @@ def test_a_buffer_that_appears_later_is_none_of_the_base(tmp_path: Path) -> None
     masks, _ = learnt()
     masks.model.register_buffer("cache", torch.ones(3))
     selfmask.load(masks.save(tmp_path / "a.mask.safetensors")).apply(Small())
+
+
+def test_weights_written_past_the_count_of_writes_are_seen_too(tmp_path: Path) -> None:
+    """As torch's own `vector_to_parameters` and averages of weights write them, by `.data`."""
+    masks, optimizer = learnt()
+    there = nn.utils.parameters_to_vector(masks.model.parameters()).detach()
+    nn.utils.vector_to_parameters(3 * there, masks.model.parameters())
+    with pytest.raises(
+        SettingsError, match=r"optimizer\.step: other weights were written over conv1\.weight"
+    ):
+        train(masks, optimizer, 1)
+    nn.utils.vector_to_parameters(there, masks.model.parameters())
+    train(masks, optimizer, 1)
+    kept = masks.model.get_parameter("conv2.weight").detach().clone()
+    masks.model.get_parameter("conv2.weight").data.mul_(2)
+    with pytest.raises(SettingsError, match=r"save: other weights were written over conv2\.weight"):
+        masks.save(tmp_path / "m.safetensors")
+    masks.model.get_parameter("conv2.weight").data.copy_(kept)
+    masks.save(tmp_path / "m.safetensors")
+
+
+def test_frozen_statistics_outlive_torchs_update_bn() -> None:
+    masks = MaskSet(Small(), "conv*.weight", norm_stats="frozen")
+    before = snapshot(masks.model)
+    torch.optim.swa_utils.update_bn([torch.randn(4, 3, 6, 6)], masks.model)
+    assert same(snapshot(masks.model), before)
+
+
+def test_a_copy_of_a_frozen_model_is_the_base_once_its_weights_are_loaded(tmp_path: Path) -> None:
+    base = snapshot(Small())
+    masks = MaskSet(Small(), "conv*.weight", norm_stats="frozen")
+    train(masks, masks.optimizer(torch.optim.Adam, lr=0.2))
+    path = masks.save(tmp_path / "m.safetensors", preprocessing=Preprocessing(size=6).describe())
+    again = copy.deepcopy(masks.model)
+    again.load_state_dict(base)
+    with selfmask.load(path).apply(again):  # without a warning of another architecture
+        pass
+    assert again.train().get_submodule("norm1").training
+    with pytest.raises(SelfmaskError, match=r"conv1\.weight has no values yet"):
+        selfmask.load(path).apply(Small().to("meta"))

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from selfmask.errors import SettingsError
 from selfmask.masking.masked import MaskedTensor
@@ -334,3 +335,45 @@ def test_the_rate_is_the_one_that_the_group_has_now() -> None:
     before = {name: scores.clone() for name, scores in masks.scores.items()}
     train(masks, optimizer, batches(1))
     assert all(torch.equal(before[name], scores) for name, scores in masks.scores.items())
+
+
+def test_torchs_distributed_checkpoints_change_nothing_and_come_back() -> None:
+    """They take a step of an optimizer without a state, and name tensors where torch numbers them."""
+
+    def begun() -> tuple[nn.Module, MaskSet, torch.optim.Optimizer]:
+        model = network()
+        masks = MaskSet(model, NAMES, rule=TopK(Progressive(0.5, steps=12)), norm_stats="frozen")
+        return model, masks, masks.optimizer(torch.optim.Adam, lr=0.1)
+
+    found, kept = [], ({}, {})
+    for looked_at in (False, True):
+        model, masks, optimizer = begun()
+        for x, y in batches(6):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if looked_at:
+                kept = copy.deepcopy(get_state_dict(model, optimizer))
+        found.append(({n: p.detach().clone() for n, p in model.named_parameters()}, masks.steps))
+    (plain, steps), (same, steps_too) = found
+    assert steps == steps_too == 6
+    assert all(torch.equal(plain[n], same[n]) for n in plain)
+    masks.remove()
+    again, more, other = begun()
+    set_state_dict(again, other, model_state_dict=kept[0], optim_state_dict=kept[1])
+    assert more.steps == 6
+    for name, scores in masks.scores.items():
+        assert torch.equal(more.scores[name], scores)
+    assert all(torch.equal(p, plain[n]) for n, p in again.named_parameters())
+
+
+def test_a_group_that_is_added_has_a_rate_of_its_own() -> None:
+    model = network()
+    masks = MaskSet(model, NAMES[:2])
+    optimizer = masks.optimizer(torch.optim.SGD, lr=50.0)
+    with pytest.raises(SettingsError, match="add_param_group needs a rate"):
+        optimizer.add_param_group({"params": model[7].parameters()})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": model[7].parameters(), "lr": 0.1})
+    assert optimizer.param_groups[1]["lr"] == 0.1

@@ -351,3 +351,12 @@ def test_random_scores_are_edge_popups() -> None:
     assert 0 <= float(scores.min()) < 0.01
     assert 1.99 < float(scores.max()) < 2
     assert float(scores.mean()) == pytest.approx(1, abs=0.05)
+
+
+def test_scores_are_drawn_on_the_cpu_whatever_the_default_device() -> None:
+    model = nn.Conv2d(3, 8, 3)
+    for rule, share in ((Threshold(spread=0.5), None), (TopK(0.5), None), (Threshold(), RandomShare(0.5))):
+        with torch.device("meta"):
+            masks = MaskSet(model, Selection("weight", share=share), rule=rule)
+        assert next(iter(masks.scores.values())).device.type == "cpu"
+        masks.remove()

@@ -104,3 +104,12 @@ def test_running_statistics_are_those_of_all_processes(
     statistics = running_statistics(backbone.module)
     assert statistics
     assert all(places.count(tensor.data_ptr()) == SETTINGS.steps for tensor in statistics.values())
+
+
+def test_the_callers_own_draws_go_on_as_if_nothing_had_been_trained(tmp_path: Path) -> None:
+    backbone = network()
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    trained(tmp_path / "run", backbone)
+    assert torch.equal(torch.rand(3), expected)

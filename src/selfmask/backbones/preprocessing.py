@@ -68,8 +68,8 @@ class Preprocessing:
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise SettingsError(f"images are uint8, 0 to 255, or floats in [0, 1], not {images.dtype}")
         top = 255.0 if images.dtype == torch.uint8 else 1.0
-        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1) * top
-        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1) * top
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).view(1, 3, 1, 1) * top
+        std = torch.tensor(self.std, dtype=torch.float32, device=images.device).view(1, 3, 1, 1) * top
         return images.float().sub(mean).div_(std)
 
     def at(self, size: int | None) -> Preprocessing:

@@ -226,7 +226,7 @@ class Bank:
         """
         pictures = picture_set(images)
         groups = self._groups(names, len(pictures))
-        found = torch.empty(len(pictures), self.backbone.width)
+        found = torch.empty(len(pictures), self.backbone.width, dtype=torch.float32)
         for name, places in groups:
             specialist = self._wanted(name)
             part = pictures if len(groups) == 1 else pictures.subset(places)

@@ -8,6 +8,8 @@ from typing import Any
 import xxhash
 from torch import nn
 
+from selfmask.masking.norm import own_class
+
 LEFT_OUT = frozenset({"training", "inplace", "grad_checkpointing", "fused_attn", "name_or_path"})
 """What may change without another output in evaluation mode, or names a place on somebody's machine."""
 
@@ -24,7 +26,7 @@ def architecture(model: nn.Module) -> str:
     """
     digest = xxhash.xxh3_128()
     for path, module in model.named_modules():
-        line = [path, type(module).__name__, _settings(module)]
+        line = [path, own_class(module).__name__, _settings(module)]
         digest.update(json.dumps(line, separators=(",", ":"), ensure_ascii=True).encode() + b"\n")
     return digest.hexdigest()
 

@@ -10,7 +10,7 @@ image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,10 +75,13 @@ class Worn:
         theta: Mapping[str, Tensor],
         bases: Mapping[str, Tensor],
         learnt: Learnt,
-        images: Sequence[Tensor],
+        images: Iterable[Tensor],
     ) -> None:
         if isinstance(images, Tensor):
             raise SettingsError("images are batches: put the one tensor into a list, images=[x]")
+        images = list(
+            images
+        )  # the same ones in the same order each time, whatever a loader or a generator would give
         if any(isinstance(batch, tuple | list) for batch in images):
             raise SettingsError("images are batches without their labels: images=[x for x, _ in loader]")
         if not images or not all(isinstance(batch, Tensor) and len(batch) for batch in images):

@@ -17,6 +17,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from selfmask.errors import WrongBaseError
 from selfmask.maskfile.architecture import architecture
 
 SHORT_BYTES = (
@@ -88,9 +89,12 @@ class Signed:
         return architecture(self.model)
 
     def signature(self, name: str) -> Signature:
-        """The `Signature` of the tensor of that name."""
+        """The `Signature` of the tensor of that name. Raises `WrongBaseError` where it has no values yet."""
         if name not in self._known:
-            self._known[name] = signature(self.tensors[name])
+            tensor = self.tensors[name]
+            if tensor.is_meta:
+                raise WrongBaseError(f"{name} has no values yet: load the base's weights first")
+            self._known[name] = signature(tensor)
         return self._known[name]
 
 

@@ -24,7 +24,7 @@ from selfmask.maskfile.fingerprint import Signed, combined
 from selfmask.maskfile.index import FREE, Index
 from selfmask.maskfile.quantised import Quantised, plain
 from selfmask.maskfile.streams import Reader
-from selfmask.masking import occupancy
+from selfmask.masking import norm, occupancy
 from selfmask.masking.places import Kept, forget_casts
 from selfmask.masking.weight import masked_weight, scale
 
@@ -209,6 +209,7 @@ class Mask:
         end = "call .remove() on what apply gave (where that was not kept, make the model anew)"
         with occupancy.taking(model, f"the applied mask {self.path.name}", end) as hold:
             tensors = self._checked(model)
+            norm.unfreeze_copies(model)
             new = self._adapted(tensors, self.masks())
             kept = Kept(model, [*new, *(n for n, _ in model.named_buffers(remove_duplicate=False))])
             changed = [*(name for name, on in self.on.items() if on < self.numel(name)), *self.norms]

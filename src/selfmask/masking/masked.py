@@ -9,6 +9,7 @@ import hashlib
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from selfmask.masking.occupancy import Hold
 from selfmask.masking.places import Kept, Place, forget_casts, put_back
 from selfmask.masking.rules import Progressive, Rule, Threshold, TopK
 from selfmask.masking.weight import masked_weight, scale
+
+Looked = Literal["writes", "values"]
+"""How a weight is looked at: whether it was written since, which costs nothing, or at each value of it."""
 
 
 class MaskedTensor:
@@ -50,7 +54,7 @@ class MaskedTensor:
         self.start_mask = None if bool(first.all()) else first
         self.on: float | Tensor = weight.numel()
         self.factor: float | Tensor = 1.0
-        self._written = _version(weight)
+        self._written = _seen(weight)
 
     def mask(self, step: int) -> Tensor:
         """M from the scores as they are: bool, of θ's shape, on θ's device."""
@@ -61,13 +65,13 @@ class MaskedTensor:
         pinned = self.scores.masked_fill(~self.maskable, torch.inf)
         return self.rule.mask(pinned, self.name, step) | ~self.maskable
 
-    def stands(self, step: int) -> bool:
+    def stands(self, step: int, by: Looked) -> bool:
         """Whether the weight is what was last written, or has its values: nobody has loaded others over it."""
-        if _version(self.weight) != self._written:
+        if by == "values" or _seen(self.weight) != self._written:
             self.follow()
             if not torch.equal(self.weight.detach(), masked_weight(self.theta, self.mask(step))):
                 return False
-            self._written = _version(self.weight)
+            self._written = _seen(self.weight)
         return True
 
     def follow(self) -> None:
@@ -85,7 +89,7 @@ class MaskedTensor:
         if total == 0:
             return
         self._write(self.weight.detach(), step)
-        self._written = _version(self.weight)
+        self._written = _seen(self.weight)
 
     def _write(self, weight: Tensor, step: int) -> None:
         total = self.theta.numel()
@@ -181,9 +185,9 @@ class MaskedTensors:
         self.trained[name] = parameter
         return True
 
-    def check(self, what: str, *, written: bool = False) -> None:
+    def check(self, what: str, *, by: Looked | None = None) -> None:
         """Raises `SettingsError` where `what` would go wrong unseen: the model is not what is moved here any more, or
-        its weights are not those that were `written`."""
+        its weights, looked at as `by` says, are not those that were written."""
         if not self.live:
             raise SettingsError(f"{what}: this MaskSet was removed from its model; make a new one")
         for t in self.tensors.values():
@@ -195,7 +199,7 @@ class MaskedTensors:
                     f"{what}: {t.name} was cast from {was} to {now} after the MaskSet was made, so its mask would fit "
                     f"no base; cast the model first, or train under torch.autocast"
                 )
-            if written and not t.stands(self.steps):
+            if by is not None and not t.stands(self.steps, by):
                 raise SettingsError(
                     f"{what}: other weights were written over {t.name} after the MaskSet was made, and would be lost. "
                     "Load weights before you make the MaskSet; where it is a checkpoint's, load the optimizer's state "
@@ -218,9 +222,12 @@ class MaskedTensors:
         """Have `hold` hold the model for these, which it must not keep alive."""
         where = {n: t.where for n, t in self.tensors.items()} | {n: self._base.where(n) for n in self.norms}
         me = weakref.ref(self)
-        # Of one that is gone its zeros tell.
+        # Of one that is gone its zeros tell, those that the base has itself left out.
+        zeros = {name: int((t.theta == 0).sum()) for name, t in self.tensors.items()}
         hold.keep(
-            where, lambda: hold.with_zeros() if (still := me()) is None else still.changed(), self.norms
+            where,
+            lambda: hold.with_zeros(zeros) if (still := me()) is None else still.changed(),
+            self.norms,
         )
 
     def changed(self) -> list[str]:
@@ -239,9 +246,10 @@ class MaskedTensors:
         self.live = False
 
 
-def _version(tensor: Tensor) -> int:
-    """How often it was written in place. Tensors made in inference mode do not count it."""
-    return 0 if tensor.is_inference() else tensor._version
+def _seen(tensor: Tensor) -> tuple[int, int]:
+    """How often it was written in place (tensors made in inference mode do not count it, and nobody counts what is
+    written through `.data`), and where it lies."""
+    return 0 if tensor.is_inference() else tensor._version, tensor.data_ptr()
 
 
 def _another(what: str, name: str) -> str:

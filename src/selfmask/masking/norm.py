@@ -20,17 +20,22 @@ def _frozen_class(cls: type[_NormBase]) -> type[_NormBase]:
     """A subclass of `cls` that cannot be put into training mode.
 
     A class, and not a hook or a patched method: the module keeps its tensors, its `repr` stays readable, and
-    copies and pickles of the model are frozen too.
+    copies and pickles of the model are frozen too. Its statistics are not reset either (torch's `update_bn` does that
+    before it has them move), since they would stay so.
     """
 
     def train(self: _NormBase, mode: bool = True) -> _NormBase:
         return cls.train(self, False)
 
+    def reset_running_stats(self: _NormBase) -> None:
+        pass
+
     def reduce(self: _NormBase, protocol: int) -> tuple[Any, ...]:
         return (_frozen, (cls,), self.__getstate__())
 
     name = f"Frozen{cls.__name__}"
-    return type(name, (cls,), {"train": train, "__reduce_ex__": reduce, "__module__": __name__})
+    own = {"train": train, "reset_running_stats": reset_running_stats, "__reduce_ex__": reduce}
+    return type(name, (cls,), {**own, "__module__": __name__})
 
 
 def _frozen(cls: type[_NormBase]) -> _NormBase:
@@ -42,9 +47,15 @@ def _frozen(cls: type[_NormBase]) -> _NormBase:
 def unfreeze_copies(model: nn.Module) -> None:
     """Give norms of a copy of a frozen model, which nobody will thaw, their own class and their network's mode."""
     for module in model.modules():
-        if isinstance(module, _NormBase) and type(module).__module__ == __name__:
-            module.__class__ = type(module).__bases__[0]
+        if (own := own_class(module)) is not type(module):
+            module.__class__ = own
             module.training = model.training
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """The class of `module`; of a frozen norm that which it has when it is thawed."""
+    cls = type(module)
+    return cls.__bases__[0] if isinstance(module, _NormBase) and cls.__module__ == __name__ else cls
 
 
 def freeze(model: nn.Module) -> list[tuple[_NormBase, type[_NormBase], bool]]:

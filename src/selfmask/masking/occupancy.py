@@ -82,10 +82,10 @@ class Hold:
     def _tensors(self) -> list[Tensor]:
         return [tensor for place in self._where if (tensor := _there(place)) is not None]
 
-    def with_zeros(self) -> list[str]:
-        """The names of the masked tensors of which some are 0, those beside them left out."""
-        there = {name: _there(place) for name, place in self._masked.items() if name not in self.beside}
-        return [name for name, tensor in there.items() if tensor is not None and bool((tensor == 0).any())]
+    def with_zeros(self, beyond: Mapping[str, int]) -> list[str]:
+        """The names of the masked tensors of which more are 0 than `beyond` says."""
+        there = {name: _there(self._masked[name]) for name in beyond}
+        return [name for name, t in there.items() if t is not None and int((t == 0).sum()) > beyond[name]]
 
     def first_off(self) -> tuple[str, Tensor] | None:
         """The first tensor that is not the base's, because it has weights off or was trained, with its name.
@@ -215,7 +215,7 @@ def _loaded_from(everywhere: Mapping[str, Place]) -> str | None:
     for hold in _holds:
         if (first := hold.first_off()) is not None and first[0] in everywhere:
             mine, theirs = everywhere[first[0]].tensor, first[1]
-            if mine is None or (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+            if mine is None or mine.is_meta or (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
                 continue
             if torch.equal(mine.detach().cpu(), theirs.detach().cpu()):
                 return hold.who

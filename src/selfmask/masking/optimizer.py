@@ -142,6 +142,11 @@ class MaskOptimizer(torch.optim.Optimizer):
         """
         params = param_group["params"]
         param_group = {**param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
+        if self._ready and "lr" in self.defaults and "lr" not in param_group:
+            raise SettingsError(
+                "optimizer: add_param_group needs a rate for ordinary parameters, which is not that of scores; give "
+                "it, for example {'params': …, 'lr': 0.1}"
+            )
         super().add_param_group(dict(param_group))
         if self._ready:
             for parameter in param_group["params"]:
@@ -165,7 +170,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._masked.check("optimizer.step", written=True)
+        self._masked.check("optimizer.step", by="writes")
         for outer, inner in zip(self.param_groups, self._inner.param_groups, strict=True):
             inner.update({k: v for k, v in outer.items() if k not in ("params", _STEPS, _BASE)})
         fused = _fused_settings(self._inner, self._inner.param_groups[0])
@@ -201,7 +206,13 @@ class MaskOptimizer(torch.optim.Optimizer):
             if t.weight.grad is not None or t.scheduled:
                 t.rewrite(self._masked.steps)
         forget_casts()
+        self._begun()
         return loss
+
+    def _begun(self) -> None:
+        """Let torch see that there is a state: its distributed checkpoints have one without any take a step."""
+        for t in self._tensors:
+            self.state[t.weight] = {"score": t.scores}
 
     def _ordinary_gradients(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The parameters that are trained as they are, with their gradients, by name."""
@@ -272,8 +283,10 @@ class MaskOptimizer(torch.optim.Optimizer):
         """
         self._masked.check("load_state_dict")
         self._follow()
-        states: dict[int, dict[str, Any]] = state_dict["state"]
-        for i, t in enumerate(self._tensors):
+        # By what the groups call them: numbers, or names where torch's distributed checkpoints have been at it.
+        states: dict[Any, dict[str, Any]] = state_dict["state"]
+        ids = [*state_dict["param_groups"][0]["params"], *[None] * len(self._tensors)]
+        for i, t in zip(ids, self._tensors, strict=False):
             score = states.get(i, {}).get("score")
             if score is None or score.shape != t.scores.shape:
                 got = "nothing" if score is None else f"shape {tuple(score.shape)}"
@@ -296,9 +309,10 @@ class MaskOptimizer(torch.optim.Optimizer):
         inner = {i: {k: v for k, v in s.items() if k != "score"} for i, s in states.items()}
         self._inner.load_state_dict({"state": {i: s for i, s in inner.items() if s}, "param_groups": groups})
         super().load_state_dict({"state": {}, "param_groups": groups})
-        for i, t in enumerate(self._tensors):
+        for i, t in zip(ids, self._tensors, strict=False):
             t.scores.copy_(states[i]["score"])
         self._follow()
+        self._begun()
         self._masked.steps = state_dict["param_groups"][0].get(_STEPS, 0)
         self._masked.rewrite()
 

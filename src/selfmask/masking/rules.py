@@ -72,7 +72,11 @@ class Threshold:
         scores = torch.full_like(theta, self.start, dtype=score_dtype(theta), requires_grad=False)
         if self.spread:
             # Drawn on the CPU in float64, so that every device and dtype starts from the same scores.
-            drawn = torch.rand(theta.shape, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
+            drawn = (
+                torch.rand(theta.shape, generator=generator, dtype=torch.float64, device="cpu")
+                .mul_(2)
+                .sub_(1)
+            )
             scores += (self.spread * drawn).to(scores)
         return scores
 
@@ -149,7 +153,7 @@ class TopK:
         scores = torch.empty_like(theta, dtype=dtype, requires_grad=False)
         if self.init == "random":
             # Drawn on the CPU in float64, so that every device and dtype starts from the same order.
-            drawn = torch.rand(theta.shape, generator=generator, dtype=torch.float64) * 2
+            drawn = torch.rand(theta.shape, generator=generator, dtype=torch.float64, device="cpu") * 2
             return scores.copy_(drawn)
         size = theta.detach().to(dtype).abs()
         mean = size.mean() if theta.numel() else torch.ones(())

@@ -49,7 +49,7 @@ class RandomShare:
         return _share_count(self.share, total)
 
     def __call__(self, theta: Tensor, generator: torch.Generator) -> Tensor:
-        order = torch.rand(theta.shape, generator=generator, dtype=torch.float64)
+        order = torch.rand(theta.shape, generator=generator, dtype=torch.float64, device="cpu")
         return _top_share(order, self.share).to(theta.device)
 
 

@@ -43,7 +43,7 @@ def register(name: str, kind: type[Objective]) -> None:
     """
     if not name.isidentifier() or name == AUTO:
         raise SettingsError(f"register: a name is letters, digits and _, and not {AUTO!r}; got {name!r}")
-    if name in OBJECTIVES and OBJECTIVES[name] is not kind:
+    if name in OBJECTIVES and not _same(OBJECTIVES[name], kind):
         raise SettingsError(f"register: there is an objective {name!r} already; take another name")
     if not (isinstance(kind, type) and issubclass(kind, Objective)):
         raise SettingsError(f"register: {name} must be a class derived from Objective, got {kind!r}")
@@ -57,6 +57,14 @@ def register(name: str, kind: type[Objective]) -> None:
             f"register: {kind.__name__}.Settings must be a dataclass whose fields all have defaults ({error})"
         ) from None
     OBJECTIVES[name] = kind
+
+
+def _same(one: type, other: type) -> bool:
+    """Whether a class is another, or that which a cell of a notebook makes when it is run again."""
+    return one is other or (
+        isinstance(other, type)
+        and (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+    )
 
 
 def objective_class(name: str) -> type[Objective]:

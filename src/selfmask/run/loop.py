@@ -97,7 +97,6 @@ def fit(
             start, spent = _restore(state, module, optimizer, head, settings)
     else:
         same_on_all([*objective.parameters(), *objective.buffers()])
-        torch.manual_seed(settings.seed)
     began = time.perf_counter()
 
     def save(step: int) -> None:
@@ -127,7 +126,13 @@ def fit(
     gone_wrong = DivergedError("the run has gone wrong on another process, which says why")
     module.train()
     objective.train()
-    with Interruption() as interruption, log, batches:
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), Interruption() as interruption, log, batches:
+        if state is None:
+            torch.manual_seed(settings.seed)
+        else:
+            with damage_named(folder.checkpoint):
+                torch.set_rng_state(state["rng"])
         for step, raw in batches:
             views = [
                 backbone.preprocessing.normalise(view.to(device)).contiguous(memory_format=layout)
@@ -300,7 +305,7 @@ def _restore(
     head: torch.optim.Optimizer | None,
     settings: FitSettings,
 ) -> tuple[int, float]:
-    """Bring everything but the objective back to where the checkpoint was written.
+    """Bring everything but objective and draws back to where the checkpoint was written.
 
     Returns the step to go on with, and the seconds spent by then.
     """
@@ -315,7 +320,6 @@ def _restore(
     optimizer.load_state_dict(state["optimizer"])  # after the module: it rewrites the masked weights
     if head is not None and state["head"] is not None:
         head.load_state_dict(state["head"])
-    torch.set_rng_state(state["rng"])
     return int(state["step"]), float(state["seconds"])
 
 
