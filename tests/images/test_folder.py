@@ -140,6 +140,10 @@ def test_some_unreadable_images_are_skipped_and_listed(class_folder: Folder) -> 
     assert open_data(root, test_share=0, reading=Reading(cache_bytes=0)).train.skipped == splits.train.skipped
     with pytest.raises(DataError, match=r"2 of the 60 .*cat/005\.png.*skip_limit"):
         open_data(root, reading=Reading(skip_limit=0.03))
+    for number in range(8, 14):
+        (root / "dog" / f"{number:03}.png").write_text("hello")
+    with pytest.raises(DataError, match=r"cat/005\.png.*dog/013\.png"):  # all, to be mended at once
+        open_data(root)
 
 
 def test_a_folder_of_nothing_but_damage(class_folder: Folder) -> None:
@@ -190,6 +194,11 @@ def test_a_class_that_training_lacks(class_folder: Folder) -> None:
             "file,label,split\n./cat/000.png,cat,train\ndog/000.png,dog,train\ndog/001.png,dog,test\n",
         ),
         ("list.csv", "cat/000.png,cat,train\ndog/000.png,dog,train\ndog/001.png,dog,test\n"),
+        (
+            "list.csv",
+            '"file", "label", "split"\n"cat/000.png", "cat, big", "train"\n'
+            '"dog/000.png", "dog","train"\ndog/001.png, dog, test\n',
+        ),
         (
             "list.csv",
             "\ufeffLabel;Split;Path\ncat;train;cat/000.png\ndog;train;dog/000.png\ndog;test;dog/001.png",
@@ -247,7 +256,11 @@ def test_lists_that_are_no_text(class_folder: Folder) -> None:
 
 def test_mistakes_in_jsonl(class_folder: Folder) -> None:
     path = class_folder({"cat": 2, "dog": 2}) / "list.jsonl"
-    for text, message in (("{", "line 1 is not valid JSON"), ("[1]", "expected an object")):
+    for text, message in (
+        ("{", "line 1 is not valid JSON"),
+        ("[1]", "expected an object"),
+        ('{"file": "cat/000.png", "label": [1, 2]}', r"line 1: label is one name or number, got \[1, 2\]"),
+    ):
         path.write_text(text)
         with pytest.raises(DataError, match=message):
             open_data(path)

@@ -24,7 +24,7 @@ from selfmask.reports.frame import _finalised
 from selfmask.reports.gather import gather
 from selfmask.reports.headline import display_name, headline
 from selfmask.reports.neighbours import same_class_share, strip_table, strips
-from selfmask.reports.page import Material, build_report, printed
+from selfmask.reports.page import Material, build_report, printed, warnings_of
 from selfmask.reports.reading import read_run
 from selfmask.reports.results import scale_of
 from selfmask.reports.sections import of_waffle, squares
@@ -300,6 +300,12 @@ def test_a_cascade(tiny_run, tmp_path: Path) -> None:
     checked(report.html)
     assert report.headline.status == "A learnt cascade of masks, finished"
     assert report.headline.verdict == "It helped."
+    assert " in the dispatcher" in report.headline.sentence
+    assert "of the dispatcher’s masked weights off" in report.headline.tiles[0][1]
+    nothing = [
+        any("Nothing was" in w for w in warnings_of(one, 0.0)) for one in (run, replace(run, cascade=None))
+    ]
+    assert nothing == [False, True]
     named = {chart.name: chart for chart in report.charts}
     assert [(r["expert"], r["share"]) for r in named["clusters"].data.records()] == [
         (1, 0.5), (1, 1.0), (2, 0.75), (2, 1.0),

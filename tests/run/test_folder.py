@@ -46,3 +46,28 @@ def test_all_settings_that_differ_are_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=said):
         folder.open({"data": "digits", "epochs": None, "steps": 60}, resume=True)
     folder.open({"data": "digits", "epochs": 3.0, "steps": None}, resume=True)
+
+
+def test_another_spelling_of_the_same_data_is_no_other_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("photos", "others"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(tmp_path / "run")
+    with folder.held():
+        folder.open({"data": "flat:photos"}, resume=False)
+        for data in ("flat:photos/", "flat:./photos", f"flat:{tmp_path}/photos"):
+            folder.open({"data": data}, resume=True)
+        for data in ("photos", "flat:others", "flat:gone"):
+            with pytest.raises(RunError, match="other settings"):
+                folder.open({"data": data}, resume=True)
+
+
+def test_a_run_that_was_stopped_before_its_training_can_go_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RunError, match="name the folder of a finished run"):
+        folder.mask()
+    folder.open({"data": "digits"}, resume=False)
+    with pytest.raises(RunError, match=r"stopped before its training\. The same command with --resume goes on"):
+        folder.mask()

@@ -155,10 +155,11 @@ def _show_in_bytes(found: InBytes) -> None:
         say("the whole file fits: nothing was given up")
     else:
         say(f"what is left, in {budget_in_words(found.record)}")
-        for what, cost in (("held out", found.held_out), ("test", found.tested)):
+        kept_back = "held out" if found.seen[0] == 0 else "judged by"
+        for what, cost in ((kept_back, found.on_judged), ("test", found.tested)):
             if cost is not None:
                 say(f"{what}: {cost}, by the mask’s own head on {cost.images} images")
-        if found.held_out is None:
+        if found.on_judged is None:
             say(
                 f"what the head says moved by {found.moved:.2g} nats; its top-1 was not measured"
                 if found.said

@@ -231,12 +231,12 @@ def _readable(
     source = FileSource([entry.content for entry in listing.entries], names, reading)
     failures = source.unreadable(None if say is None else _reporter(listing, say))
     if len(failures) > reading.skip_limit * len(names) or len(failures) == len(names):
-        shown = "; ".join(str(skipped) for skipped in list(failures.values())[:3])
-        more = f"; and {len(failures) - 3} more" if len(failures) > 3 else ""
+        shown = "; ".join(str(skipped) for skipped in list(failures.values())[:_MOST_NAMED])
+        more = f"; and {len(failures) - _MOST_NAMED} more" if len(failures) > _MOST_NAMED else ""
         raise DataError(
             f"{len(failures)} of the {len(names)} images of {listing.name} cannot be read ({shown}{more}): "
             f"more than the limit of {reading.skip_limit:.0%}. "
-            "Mend or remove them, or, from Python, raise the limit: open_data(…, reading=Reading(skip_limit=…))."
+            "Mend or remove them (open_data(…, reading=Reading(skip_limit=…)) opens what can be read all the same)."
         )
     kept = [(place, entry) for place, entry in enumerate(listing.entries) if place not in failures]
     return kept, tuple(failures.values()), source
@@ -250,6 +250,7 @@ def _check_unique(data: str, names: list[str]) -> None:
 
 
 _MOST_DIGITS = 1000
+_MOST_NAMED = 50
 """Of a class that is sorted as a number; Python refuses to read some thousands."""
 
 
@@ -266,7 +267,7 @@ def _classes(listing: Listing, entries: list[tuple[int, Entry]]) -> tuple[str, .
     if len(classes) == 1:
         raise DataError(
             f"{listing.name} has only one class, {classes[0]!r}: labels need two or more. To use the images without "
-            "labels, put 'flat:' before the folder's name, or leave the column out of the list."
+            "labels, leave the column out of the list, or put 'flat:' before a folder's name."
         )
     trained = {entry.label for _, entry in entries if (entry.split or "train") == "train"} - {None}
     strange = [name for name in used if name not in trained]

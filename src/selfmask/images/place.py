@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,17 @@ class Place:
     def path(self) -> Path:
         """`what` as a path."""
         return user_path(self.what)
+
+
+def same_data(one: str, other: str) -> bool:
+    """Whether both mean the same folder or file: with a slash behind it, relative, or by a link; or are equal words."""
+    return _meant(one) == _meant(other)
+
+
+def _meant(data: str) -> str:
+    kind, colon, place = data.rpartition(":")
+    place = os.path.expanduser(place)
+    return f"{kind}{colon}{os.path.realpath(place)}" if os.path.exists(place) else data
 
 
 def place_of(spec: str | Path) -> Place:

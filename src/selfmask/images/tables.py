@@ -151,7 +151,7 @@ def _read(path: Path) -> tuple[list[Row], tuple[str, ...]]:
 def _csv_rows(path: Path, text: str) -> tuple[list[Row], tuple[str, ...]]:
     first = re.split(r"[\r\n]", text, maxsplit=1)[0]
     delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     table, number = [], 1
     try:
         for row in reader:  # a cell in quotes may have lines of its own
@@ -203,6 +203,10 @@ def _jsonl_rows(path: Path, text: str) -> tuple[list[Row], tuple[str, ...]]:
             for names in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
         ]
         rows.append(_row(path, number, *found))
+        if wrong := [key for key, value in lowered.items() if key in read and isinstance(value, list | dict)]:
+            raise DataError(
+                f"{path}, line {number}: {wrong[0]} is one name or number, got {reprlib.repr(lowered[wrong[0]])}"
+            )
         other |= dict.fromkeys(key for key in lowered if key not in read)
     return rows, tuple(other)
 

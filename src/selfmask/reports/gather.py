@@ -61,6 +61,8 @@ def gather(
             pictures, part = images_of(run, images, data)
             seen = look(run.mask, base, pictures, part)
             found = strips(seen)
+            if run.is_cascade:
+                notes.append("Neighbours and the map of features are those of the dispatcher alone.")
         except SelfmaskError as error:
             notes.append(f"The images could not be shown: {error}.")
     return Material(masks, theta, seen, found, members, method, notes)

@@ -54,7 +54,7 @@ def headline(run: ReadRun) -> Headline:
     deed = (
         f"Learning {how}".strip()
         + f" switched off {percent(share) if off else 'none'} of {count(total)} weights "
-        f"of {backbone or 'the network'}"
+        f"of {backbone or 'the network'}" + (" in the dispatcher" if run.is_cascade else "")
     )
     tiles: list[tuple[str, str]] = []
     agreement = None if run.result is None else run.result.agreement
@@ -73,7 +73,8 @@ def headline(run: ReadRun) -> Headline:
             + f": {points(gain.value)} (95 % interval {signed(gain.low)} to {signed(gain.high)})."
             + _beside(run.rows, subject.lower())
         )
-    tiles.append((percent(share), f"of the masked weights off ({count(off)} of {count(total)})"))
+    whose = "dispatcher’s masked weights" if run.is_cascade else "masked weights"
+    tiles.append((percent(share), f"of the {whose} off ({count(off)} of {count(total)})"))
     stored, full = run.bytes()["file"], network_bytes(run)
     tiles.append(
         (size(stored), f"to store or send: {full / stored:,.0f} × less than the network’s {size(full)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from selfmask._common.files import write_atomically
+from selfmask.errors import SelfmaskError
 from selfmask.reports import sections
 from selfmask.reports.before_after import BeforeAfter
 from selfmask.reports.chart import Cell, Chart, DataTable
@@ -130,7 +131,7 @@ def build_report(run: ReadRun, material: Material) -> Report:
 def warnings_of(run: ReadRun, share_off: float | None = None) -> list[str]:
     """Warnings that the run wrote into its result, and what the figures themselves warn of."""
     found = list(run.result.warnings) if run.result is not None else []
-    if share_off == 0:
+    if share_off == 0 and not _an_expert_has_some_off(run):
         found.append(
             "Nothing was switched off: no score has crossed the threshold. More steps or a higher --lr would "
             "let some cross."
@@ -147,6 +148,16 @@ def warnings_of(run: ReadRun, share_off: float | None = None) -> list[str]:
         if run.rows.images < 200:
             found.append(f"Only {run.rows.images} test images: the intervals are wide.")
     return found
+
+
+def _an_expert_has_some_off(run: ReadRun) -> bool:
+    """Of a cascade, whose dispatcher's share is told; or it cannot be read, and nothing is claimed."""
+    try:
+        return run.cascade is not None and any(
+            run.cascade.member(1 + k).density() < 1 for k in range(run.cascade.experts)
+        )
+    except SelfmaskError:
+        return True
 
 
 def printed(table: DataTable, most: int = MAX_ROWS) -> list[tuple[str, ...]]:

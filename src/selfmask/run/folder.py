@@ -14,6 +14,7 @@ from typing import Any
 
 from selfmask._common.files import try_to_lock
 from selfmask.errors import RunError
+from selfmask.images.place import same_data
 from selfmask.maskfile.loading import load
 from selfmask.maskfile.mask import Mask
 from selfmask.run.log import Log
@@ -169,7 +170,7 @@ class RunFolder:
                     "start one"
                 )
             before = self.recorded()
-            if other := [name for name in settings if before.get(name) != settings[name]]:
+            if other := [name for name in settings if not _same(name, before.get(name), settings[name])]:
                 said = "; ".join(
                     f"{n}: {_given(before.get(n))} there, {_given(settings[n])} here" for n in other
                 )
@@ -222,7 +223,17 @@ class RunFolder:
                 ": the run was stopped before its end, and its checkpoint lies there. The same command with --resume "
                 "goes on"
             )
+        if self.settings.is_file() and not self.result_file.is_file():
+            return ": the run was stopped before its training. The same command with --resume goes on"
         return "; name the folder of a finished run (--out of selfmask adapt)"
+
+
+_PLACES = ("data", "labels", "split_file", "weights")
+
+
+def _same(name: str, one: Any, other: Any) -> bool:
+    both = isinstance(one, str) and isinstance(other, str)
+    return same_data(one, other) if name in _PLACES and both else one == other
 
 
 def _given(value: Any) -> str:

@@ -20,6 +20,7 @@ from selfmask.errors import DataError, RunError, SettingsError
 from selfmask.features.passes import passing
 from selfmask.images.image_set import UNLABELLED, ImageSet
 from selfmask.images.opening import open_data
+from selfmask.images.place import same_data
 from selfmask.images.sources import Reading
 from selfmask.images.splits import Splits, at_most, in_proportion, label_budget, stratified
 from selfmask.maskfile.mask import Mask
@@ -99,7 +100,7 @@ def open_as_recorded(source: RunFolder | Mask, data: str | None = None, **given:
     if isinstance(source, RunFolder):
         recorded = {"held_out": 0.0, **source.recorded()}
         replaced = {other for name in given for other in _INSTEAD.get(name, ())}
-        elsewhere = data is not None and _means(data) != _means(str(recorded.get("data")))
+        elsewhere = data is not None and not same_data(data, str(recorded.get("data")))
         if elsewhere:  # files and budgets are of the images that they name
             replaced |= {"split_file", "labels", "budget", "images"}
         kept = {name: value for name, value in recorded.items() if name not in replaced}
@@ -123,12 +124,6 @@ def open_as_recorded(source: RunFolder | Mask, data: str | None = None, **given:
             f"the run split its images by a file, {rule['split_file']}: give it as the split file"
         )
     return open_images(AdaptSettings.read({"held_out": 0.0, **own, "data": data}, **given), as_recorded=True)
-
-
-def _means(data: str) -> str:
-    """`data` so that the spellings of one folder are equal: with a slash behind it, relative, or by a link."""
-    kind, colon, place = data.rpartition(":")
-    return f"{kind}{colon}{Path(place).resolve()}" if Path(place).exists() else data
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ class InBytes:
     record: what its metadata has under "budget"; None where the whole file fits. before, after: bytes by part.
     moved: how far the outputs moved on the images that were judged by (`maskfile.budget.Worn.rounded`): in nats where
     `said`, what a head says, else their mean square.
-    held_out, tested: the top-1 of the mask's own linear head, where it has one for the classes of the images.
+    on_judged, tested: the top-1 of the mask's own linear head on the images that were judged by and on the test images,
+    where it has one for their classes.
     seen: how many of the images that were judged by, and of the test images, the mask was learnt on; None: not known.
     judged: how many were judged by.
     """
@@ -45,7 +46,7 @@ class InBytes:
     after: dict[str, int]
     moved: float
     said: bool
-    held_out: Tested | None
+    on_judged: Tested | None
     tested: Tested | None
     seen: tuple[int | None, int | None]
     judged: int
@@ -67,7 +68,7 @@ class InBytes:
             "budget": self.record,
             "moved": self.moved,
             "said": self.said,
-            "held_out": None if self.held_out is None else self.held_out.document(),
+            "judged": None if self.on_judged is None else self.on_judged.document(),
             "test": None if self.tested is None else self.tested.document(),
             "seen_in_training": {"judged": self.seen[0], "test": self.seen[1]},
             "notes": list(self.notes),
