@@ -69,5 +69,7 @@ def test_a_run_that_was_stopped_before_its_training_can_go_on(tmp_path: Path) ->
     with pytest.raises(RunError, match="name the folder of a finished run"):
         folder.mask()
     folder.open({"data": "digits"}, resume=False)
-    with pytest.raises(RunError, match=r"stopped before its training\. The same command with --resume goes on"):
+    with pytest.raises(
+        RunError, match=r"stopped before its training\. The same command with --resume goes on"
+    ):
         folder.mask()
