@@ -21,6 +21,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "contrast, 12 passes, rate 0.025": {"objective": "contrast", "epochs": 12, "lr": 0.025},
     "contrast, 18 passes, rate 0.025": {"objective": "contrast", "epochs": 18, "lr": 0.025},
     "contrast, 18 passes, rate 0.05": {"objective": "contrast", "epochs": 18, "lr": 0.05},
+    "contrast, 14 passes, rate 0.05, light 0.8": {
+        "objective": "contrast", "epochs": 14, "lr": 0.05, "objective_settings": {"light": 0.8}
+    },
+    "contrast, 18 passes, rate 0.05, light 0.8": {
+        "objective": "contrast", "epochs": 18, "lr": 0.05, "objective_settings": {"light": 0.8}
+    },
     "contrast, targets at 64 px": {"objective": "contrast", "objective_settings": {"target_size": 64}},
     "distil": {"objective": "distil"},
     "distil, tensor-adam 0.015, 3 epochs": {

@@ -90,15 +90,17 @@ def coloured(
     flips: bool = True,
     least: float = 0.3,
     strength: float = 1.0,
+    light: float = 0.4,
     interpolation: str = "bicubic",
 ) -> Augment:
     """Crops and colour changes, by which views of one image differ as images of one kind do: contrast's.
 
-    least: smallest share of the area. strength: of the colour changes, in [0, 2].
+    least: smallest share of the area. strength: of the colour changes, in [0, 2]. light: that of brightness and contrast at
+    a strength of 1.
     """
     return Augment(
         size, scale=(least, 1.0), flip=0.5 if flips else 0.0, jitter=0.8 if strength else 0.0,
-        brightness=0.4 * strength, contrast=0.4 * strength, saturation=0.2 * strength, hue=0.1 * strength,
+        brightness=light * strength, contrast=light * strength, saturation=0.2 * strength, hue=0.1 * strength,
         grey=0.2 * min(strength, 1.0), interpolation=interpolation,
     )  # fmt: skip
 

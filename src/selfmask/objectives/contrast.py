@@ -47,6 +47,8 @@ class ContrastSettings:
     """Least share of an image's area in a view, in (0, 1]."""
     colours: float = 1.0
     """Strength of the colour changes; without any (0) the crops alone are too easy, and it harms."""
+    light: float = 0.4
+    """How much brightness and contrast change at a strength of 1."""
     watch: bool = True
     """End a run that is not learning or has collapsed."""
 
@@ -61,6 +63,8 @@ class ContrastSettings:
             raise SettingsError(f"crop is a share of the area in (0, 1], got {self.crop}")
         if not 0 <= self.colours <= 2:
             raise SettingsError(f"colours is a strength in [0, 2], got {self.colours}")
+        if not 0 <= self.light <= 1:
+            raise SettingsError(f"light is a share in [0, 1], got {self.light}")
 
     @property
     def needs_targets(self) -> bool:
@@ -94,7 +98,9 @@ class Contrast(Objective):
         super().__init__()
         self.native = native
         self.settings = s = ContrastSettings() if settings is None else settings
-        view = coloured(size, flips=flips, least=s.crop, strength=s.colours, interpolation=interpolation)
+        view = coloured(
+            size, flips=flips, least=s.crop, strength=s.colours, light=s.light, interpolation=interpolation
+        )
         self.views = (view, view)
         # Half precision: a checkpoint holds them, and a direction needs no more.
         self.register_buffer(
