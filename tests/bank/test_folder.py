@@ -308,3 +308,23 @@ def test_a_look_that_fails_in_whatever_way_is_not_the_last(
         while "new" not in bank and time.monotonic() < until:
             time.sleep(0.01)
         assert "new" in bank
+
+
+def test_a_linked_run_is_called_by_its_link_wherever_that_leads(
+    backbone: Backbone, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As "prod" is that leads to the run of the week; and paths are those of the start, wherever the process goes."""
+    sites, store = folder.parent / "sites", folder.parent / "store"
+    sites.mkdir()
+    for name in "ab":
+        (store / f"run-{name}").mkdir(parents=True)
+        shutil.copy(folder / f"{name}.mask.safetensors", store / f"run-{name}" / "mask.safetensors")
+    (sites / "prod").symlink_to(store / "run-a")
+    monkeypatch.chdir(folder.parent)
+    with Bank(backbone, "sites", memory=0) as bank:
+        before = bank.embed(IMAGES, "prod")
+        monkeypatch.chdir("/")
+        (sites / "prod").unlink()
+        (sites / "prod").symlink_to(store / "run-b")
+        assert bank.refresh().changed == ("prod",)
+        assert not torch.equal(bank.embed(IMAGES, "prod"), before)

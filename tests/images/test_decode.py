@@ -302,3 +302,9 @@ def test_12_bits_are_white_at_their_own_largest() -> None:
     content = b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(tags))
     content += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags) + bytes(4)
     assert shown(content)[..., 0].tolist() == [[0, 128, 255], [255] * 3]
+
+
+def test_a_transparent_colour_of_16_bits_is_laid_on_white_too(tmp_path: Path) -> None:
+    values = np.array([[1000, 40000]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=1000)
+    assert decode(tmp_path / "a.png")[0].tolist() == [[255, 156]]

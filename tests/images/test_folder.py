@@ -235,6 +235,8 @@ def test_lists(class_folder: Folder, name: str, text: str) -> None:
         ("file,label,split\ncat/000.png,cat,tain\n", "'tain'"),
         ("file,label\n,cat\n", "line 2: no file"),
         ("file,label\ncat/000.png,cat\ncat/000.png,cat\n", "twice"),
+        ('file,label\ncat/000.png,cat\ndog/000.png,"dog\ndog/001.png,dog\n', "line 3: not a table"),
+        ('file,label\ncat/000.png,"cat\ndog/000.png,dog"\n', "line 2: .*goes on over a line's end"),
     ],
 )
 def test_mistakes_in_lists(class_folder: Folder, text: str, message: str) -> None:
@@ -259,7 +261,7 @@ def test_mistakes_in_jsonl(class_folder: Folder) -> None:
     for text, message in (
         ("{", "line 1 is not valid JSON"),
         ("[1]", "expected an object"),
-        ('{"file": "cat/000.png", "label": [1, 2]}', r"line 1: label is one name or number, got \[1, 2\]"),
+        ('{"file": "cat/000.png", "label": [1, 2]}', r"line 1: expected one name or number, got \[1, 2\]"),
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=message):
@@ -270,7 +272,10 @@ def test_jsonl_has_empty_labels_as_csv_has(class_folder: Folder) -> None:
     root = class_folder({"cat": 3, "dog": 3})
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*"))
     labels = ['"cat"', '"dog"', '" "', '""', "NaN", "null"]
-    lines = [f'{{"file": "{name}", "label": {label}}}' for name, label in zip(names, labels, strict=True)]
+    lines = [
+        f'{{"file": "{name}", "label": {label}, "category": "outdoor"}}'
+        for name, label in zip(names, labels, strict=True)
+    ]
     (root / "list.jsonl").write_text("\n".join(lines))
     train = open_data(root / "list.jsonl").train
     assert train.classes == ("cat", "dog")
@@ -511,3 +516,13 @@ def test_a_table_of_predictions_is_a_list_of_labels_whatever_the_names(tmp_path:
     rows = [("-a.jpg", "+1"), ("b.jpg", "-1"), ("@d/e.jpg", "=x"), ("'tis.jpg", "'n")]
     (tmp_path / "p.csv").write_text(csv_lines([("file", "label"), *rows]))
     assert read_labels(tmp_path / "p.csv") == dict(rows)
+
+
+def test_images_that_name_no_split_beside_others_that_do_are_told(class_folder: Folder) -> None:
+    root = class_folder({"cat": 2, "dog": 2})
+    (root / "list.csv").write_text(
+        "file,label,split\ncat/000.png,cat,train\ndog/000.png,dog,\ndog/001.png,dog,test\n"
+    )
+    splits = open_data(root / "list.csv")
+    assert "1 images name no split: they are trained on." in splits.notes
+    assert len(splits.train) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from selfmask.errors import DataError, MissingExtraError
 from selfmask.images.decode import decode
 from selfmask.images.opening import open_data
+from selfmask.images.sources import Reading
 
 
 def write_shard(path: Path, members: dict[str, bytes], mode: str = "w") -> None:
@@ -95,7 +97,7 @@ def test_hf_without_the_package_names_the_extra(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_hf_reads_a_local_data_set(tmp_path: Path, paint: Any) -> None:
-    pytest.importorskip("datasets", reason="needs the extra 'datasets'")
+    datasets = pytest.importorskip("datasets", reason="needs the extra 'datasets'")
     for split, count in (("train", 3), ("test", 2)):
         for label in ("cat", "dog"):
             (tmp_path / "set" / split / label).mkdir(parents=True)
@@ -107,6 +109,15 @@ def test_hf_reads_a_local_data_set(tmp_path: Path, paint: Any) -> None:
     assert splits.train.image(0).shape == (3, 24, 40)
     with pytest.raises(DataError, match="cannot be opened"):
         open_data(f"hf:{tmp_path / 'nothing'}")
+    loaded = datasets.load_dataset(str(tmp_path / "set"))
+    loaded.save_to_disk(tmp_path / "kept")  # in the package's own form, which it opens by another call
+    loaded["test"].save_to_disk(tmp_path / "part")
+    again = open_data(f"hf:{tmp_path / 'kept'}")
+    assert {split: part.names for split, part in again.parts().items()} == {
+        split: part.names for split, part in splits.parts().items()
+    }
+    assert again.train.image(4).equal(splits.train.image(4))
+    assert len(open_data(f"hf:{tmp_path / 'part'}", test_share=0).train) == 4
 
 
 @pytest.mark.parametrize("place", ["header", "cut", "cut in a header"])
@@ -224,3 +235,66 @@ def _hub_of(monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...], jpegs: list
     rows = {"image": [{"bytes": jpegs[k], "path": None} for k in range(4)], "label": [0, 0, 1, 1]}
     made = {part: datasets.Dataset.from_dict(rows, features=features) for part in parts}
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: made)
+
+
+def test_links_in_a_shard_are_what_they_lead_to(tmp_path: Path, jpegs: list[bytes]) -> None:
+    """tar keeps a file of several names once, as whoever links equal labels has them."""
+    path = tmp_path / "train.tar"
+    write_shard(path, {"0.jpg": jpegs[0], "0.cls": b"cat", "1.jpg": jpegs[1], "1.cls": b"dog"})
+    with tarfile.open(path, "a") as tar:
+        for name, kind, to in (("2.cls", tarfile.LNKTYPE, "0.cls"), ("2.jpg", tarfile.SYMTYPE, "./1.jpg")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, to
+            tar.addfile(info)
+    train = open_data(f"webdataset:{path}", test_share=0).train
+    assert train.labels.tolist() == [0, 1, 0]
+    assert train.image(2).equal(train.image(1))
+    with tarfile.open(path, "a") as tar:
+        info = tarfile.TarInfo("3.jpg")
+        info.type, info.linkname = tarfile.SYMTYPE, "elsewhere.jpg"
+        tar.addfile(info)
+    with pytest.raises(
+        DataError, match=r"'3\.jpg' is a link to 'elsewhere\.jpg', which the shard does not hold"
+    ):
+        open_data(f"webdataset:{path}")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("cat/1.jpg", "cat/1.jpeg"), "two images of one key, 'cat/1'"),
+        (("1.jpg", "2.v1.jpg", "3.v1.jpg"), r"'2\.v1\.jpg' and 1 more are no image of a sample"),
+    ],
+)
+def test_no_image_of_a_shard_is_lost_in_silence(
+    tmp_path: Path, jpegs: list[bytes], names: tuple[str, ...], message: str
+) -> None:
+    write_shard(tmp_path / "a.tar", {name: jpegs[k] for k, name in enumerate(names)})
+    with pytest.raises(DataError, match=message):
+        open_data(f"webdataset:{tmp_path / 'a.tar'}")
+
+
+def test_parts_of_a_sample_beside_its_image_are_passed_over(tmp_path: Path, jpegs: list[bytes]) -> None:
+    write_shard(tmp_path / "a.tar", {"1.jpg": jpegs[0], "1.mask.jpg": jpegs[1], "2.jpg": jpegs[2]})
+    assert open_data(f"webdataset:{tmp_path / 'a.tar'}").train.names == ("a.tar/1", "a.tar/2")
+
+
+def test_a_shard_that_is_written_anew_meanwhile_gives_no_other_image(
+    tmp_path: Path, jpegs: list[bytes]
+) -> None:
+    path = tmp_path / "a.tar"
+    write_shard(path, {f"{k}.jpg": jpegs[0] for k in range(4)})
+    train = open_data(f"webdataset:{path}", reading=Reading(cache_bytes=0)).train
+    train.image(1)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(DataError, match=r"could be read when .* but not now: a\.tar was written anew"):
+        train.image(1)
+
+
+def test_a_label_in_a_shard_is_one_name_and_the_first_key_s(tmp_path: Path, jpegs: list[bytes]) -> None:
+    members = {"0.jpg": jpegs[0], "0.json": b'{"label": null, "class": "junk"}', "1.jpg": jpegs[1]}
+    write_shard(tmp_path / "a.tar", members)
+    assert open_data(f"webdataset:{tmp_path / 'a.tar'}").train.classes == ()
+    write_shard(tmp_path / "b.tar", members | {"1.json": b'{"label": [1, 2]}'})
+    with pytest.raises(DataError, match=r"1\.json: expected one name or number, got \[1, 2\]"):
+        open_data(f"webdataset:{tmp_path / 'b.tar'}")

@@ -66,3 +66,44 @@ def test_a_damaged_file_does_not_decide_whether_the_others_are_served(tmp_path: 
     with open_bank(settings, "cpu") as bank:
         assert bank.names == ("site",)
         assert list(bank.refused) == [str(folder / "backup.safetensors")]
+
+
+def test_a_link_is_not_written_through(
+    tmp_path: Path, model: nn.Module, write_mask: Callable[..., Path]
+) -> None:
+    """Into a store, whose file is another mask's too."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    stored = write_mask(tmp_path / "v1", model, 1)
+    for name in "ab":
+        (folder / f"{name}.mask.safetensors").symlink_to(stored)
+    before, good = stored.read_bytes(), write_mask(tmp_path / "v2", model, 2).read_bytes()
+    with Bank(Backbone(model, None, "resnet", 10, Preprocessing(size=8)), folder) as bank:
+        with pytest.raises(Refused, match="is a link"):
+            take_mask(bank, folder, "a", good)
+        assert stored.read_bytes() == before
+
+
+def test_the_backbone_that_is_named_is_seen_as_the_first_mask_that_fits_it_saw_it(
+    tmp_path: Path, weights: Path
+) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    other = build("timm:test_vit", pretrained=False, image_size=96)
+    fits = build("timm:test_resnet", weights=weights)
+    for name, backbone, size in (("a", other, 96), ("b", fits, 48)):
+        masks = MaskSet(backbone.module)
+        recipe = backbone.preprocessing.at(size)
+        masks.save(
+            folder / f"{name}.mask.safetensors", backbone=backbone.describe(), preprocessing=recipe.describe()
+        )
+        masks.remove()
+    settings = ServeSettings(folder, backbone="timm:test_resnet", weights=weights)
+    with open_bank(settings, "cpu") as bank:
+        assert bank.names == ("b",)
+        assert bank.backbone.preprocessing.size == 48
+        shared = (folder / "b.mask.safetensors").read_bytes()
+        (folder / "base.mask.safetensors").write_bytes(shared)  # as the untouched one is called in addresses
+        changes = bank.refresh()
+        assert changes.added == ()
+        assert "means the untouched backbone" in changes.refused[str(folder / "base.mask.safetensors")]

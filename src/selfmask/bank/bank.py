@@ -389,7 +389,7 @@ def _paths(masks: Any) -> list[Path]:
             raise SettingsError(
                 f"a bank reads its masks itself: give the paths of files and folders, got {type(one).__name__}"
             )
-    return [Path(one) for one in several]
+    return [Path(os.path.abspath(one)) for one in several]  # wherever the process goes meanwhile
 
 
 def _backbone(given: Backbone | nn.Module | str) -> Backbone:

@@ -96,7 +96,7 @@ def check_not_rejected(path: Path, folder: Path) -> None:
 def name_of(path: Path) -> str:
     """What the mask in `path` is called where nobody says: the file without its endings, or the run's folder."""
     if path.name == RunFolder(path.parent).mask_file.name:
-        return path.parent.resolve().name  # not where a link of the file itself leads, into a store say
+        return os.path.basename(os.path.abspath(path.parent))  # not where links lead, into a store say
     return _ENDINGS.sub("", path.name)
 
 

@@ -205,10 +205,14 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     mode = picture.mode
     if mode.startswith(("I", "F")):
         tags = getattr(picture, "tag_v2", {})
-        values = _to_8_bits(_raw(picture), mode, tags.get(_BITS, (16,))[0])
+        raw = _raw(picture)
+        values = _to_8_bits(raw, mode, tags.get(_BITS, (16,))[0])
         # Pillow turns around what is stored with white as 0 where it has 8 bits, but not where it has 16.
         white_is_0 = mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0
-        return Image.fromarray(255 - values if white_is_0 else values).convert("RGB")
+        values = 255 - values if white_is_0 else values
+        if isinstance(clear := picture.info.get("transparency"), int):
+            values = np.where(raw == clear, np.uint8(255), values)
+        return Image.fromarray(values).convert("RGB")
     if mode == "CMYK":
         return _from_profile(picture) or picture.convert("RGB")
     if mode == "LAB":

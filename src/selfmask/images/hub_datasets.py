@@ -40,7 +40,12 @@ def hf_listing(spec: str) -> Listing:
         # One part alone makes no split: its test images are held out from it.
         split = known[key] if len(known) > 1 else None
         entries += [
-            Entry(_name(key, row), partial(_read, part, image, row), _class(value, names), split)
+            Entry(
+                _name(key, row),
+                partial(_read, part, image, row),
+                _class(value, names, f"hf:{spec}, {_name(key, row)}"),
+                split,
+            )
             for row, value in enumerate(values)
         ]
     notes = (f"not taken: the parts {', '.join(printable(left_out))}.",) if left_out else ()
@@ -62,7 +67,7 @@ def _parts(spec: str) -> Iterator[tuple[str, Any, str, str | None]]:
         raise MissingExtraError("hf: needs the package datasets: pip install 'selfmask[datasets]'") from error
     name, _, configuration = spec.partition("@")
     try:
-        found: Any = datasets.load_dataset(name, configuration or None)
+        found: Any = _loaded(datasets, name, configuration or None)
     except (
         Exception
     ) as error:  # the package raises many kinds: no network, no such name, no such configuration
@@ -78,6 +83,15 @@ def _parts(spec: str) -> Iterator[tuple[str, Any, str, str | None]]:
         yield str(key), kept.cast_column(image, datasets.Image(decode=False)), image, label
 
 
+def _loaded(datasets: Any, name: str, configuration: str | None) -> Any:
+    """By name of the part: from the hub or a folder of files, or what the package's `save_to_disk` wrote."""
+    if (Path(name) / "state.json").is_file():
+        return {"train": datasets.load_from_disk(name)}
+    if (Path(name) / "dataset_dict.json").is_file():
+        return datasets.load_from_disk(name)
+    return datasets.load_dataset(name, configuration)
+
+
 def _name(part: str, row: int) -> str:
     return f"{part}/{row:06d}"
 
@@ -91,10 +105,10 @@ def _columns(features: Any, datasets: Any, spec: str) -> tuple[str, str | None]:
     return images[0], next(iter([*(name for name in named if name in labels), *labels, *named]), None)
 
 
-def _class(value: Any, names: list[str] | None) -> str | None:
+def _class(value: Any, names: list[str] | None, where: str) -> str | None:
     if names and value in range(len(names)):
         return names[value]
-    return None if value == -1 else told(value)
+    return None if value == -1 else told(value, where)
 
 
 def _read(part: Any, column: str, row: int) -> bytes:

@@ -156,6 +156,8 @@ def assemble(
     notes = listing.notes + _skip_notes(skipped, len(listing.entries))
     if all(entry.split is None for _, entry in entries):
         return _hold_out(whole, few, seed, test_share, notes)
+    if silent := sum(entry.split is None for _, entry in entries):
+        notes = (*notes, f"{silent} images name no split: they are trained on.")
     parts: dict[str, ImageSet | None] = {}
     for split in SPLITS:
         members = [place for place, (_, entry) in enumerate(entries) if (entry.split or "train") == split]

@@ -8,13 +8,14 @@ A sample is the files of one key (the name up to its first dot): an image, and i
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from glob import glob
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from selfmask._common.escape import one_line
 from selfmask.errors import DataError
@@ -101,28 +102,44 @@ def _expanded(pattern: str) -> list[str]:
 
 def _samples(path: Path) -> dict[str, _Sample]:
     samples: dict[str, _Sample] = {}
+    others: dict[str, str] = {}
     try:
+        stamp = _stamp(path.stat())
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.issparse():
-                    raise DataError(f"{path} has a sparse member, {member.name!r}: shards hold plain files")
+            for named in tar:
+                if named.issparse():
+                    raise DataError(f"{path} has a sparse member, {named.name!r}: shards hold plain files")
+                member = _behind(tar, named, path)
                 if not member.isreg():
                     continue
-                folder, _, name = member.name.rpartition("/")
+                folder, _, name = named.name.rpartition("/")
                 stem, _, ending = name.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
                 ending = ending.lower()
                 if f".{ending}" in EXTENSIONS:
-                    samples.setdefault(key, _Sample()).image = partial(
-                        _read, path, member.offset_data, member.size
-                    )
+                    sample = samples.setdefault(key, _Sample())
+                    if sample.image is not None:
+                        raise DataError(
+                            f"{path} has two images of one key, {key!r}, of which a sample has one: give the other, "
+                            f"{named.name!r}, a name of its own, or an ending that is no image's (.seg)"
+                        )
+                    sample.image = partial(_read, path, stamp, member.offset_data, member.size)
+                elif PurePosixPath(ending).suffix in EXTENSIONS:
+                    others.setdefault(key, named.name)
                 elif ending in ("cls", "txt", "json") and member.size <= _LABEL_LIMIT:
                     data = tar.extractfile(member)
                     assert data is not None
-                    label = _label(ending, data.read().decode("utf-8", "replace"), f"{path}: {member.name}")
+                    label = _label(ending, data.read().decode("utf-8", "replace"), f"{path}: {named.name}")
                     if label is not None:
                         samples.setdefault(key, _Sample()).labels[ending] = label
             _check_end(path, tar.offset)
+        alone = [name for key, name in others.items() if key not in samples or samples[key].image is None]
+        if alone:
+            raise DataError(
+                f"{path}: a sample's key ends at its name's first dot, so {alone[0]!r}"
+                + (f" and {len(alone) - 1} more are" if len(alone) > 1 else " is")
+                + " no image of a sample: write them without further dots"
+            )
     except DataError:
         raise
     except Exception as error:  # what a header promises beyond all bounds makes tarfile raise anything
@@ -153,12 +170,30 @@ def _label(ending: str, text: str, where: str) -> str | None:
     record = parsed_json(text, where)
     if not isinstance(record, dict):
         return None
-    return next(
-        (known for key in ("label", "cls", "class") if (known := told(record.get(key))) is not None), None
-    )
+    return next((told(record[key], where) for key in ("label", "cls", "class") if key in record), None)
 
 
-def _read(path: Path, offset: int, size: int) -> bytes:
+def _behind(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
+    """The member itself, or what it is a link to: tar keeps a file of several names once."""
+    if not (member.islnk() or member.issym()):
+        return member
+    folder = "" if member.islnk() else posixpath.dirname(member.name)
+    try:
+        return tar.getmember(posixpath.normpath(posixpath.join(folder, member.linkname)))
+    except KeyError:
+        raise DataError(
+            f"{path}: {member.name!r} is a link to {member.linkname!r}, which the shard does not hold: write it with "
+            "the files themselves (tar --dereference)"
+        ) from None
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int]:
+    return found.st_mtime_ns, found.st_size
+
+
+def _read(path: Path, stamp: tuple[int, int], offset: int, size: int) -> bytes:
     with path.open("rb") as file:
+        if _stamp(os.fstat(file.fileno())) != stamp:
+            raise OSError(f"{path.name} was written anew")
         file.seek(offset)
         return file.read(size)

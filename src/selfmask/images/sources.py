@@ -53,6 +53,14 @@ class Reading:
         )
 
 
+def enlarged(size: int) -> str | None:
+    """What a reader of figures on views of `size` pixels must know where larger pictures are kept smaller; or None."""
+    kept = Reading().short_side
+    if kept is None or size <= kept:
+        return None
+    return f"larger pictures are kept at {kept} px: views of {size} px are enlarged from those"
+
+
 def decoded(content: Content, short_side: int | None) -> Tensor:
     """One image, uint8 (3, H, W): see `decode`. Raises `UnreadableImage` where it cannot be had."""
     if isinstance(content, Path):

@@ -151,7 +151,9 @@ def _read(path: Path) -> tuple[list[Row], tuple[str, ...]]:
 def _csv_rows(path: Path, text: str) -> tuple[list[Row], tuple[str, ...]]:
     first = re.split(r"[\r\n]", text, maxsplit=1)[0]
     delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
+    )
     table, number = [], 1
     try:
         for row in reader:  # a cell in quotes may have lines of its own
@@ -179,40 +181,49 @@ def _csv_rows(path: Path, text: str) -> tuple[list[Row], tuple[str, ...]]:
         other = tuple(name for k, name in enumerate(header) if name and k not in columns)
         table = table[1:]
 
-    def cell(row: list[str], column: int | None) -> str | None:
-        return (plain(row[column].strip()) or None) if column is not None and column < len(row) else None
+    def cell(number: int, row: list[str], column: int | None) -> str | None:
+        found = (plain(row[column].strip()) or None) if column is not None and column < len(row) else None
+        if found is not None and "\n" in found:
+            raise DataError(
+                f"{path}, line {number}: {reprlib.repr(found)} goes on over a line's end: is a quote not closed?"
+            )
+        return found
 
     return [
-        _row(path, number, cell(row, columns[0]), cell(row, columns[1]), cell(row, columns[2]))
-        for number, row in table
+        _row(path, number, *(cell(number, row, column) for column in columns)) for number, row in table
     ], other
 
 
 def _jsonl_rows(path: Path, text: str) -> tuple[list[Row], tuple[str, ...]]:
-    rows, read = [], {*_FILE_COLUMNS, *_LABEL_COLUMNS, *_SPLIT_COLUMNS}
-    other: dict[str, None] = {}
+    records: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(text.split("\n"), 1):  # JSON's own ends of lines, not all of Unicode's
         if not line.strip():
             continue
         record = parsed_json(line, f"{path}, line {number}")
         if not isinstance(record, dict):
             raise DataError(f'{path}, line {number}: expected an object such as {{"file": …, "label": …}}')
-        lowered = {key.lower(): value for key, value in record.items()}
-        found = [
-            next((known for n in names if (known := told(lowered.get(n))) is not None), None)
-            for names in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
-        ]
-        rows.append(_row(path, number, *found))
-        if wrong := [key for key, value in lowered.items() if key in read and isinstance(value, list | dict)]:
-            raise DataError(
-                f"{path}, line {number}: {wrong[0]} is one name or number, got {reprlib.repr(lowered[wrong[0]])}"
-            )
-        other |= dict.fromkeys(key for key in lowered if key not in read)
-    return rows, tuple(other)
+        records.append((number, {key.lower(): value for key, value in record.items()}))
+    keys = dict.fromkeys(key for _, record in records for key in record)
+    # One key for all lines, as a table has one column: where it says nothing, no other speaks for it.
+    columns = [
+        next((name for name in names if name in keys), "")
+        for names in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
+    ]
+    rows = [
+        _row(path, number, *(told(record.get(key), f"{path}, line {number}") for key in columns))
+        for number, record in records
+    ]
+    read = {*_FILE_COLUMNS, *_LABEL_COLUMNS, *_SPLIT_COLUMNS}
+    return rows, tuple(key for key in keys if key not in read)
 
 
-def told(value: Any) -> str | None:
-    """A value of a record; None where it stands for none, as an empty cell and pandas' NaN do."""
+def told(value: Any, where: str) -> str | None:
+    """A value of a record; None where it stands for none, as an empty cell and pandas' NaN do.
+
+    Raises `DataError` that begins with `where` it stands, for a list or an object.
+    """
+    if isinstance(value, list | dict):
+        raise DataError(f"{where}: expected one name or number, got {reprlib.repr(value)}")
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     text = str(value)  # as it is: a file's name may begin with a space

@@ -95,8 +95,8 @@ def coloured(
 ) -> Augment:
     """Crops and colour changes, by which views of one image differ as images of one kind do: contrast's.
 
-    least: smallest share of the area. strength: of the colour changes, in [0, 2]. light: that of brightness and contrast at
-    a strength of 1.
+    least: smallest share of the area. strength: of the colour changes, in [0, 2]. light: how much brightness and
+    contrast change at a strength of 1.
     """
     return Augment(
         size, scale=(least, 1.0), flip=0.5 if flips else 0.0, jitter=0.8 if strength else 0.0,

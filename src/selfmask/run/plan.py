@@ -14,6 +14,7 @@ from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import build
 from selfmask.errors import BackboneError, SettingsError
 from selfmask.images.image_set import UNLABELLED, ImageSet
+from selfmask.images.sources import enlarged
 from selfmask.images.splits import Splits
 from selfmask.maskfile.loading import load
 from selfmask.masking.densities import check_densities
@@ -97,7 +98,11 @@ class Plan:
         fit, data = self.fit, self.train
         spread = self.rule.spread if isinstance(self.rule, Threshold) else 0.0
         test = "no test images" if self.splits.test is None else f"{len(self.splits.test)} test images"
+        if self.splits.test is not None and not len(self.splits.test.labelled()):
+            test += " without labels"
         notes = list(self.splits.notes)
+        if (note := enlarged(self.size)) is not None:
+            notes.append(f"Note: {note}.")
         if self.held_out is not None:
             test = f"{len(self.held_out)} more to check the mask on, {test}"
         elif objective_class(self.objective).labels == "needed" and self.settings.share_held_out():

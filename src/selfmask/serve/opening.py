@@ -9,7 +9,7 @@ from pathlib import Path
 from selfmask.backbones.backbone import Backbone
 from selfmask.backbones.spec import backbone_of, build, recipe_of
 from selfmask.bank.bank import Bank
-from selfmask.bank.folder import is_folder_of_masks, masks_in
+from selfmask.bank.folder import Entry, is_folder_of_masks, masks_in
 from selfmask.errors import SelfmaskError, SettingsError
 from selfmask.maskfile.mask import Mask
 from selfmask.run.process import device_named
@@ -23,12 +23,20 @@ def open_bank(settings: ServeSettings, device: str) -> Iterator[Bank]:
     backbone = _backbone(settings)
     backbone.module.to(device_named(device))
     backbone.lay_out()
-    with Bank(backbone, settings.masks, memory=settings.memory, watch=settings.watch) as bank:
-        if BASE in bank:
+    with _Served(backbone, settings.masks, memory=settings.memory, watch=settings.watch) as bank:
+        yield bank
+
+
+class _Served(Bank):
+    """A bank in which no mask is called as the untouched backbone is in addresses."""
+
+    def _checked(self, path: Path, name: str | None, folder: Path | None) -> Entry:
+        entry = super()._checked(path, name, folder)
+        if entry.name == BASE:
             raise SettingsError(
                 f"a mask is called {BASE!r}, which means the untouched backbone here: rename its file"
             )
-        yield bank
+        return entry
 
 
 def _backbone(settings: ServeSettings) -> Backbone:
@@ -48,18 +56,19 @@ def _backbone(settings: ServeSettings) -> Backbone:
 
 
 def _named(spec: str, settings: ServeSettings, files: Iterable[Path]) -> Backbone:
-    """The backbone that was asked for, as the first of the masks had it: of its image size and, where it fits, with its
-    recipe."""
-    mask = next(_readable(files), None)
-    if mask is None:
-        return build(spec, weights=settings.weights)
-    described = mask.metadata.get("backbone")
-    side = described.get("image_size") if isinstance(described, dict) else None
-    found = build(spec, weights=settings.weights, image_size=side if type(side) is int else None)
-    with suppress(SelfmaskError):
-        mask.check(found.module)
-        found.preprocessing = recipe_of(mask) or found.preprocessing
-    return found
+    """The backbone that was asked for, as the first mask that fits had it: of its image size, with its recipe."""
+    built: dict[int | None, Backbone] = {}
+    for mask in _readable(files):
+        described = mask.metadata.get("backbone")
+        told = described.get("image_size") if isinstance(described, dict) else None
+        side = told if type(told) is int else None
+        with suppress(SelfmaskError):
+            if side not in built:
+                built = {side: build(spec, weights=settings.weights, image_size=side)}
+            mask.check(built[side].module)
+            built[side].preprocessing = recipe_of(mask) or built[side].preprocessing
+            return built[side]
+    return build(spec, weights=settings.weights)
 
 
 def _readable(files: Iterable[Path]) -> Iterator[Mask]:

@@ -29,7 +29,9 @@ def take_mask(bank: Bank, folder: Path, name: str, content: bytes) -> bool:
         raise Refused(422, f"a mask here cannot be called {name!r}")
     if not is_folder_of_masks(folder):
         raise Refused(409, "this service was started with single masks, and has no folder to put others in")
-    path = folder / f"{name}.mask.safetensors"
+    path = Path(os.path.abspath(folder / f"{name}.mask.safetensors"))
+    if path.is_symlink():
+        raise Refused(409, f"the mask {name!r} is a link, whose file may be others' too: replace it by hand")
     there = name in bank
     if there and Path(bank.path(name)) != path:
         raise Refused(409, f"the mask {name!r} lies elsewhere, and is not replaced from here")

@@ -18,6 +18,7 @@ from selfmask.errors import DataError, SettingsError
 from selfmask.features.measure import measure, measure_both
 from selfmask.features.rows import MASKED, PRETRAINED, STATISTICS_ONLY, Outcome, Rows, Verdict
 from selfmask.features.statistics import moved_statistics
+from selfmask.images.sources import enlarged
 from selfmask.maskfile.head import linear_layer
 from selfmask.maskfile.mask import Mask
 from selfmask.run.process import use_threads
@@ -73,6 +74,7 @@ class Evaluation:
 
     seen: how many of the test images the mask was learnt on; None: not known.
     unmeasured: why the mask's own head has no figure, where it brings one; None: it has one, or there is none.
+    enlarged: what is to be said of views larger than pictures are kept.
     """
 
     mask: Path
@@ -81,6 +83,7 @@ class Evaluation:
     verdict: Verdict
     seen: int | None
     unmeasured: str | None = None
+    enlarged: str | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -91,7 +94,7 @@ class Evaluation:
                 ": to measure on the run's own test images name the run's folder, and leave --data, --seed, "
                 "--test-share and --split-file out"
             )
-        return tuple(note for note in (seen, self.unmeasured) if note is not None)
+        return tuple(note for note in (seen, self.unmeasured, self.enlarged) if note is not None)
 
     def document(self) -> dict[str, Any]:
         """What --json prints."""
@@ -124,7 +127,13 @@ def run(settings: EvaluateSettings) -> Evaluation:
     verdict = rows.verdict(masked, subject if len(sizes) == 1 else f"{subject} at {sizes[0]} px")
     seen = seen_by(settings.run, mask, opened.splits.test, opened)
     return Evaluation(
-        mask.path, opened.train.name, rows, verdict, seen, _unmeasured(mask, opened.train.classes)
+        mask.path,
+        opened.train.name,
+        rows,
+        verdict,
+        seen,
+        _unmeasured(mask, opened.train.classes),
+        enlarged(max(sizes)),
     )
 
 
