@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from statistics import mean, stdev
 from typing import Any
 
+import supervised
 from cells import Cell, pick, spread, table
 from matplotlib.figure import Figure
 
@@ -41,7 +42,10 @@ def cells() -> list[Cell]:
     for share in TRAINED:
         budget = {**WITH, "budget": f"{share:g} %"}
         made += [
-            Cell(DATA, BACKBONE, 0, {"kind": "supervised mask", "share": f"{share:g}"}, budget, test=1000),
+            Cell(
+                DATA, BACKBONE, 0, {"kind": "supervised mask", "share": f"{share:g}"}, {**budget, **supervised.OURS},
+                test=1000,
+            ),
             Cell(DATA, BACKBONE, 0, {"kind": "full fine-tuning", "share": f"{share:g}"}, budget, how="full", test=1000),
         ]  # fmt: skip
     return made

@@ -4,7 +4,7 @@
     python paper/make.py                            # everything: what two cores can do
     python paper/make.py appendix/table1            # one folder
     python paper/make.py appendix/table1 --draw     # from its data.json alone
-    python paper/make.py --full --dry-run           # the paper's own scale
+    python paper/make.py --full --dry-run           # its masks, rules and cascade at its own scale
 
 A command ends within `--minutes` with exit status 3 where there is more to do, and goes on when it is called again.
 What is finished is in the folder `--out`, one JSON file a training, and is not run again. When all is there,

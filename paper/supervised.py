@@ -31,11 +31,14 @@ PAPER = {"optimizer": "sgd", "warmup": 40 / 150}
 LATE = {**PAPER, "select": r"re:blocks\.[456]\..*conv_pw.*weight"}
 """The last blocks of EfficientNet-Lite0 only: 2.5 of 3.1 million weights. By SGD the first to go off are in its first
 tensors, of 512 to some thousand weights each, and a few of them do much harm."""
-OWN: dict[str, dict[str, Any]] = {"ours": {}, "paper": PAPER, "paper, late": LATE}
+OURS = {"spread": 0.5}
+"""Scores from 0.5 to 1.5, as adapt had them by default when these were measured; now they start from 0.05 to 1.95."""
+OWN: dict[str, dict[str, Any]] = {"ours": OURS, "paper": PAPER, "paper, late": LATE}
 
 
 def cell(data: str, backbone: str, recipe: str, seed: int = 0) -> Cell:
-    """One mask, with the densities of its layers. Ours: what `selfmask adapt` takes by itself, but for the rate."""
+    """One mask, with the densities of its layers. Ours: what `selfmask adapt` takes by itself, but for rate
+    and spread."""
     rate = RATES["ours", FIRST] if recipe == "ours" else RATES[recipe, backbone]
     return Cell(
         data, backbone, seed, {"recipe": recipe}, {**HERE, **OWN[recipe], "lr": rate}, keep=("layers",)

@@ -29,7 +29,7 @@ MAIN = (UNTOUCHED, "top-k 50 %", FOUND, THRESHOLD)
 
 def untouched(data: str, seed: int, backbone: str = BACKBONE, settings: Mapping[str, Any] = HERE) -> Cell:
     """The untouched network, by k-NN and probe."""
-    kept = {name: settings[name] for name in ("images", "size") if name in settings}
+    kept = {name: settings[name] for name in ("images", "size", "preset", "precision") if name in settings}
     return Cell(
         data, backbone, seed, {"objective": "none", "rule": UNTOUCHED}, {"objective": "swav", **kept},
         how="untouched", measures=("knn", "probe"),

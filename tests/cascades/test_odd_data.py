@@ -174,3 +174,15 @@ def test_what_was_asked_of_swav_suits_an_expert_of_few_images(tmp_path: Path) ->
     assert [expert["batch"] for expert in run.result.cascade.expert_training] == [
         min(39, size) for size in sizes
     ]
+
+
+def test_experts_have_the_prototypes_that_were_asked_for_where_they_start_anywhere(tmp_path: Path) -> None:
+    """As the paper's 500 do: more than a small cluster has images."""
+    noise(tmp_path / "data", 40, RED)
+    noise(tmp_path / "data", 30, GREEN)
+    own = {"start": "random", "prototypes": 60, "queue": 0}
+    console, words = said()
+    learn_cascade(
+        small(tmp_path / "data", objective="swav", objective_settings=own, evaluate=False), console=console
+    )
+    assert words.getvalue().count("prototypes: 60 (asked for)") == 3  # the dispatcher's and both experts'

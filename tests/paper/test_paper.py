@@ -67,8 +67,11 @@ def test_figure_1_learns_and_the_theorems_hold() -> None:
     for configuration in ("standard", "equivalent"):
         runs = cells.pick(document["cells"], configuration=configuration)
         assert all(run["head"] >= run["before"] for run in runs)
-    for a, b in theorems.ALIKE:
-        assert min(one["bits agreeing"] for one in document["pairs"][f"{a} and {b}"]) > 0.999
+    alike = {f"{a} and {b}" for a, b in theorems.ALIKE}
+    for names, found in document[
+        "pairs"
+    ].items():  # of the flips, since nearly all bits are on in any two masks
+        assert all((one["flipped agreeing"] == 1) == (names in alike) for one in found), names
 
 
 def test_each_claim_has_a_figure_of_ours_and_a_link_that_leads_somewhere() -> None:
@@ -161,3 +164,5 @@ def test_the_paper_s_own_scale_is_asked_for_in_settings_that_exist() -> None:
         kind = CascadeSettings if cell.how == "cascade" else AdaptSettings
         kind(**{"evaluate": False, **cell.asked(Path("runs"))})
         assert full.views(cell) >= 0
+        if cell.how == "untouched":  # seen as the masks beside it are
+            assert {"preset", "precision"} <= set(cell.settings)

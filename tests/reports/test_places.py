@@ -106,6 +106,25 @@ def test_other_libraries_names(name: str, shape: tuple[int, ...], kinds: list[st
     assert {place.stage for place in places} == {"block 3"}
 
 
+def test_transformers_stages_are_told_apart() -> None:
+    """As its ResNet and ConvNeXt name them."""
+    expected = {
+        "embedder.embedder.convolution.weight": ((8, 3, 7, 7), "stem", "stem", 0),
+        "encoder.stages.0.layers.0.layer.0.convolution.weight": ((8, 8, 3, 3), "convolution", "stages.0", 1),
+        "encoder.stages.0.layers.1.layer.0.normalization.bias": ((8,), "norm", "stages.0", 2),
+        "encoder.stages.1.layers.0.shortcut.convolution.weight": (
+            (8, 8, 1, 1), "downsample convolution", "stages.1", 3,
+        ),
+        "encoder.stages.2.downsampling_layer.1.weight": (
+            (8, 8, 2, 2), "downsample convolution", "stages.2", 4,
+        ),
+        "encoder.stages.2.layers.0.pwconv1.weight": ((32, 8), "fc1", "stages.2", 5),
+        "encoder.stages.2.layers.0.pwconv2.weight": ((8, 32), "fc2", "stages.2", 5),
+    }  # fmt: skip
+    for place in locate({name: shape for name, (shape, *_) in expected.items()}):
+        assert (place.kind, place.stage, place.depth) == expected[place.name][1:], place.name
+
+
 def test_a_module_of_ones_own_is_placed_by_rank() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
     places = locate({n: tuple(p.shape) for n, p in module.named_parameters()})

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from selfmask.errors import BackboneError, SettingsError
-from selfmask.objectives.swav import PAPER
+from selfmask.objectives.swav import PAPER, SwavSettings
 from selfmask.run.build import build_objective
 from selfmask.run.plan import make_plan
 from selfmask.run.settings import AdaptSettings
@@ -66,6 +66,11 @@ def test_a_size_that_the_network_does_not_take_is_refused_before_anything_runs(
         SettingsError, match=r"target_size 80: package:efficientnet_lite0 does not take images"
     ):
         build_objective(plan)
+    swav = replace(plan, objective="swav", objective_settings=SwavSettings(small=24, count=(2, 2)))
+    with pytest.raises(
+        SettingsError, match=r"swav: .* does not take crops of 24 × 24 pixels: .*--swav\.count 2 0"
+    ):
+        build_objective(swav)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +206,7 @@ def test_half_of_the_labels_are_enough_to_learn_by(tmp_path: Path) -> None:
     settings = AdaptSettings(str(tmp_path), size=32, test_share=0.1)  # a labelled image of each class
     plan = make_plan(settings)
     assert plan.objective == "contrast"  # 8 of 17
+    assert make_plan(replace(settings, preset="paper")).objective == "swav"  # the paper knows no contrast
     assert any("(8 of 17 images have labels, and it needs none" in line for line in plan.lines())
     (tmp_path / "8.png").unlink()
     assert make_plan(settings).objective == "supervised"

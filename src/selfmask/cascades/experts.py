@@ -108,7 +108,10 @@ def train_expert(
     asked, suiting = plan.objective_settings, {}
     if (getattr(asked, "queue", None) or 0) % batch:  # asked for, for whole batches: what suits these instead
         suiting["queue"] = None
-    if (getattr(asked, "prototypes", None) or 0) > len(images):  # more than could start from clusters of them
+    clusters = getattr(asked, "start", None) == "kmeans"
+    if clusters and (getattr(asked, "prototypes", None) or 0) > len(
+        images
+    ):  # more than there could be clusters
         suiting["prototypes"] = None
     if suiting:
         own = replace(own, objective_settings=replace(asked, **suiting))

@@ -28,7 +28,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 AUTO = "auto"
 """Supervised where most training images have labels, else the default without labels."""
-WITH_LABELS, WITHOUT_LABELS = "supervised", "contrast"
+WITH_LABELS, WITHOUT_LABELS, SWAV = "supervised", "contrast", "swav"
 
 
 def register(name: str, kind: type[Objective]) -> None:

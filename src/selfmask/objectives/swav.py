@@ -187,6 +187,12 @@ class Swav(Objective):
                 f"swav: {prototypes} prototypes cannot start from clusters of {counted(len(job.images), 'image')}: "
                 "take more images, or fewer prototypes (--swav.prototypes), or --swav.start random"
             )
+        for side in sorted({view.size for view in made.views} - {job.size}):
+            if not job.backbone.takes(side):
+                raise SettingsError(
+                    f"swav: {job.backbone.spec or 'the network'} does not take crops of {side} × {side} pixels: give "
+                    "others that it takes (--swav.small, --swav.large), or none but the large ones (--swav.count 2 0)"
+                )
         return made
 
     @classmethod

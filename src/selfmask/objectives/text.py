@@ -117,8 +117,8 @@ class Text(Objective):
     @classmethod
     def paper(cls, family: str) -> PaperConstants:
         if family in ("vit", "dinov2", "clip"):
-            return PaperConstants(lr=10.0, epochs=32.0)
-        return PaperConstants(warmup=40 / 150)
+            return PaperConstants(lr=10.0, epochs=32.0, settings={"crop": 0.08})
+        return PaperConstants(warmup=40 / 150, settings={"crop": 0.08})
 
     def prepare(self, backbone: Backbone, images: ImageSet) -> list[str]:
         text = _reader(backbone)

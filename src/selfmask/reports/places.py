@@ -19,8 +19,9 @@ _BLOCKS: tuple[tuple[str, re.Pattern[str], str], ...] = (
     ("resnet", re.compile(r"(?:^|\.)(layer\d+)\.(\d+)\.(.+)$"), "{0}"),
     ("staged", re.compile(r"(?:^|\.)(stages\.\d+)\.(?:blocks\.)?(\d+)\.(.+)$"), "{0}"),
     ("staged", re.compile(r"(?:^|\.)(layers\.\d+)\.blocks\.(\d+)\.(.+)$"), "{0}"),
+    ("staged", re.compile(r"(?:^|\.)(stages\.\d+)\.layers\.(\d+)\.(.+)$"), "{0}"),
     ("staged", re.compile(r"(?:^|\.)(blocks\.\d+)\.(\d+)\.(.+)$"), "{0}"),
-    ("staged", re.compile(r"(?:^|\.)((?:stages|layers)\.\d+)\.()(downsample\..+)$"), "{0}"),
+    ("staged", re.compile(r"(?:^|\.)((?:stages|layers)\.\d+)\.()(downsampl(?:e|ing_layer)\..+)$"), "{0}"),
     ("plain", re.compile(r"(?:^|\.)()(?:res)?blocks\.(\d+)\.(.+)$"), "block {1}"),
     ("plain", re.compile(r"(?:^|\.)()layers?\.(\d+)\.(.+)$"), "block {1}"),
     ("plain", re.compile(r"(?:^|\.)()(?:encoder_layer_)(\d+)\.(.+)$"), "block {1}"),
@@ -33,15 +34,15 @@ _KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("k", re.compile(r"(^|\.)(k|k_proj|key)\.")),
     ("v", re.compile(r"(^|\.)(v|v_proj|value)\.")),
     ("out", re.compile(r"(^|\.)(out_proj|o_proj|attn\.proj|attention\.output\.dense)\.")),
-    ("fc1", re.compile(r"(^|\.)(fc1|c_fc|intermediate\.dense|linear_?1)\.")),
-    ("fc2", re.compile(r"(^|\.)(fc2|c_proj|output\.dense|linear_?2)\.")),
-    ("downsample", re.compile(r"(^|\.)(downsample|shortcut)\.")),
+    ("fc1", re.compile(r"(^|\.)(fc1|c_fc|intermediate\.dense|linear_?1|pwconv1|mlp\.0)\.")),
+    ("fc2", re.compile(r"(^|\.)(fc2|c_proj|output\.dense|linear_?2|pwconv2|mlp\.3)\.")),
+    ("downsample", re.compile(r"(^|\.)(downsample|downsampling_layer|shortcut)\.")),
     ("squeeze-excitation", re.compile(r"(^|\.)se\.")),
     ("depthwise", re.compile(r"(^|\.)(conv_dw|depthwise\w*|dwconv)\.")),
     ("projection 1×1", re.compile(r"(^|\.)conv_pwl\.")),
     ("expansion 1×1", re.compile(r"(^|\.)conv_pw\.")),
 )
-_STEM = re.compile(r"(^|\.)(stem|conv_stem|conv1|patch_embed\w*|embeddings)\b")
+_STEM = re.compile(r"(^|\.)(stem|conv_stem|conv1|patch_embed\w*|embeddings|embedder)\b")
 _HEAD = re.compile(r"(^|\.)(conv_head|head|final_conv|pooler)\b")
 
 KIND_ORDER = (
@@ -151,7 +152,7 @@ def _kind(rest: str, part: str, shape: tuple[int, ...], layout: str) -> str:
             if len(shape) >= 2:
                 return "downsample convolution" if len(shape) == 4 else "downsample"
             return f"downsample norm {part}" if layout == "resnet" else "downsample"
-    if re.search(r"(^|\.)(bn\d*|norm\d*|ln_\d+|layer_?norm\w*)\.", rest):
+    if re.search(r"(^|\.)(bn\d*|norm\d*|ln_\d+|layer_?norm\w*|normalization)\.", rest):
         return "norm"
     return _kind_by_rank(shape)
 

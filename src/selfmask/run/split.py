@@ -24,7 +24,7 @@ from selfmask.images.place import same_data
 from selfmask.images.sources import Reading
 from selfmask.images.splits import Splits, at_most, in_proportion, label_budget, stratified
 from selfmask.maskfile.mask import Mask
-from selfmask.objectives.registry import AUTO, WITH_LABELS, WITHOUT_LABELS, objective_class
+from selfmask.objectives.registry import AUTO, SWAV, WITH_LABELS, WITHOUT_LABELS, objective_class
 from selfmask.run.checkpoint import read_checkpoint, write_checkpoint
 from selfmask.run.folder import RunFolder
 from selfmask.run.settings import AdaptSettings
@@ -248,7 +248,9 @@ def pixel_hashes(images: ImageSet) -> Tensor:
 
 def _objective(settings: AdaptSettings, images: ImageSet, labelled: ImageSet, as_recorded: bool) -> str:
     if settings.objective == AUTO:
-        return WITH_LABELS if 2 * len(labelled) >= len(images) and len(labelled) else WITHOUT_LABELS
+        if 2 * len(labelled) >= len(images) and len(labelled):
+            return WITH_LABELS
+        return WITHOUT_LABELS if settings.preset == "default" else SWAV  # the paper knows no contrast
     if objective_class(settings.objective).labels == "needed" and len(labelled) == 0:
         if as_recorded:
             return WITHOUT_LABELS
