@@ -524,5 +524,5 @@ def test_images_that_name_no_split_beside_others_that_do_are_told(class_folder: 
         "file,label,split\ncat/000.png,cat,train\ndog/000.png,dog,\ndog/001.png,dog,test\n"
     )
     splits = open_data(root / "list.csv")
-    assert "1 images name no split: they are trained on." in splits.notes
+    assert "1 image without a split, beside others that have one: trained on." in splits.notes
     assert len(splits.train) == 2

@@ -108,10 +108,10 @@ def train_expert(
     asked, suiting = plan.objective_settings, {}
     if (getattr(asked, "queue", None) or 0) % batch:  # asked for, for whole batches: what suits these instead
         suiting["queue"] = None
-    clusters = getattr(asked, "start", None) == "kmeans"
-    if clusters and (getattr(asked, "prototypes", None) or 0) > len(
+    started = getattr(asked, "start", None)
+    if started == "kmeans" and (getattr(asked, "prototypes", None) or 0) > len(
         images
-    ):  # more than there could be clusters
+    ):  # the clusters there can be
         suiting["prototypes"] = None
     if suiting:
         own = replace(own, objective_settings=replace(asked, **suiting))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from selfmask._common.near import aside
+from selfmask._common.units import counted
 from selfmask.errors import DataError
 from selfmask.images.image_set import UNLABELLED, ImageSet
 from selfmask.images.sources import Content, FileSource, Reading, Skipped
@@ -157,7 +158,10 @@ def assemble(
     if all(entry.split is None for _, entry in entries):
         return _hold_out(whole, few, seed, test_share, notes)
     if silent := sum(entry.split is None for _, entry in entries):
-        notes = (*notes, f"{silent} images name no split: they are trained on.")
+        notes = (
+            *notes,
+            f"{counted(silent, 'image')} without a split, beside others that have one: trained on.",
+        )
     parts: dict[str, ImageSet | None] = {}
     for split in SPLITS:
         members = [place for place, (_, entry) in enumerate(entries) if (entry.split or "train") == split]

@@ -26,6 +26,8 @@ from selfmask.images.tables import parsed_json, told
 
 _LABEL_LIMIT = 2**16  # bytes of a .cls, .txt or .json member
 _MOST_SHARDS = 100_000
+_LABELS = (".cls", ".txt", ".json")
+_READ = (*EXTENSIONS, *_LABELS)
 
 
 @dataclass
@@ -109,13 +111,13 @@ def _samples(path: Path) -> dict[str, _Sample]:
             for named in tar:
                 if named.issparse():
                     raise DataError(f"{path} has a sparse member, {named.name!r}: shards hold plain files")
-                member = _behind(tar, named, path)
-                if not member.isreg():
-                    continue
                 folder, _, name = named.name.rpartition("/")
                 stem, _, ending = name.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
                 ending = ending.lower()
+                member = _behind(tar, named, path) if f".{ending}" in _READ else named
+                if not member.isreg():
+                    continue
                 if f".{ending}" in EXTENSIONS:
                     sample = samples.setdefault(key, _Sample())
                     if sample.image is not None:
@@ -126,7 +128,7 @@ def _samples(path: Path) -> dict[str, _Sample]:
                     sample.image = partial(_read, path, stamp, member.offset_data, member.size)
                 elif PurePosixPath(ending).suffix in EXTENSIONS:
                     others.setdefault(key, named.name)
-                elif ending in ("cls", "txt", "json") and member.size <= _LABEL_LIMIT:
+                elif f".{ending}" in _LABELS and member.size <= _LABEL_LIMIT:
                     data = tar.extractfile(member)
                     assert data is not None
                     label = _label(ending, data.read().decode("utf-8", "replace"), f"{path}: {named.name}")

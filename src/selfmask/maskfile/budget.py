@@ -79,9 +79,8 @@ class Worn:
     ) -> None:
         if isinstance(images, Tensor):
             raise SettingsError("images are batches: put the one tensor into a list, images=[x]")
-        images = list(
-            images
-        )  # the same ones in the same order each time, whatever a loader or a generator would give
+        # The same ones in the same order each time, whatever a loader or a generator would give.
+        images = list(images)
         if any(isinstance(batch, tuple | list) for batch in images):
             raise SettingsError("images are batches without their labels: images=[x for x, _ in loader]")
         if not images or not all(isinstance(batch, Tensor) and len(batch) for batch in images):

@@ -72,11 +72,7 @@ class Threshold:
         scores = torch.full_like(theta, self.start, dtype=score_dtype(theta), requires_grad=False)
         if self.spread:
             # Drawn on the CPU in float64, so that every device and dtype starts from the same scores.
-            drawn = (
-                torch.rand(theta.shape, generator=generator, dtype=torch.float64, device="cpu")
-                .mul_(2)
-                .sub_(1)
-            )
+            drawn = 2 * torch.rand(theta.shape, generator=generator, dtype=torch.float64, device="cpu") - 1
             scores += (self.spread * drawn).to(scores)
         return scores
 
