@@ -181,17 +181,10 @@ def _csv_rows(path: Path, text: str) -> tuple[list[Row], tuple[str, ...]]:
         other = tuple(name for k, name in enumerate(header) if name and k not in columns)
         table = table[1:]
 
-    def cell(number: int, row: list[str], column: int | None) -> str | None:
-        found = (plain(row[column].strip()) or None) if column is not None and column < len(row) else None
-        if found is not None and "\n" in found:
-            raise DataError(
-                f"{path}, line {number}: {reprlib.repr(found)} goes on over a line's end: is a quote not closed?"
-            )
-        return found
+    def cell(row: list[str], column: int | None) -> str | None:
+        return (plain(row[column].strip()) or None) if column is not None and column < len(row) else None
 
-    return [
-        _row(path, number, *(cell(number, row, column) for column in columns)) for number, row in table
-    ], other
+    return [_row(path, number, *(cell(row, column) for column in columns)) for number, row in table], other
 
 
 def _jsonl_rows(path: Path, text: str) -> tuple[list[Row], tuple[str, ...]]:
