@@ -24,9 +24,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "contrast, 14 passes, rate 0.05, light 0.8": {
         "objective": "contrast", "epochs": 14, "lr": 0.05, "objective_settings": {"light": 0.8}
     },
-    "contrast, 18 passes, rate 0.05, light 0.8": {
-        "objective": "contrast", "epochs": 18, "lr": 0.05, "objective_settings": {"light": 0.8}
-    },
     "contrast, targets at 64 px": {"objective": "contrast", "objective_settings": {"target_size": 64}},
     "distil": {"objective": "distil"},
     "distil, tensor-adam 0.015, 3 epochs": {

@@ -68,9 +68,8 @@ def test_figure_1_learns_and_the_theorems_hold() -> None:
         runs = cells.pick(document["cells"], configuration=configuration)
         assert all(run["head"] >= run["before"] for run in runs)
     alike = {f"{a} and {b}" for a, b in theorems.ALIKE}
-    for names, found in document[
-        "pairs"
-    ].items():  # of the flips, since nearly all bits are on in any two masks
+    # Of the flips, since nearly all bits are on in any two masks.
+    for names, found in document["pairs"].items():
         assert all((one["flipped agreeing"] == 1) == (names in alike) for one in found), names
 
 

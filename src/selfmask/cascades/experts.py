@@ -108,10 +108,8 @@ def train_expert(
     asked, suiting = plan.objective_settings, {}
     if (getattr(asked, "queue", None) or 0) % batch:  # asked for, for whole batches: what suits these instead
         suiting["queue"] = None
-    started = getattr(asked, "start", None)
-    if started == "kmeans" and (getattr(asked, "prototypes", None) or 0) > len(
-        images
-    ):  # the clusters there can be
+    clusters = getattr(asked, "start", None) == "kmeans"  # of which there are no more than images
+    if clusters and (getattr(asked, "prototypes", None) or 0) > len(images):
         suiting["prototypes"] = None
     if suiting:
         own = replace(own, objective_settings=replace(asked, **suiting))

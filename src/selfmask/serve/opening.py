@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from selfmask.backbones.backbone import Backbone
@@ -57,17 +58,16 @@ def _backbone(settings: ServeSettings) -> Backbone:
 
 def _named(spec: str, settings: ServeSettings, files: Iterable[Path]) -> Backbone:
     """The backbone that was asked for, as the first mask that fits had it: of its image size, with its recipe."""
-    built: dict[int | None, Backbone] = {}
+    # Once for all masks of a size.
+    built = cache(lambda side: build(spec, weights=settings.weights, image_size=side))
     for mask in _readable(files):
         described = mask.metadata.get("backbone")
-        told = described.get("image_size") if isinstance(described, dict) else None
-        side = told if type(told) is int else None
+        side = described.get("image_size") if isinstance(described, dict) else None
         with suppress(SelfmaskError):
-            if side not in built:
-                built = {side: build(spec, weights=settings.weights, image_size=side)}
-            mask.check(built[side].module)
-            built[side].preprocessing = recipe_of(mask) or built[side].preprocessing
-            return built[side]
+            found = built(side if type(side) is int else None)
+            mask.check(found.module)
+            found.preprocessing = recipe_of(mask) or found.preprocessing
+            return found
     return build(spec, weights=settings.weights)
 
 
