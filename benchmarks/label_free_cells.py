@@ -21,6 +21,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "contrast, 12 passes, rate 0.025": {"objective": "contrast", "epochs": 12, "lr": 0.025},
     "contrast, 18 passes, rate 0.025": {"objective": "contrast", "epochs": 18, "lr": 0.025},
     "contrast, 18 passes, rate 0.05": {"objective": "contrast", "epochs": 18, "lr": 0.05},
+    "contrast, 9 passes, rate 0.05, light 1, pull 1": {
+        "objective": "contrast", "epochs": 9, "lr": 0.05, "objective_settings": {"light": 1.0, "pull": 1.0}
+    },
     "contrast, 14 passes, rate 0.05, light 0.8": {
         "objective": "contrast", "epochs": 14, "lr": 0.05, "objective_settings": {"light": 0.8}
     },
