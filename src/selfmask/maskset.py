@@ -323,6 +323,10 @@ class MaskSet:
         """
         self.masked.check("save", by="values")
         most = None if max_bytes is None else byte_count(max_bytes, "max_bytes")
+        if most is None and not (isinstance(images, tuple) and not images):
+            raise SettingsError(
+                "save: images= is what max_bytes= judges by, and is no metadata: give both, or neither"
+            )
         if (changed := self._changed()) is not None:
             raise SettingsError(
                 f"save: {changed[0]} {changed[1]} since the MaskSet was made, so the file would fit no base; change a "

@@ -208,6 +208,14 @@ def test_a_class_that_training_lacks(class_folder: Folder) -> None:
             "image\tclass\tsubset\ncat/000.png\tcat\ttrain\ndog/000.png\tdog\ttrain\ndog/001.png\tdog\ttest",
         ),
         (
+            "list.csv",
+            "\n\nfile;label;split\ncat/000.png;cat;train\ndog/000.png;dog;train\ndog/001.png;dog;test",
+        ),
+        (
+            "list.tsv",
+            "cat/000.png\tcat, big, old\ttrain\ndog/000.png\tdog\ttrain\ndog/001.png\tdog\ttest",
+        ),
+        (
             "list.jsonl",
             '{"file": "cat/000.png", "label": "cat"}\n\n{"file": "dog/000.png", "label": "dog", "split": "train"}\n'
             '{"file": "dog/001.png", "label": "dog", "split": "test"}',

@@ -259,6 +259,32 @@ def test_links_in_a_shard_are_what_they_lead_to(tmp_path: Path, jpegs: list[byte
         open_data(f"webdataset:{path}")
 
 
+def test_shards_of_a_whole_folder_as_tar_writes_it(tmp_path: Path, jpegs: list[bytes]) -> None:
+    """Names begin with ./, a Mac's tar puts a hidden file before each, and a link may lead to a link."""
+    path = tmp_path / "train.tar"
+    write_shard(
+        path, {"./._0.jpg": b"AppleDouble", "./0.jpg": jpegs[0], "./0.cls": b"cat", "./1.cls": b"dog"}
+    )
+    with tarfile.open(path, "a") as tar:
+        for name, to in (("./1.jpg", "0.jpg"), ("./2.jpg", "./1.jpg"), ("./2.cls", "0.cls")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, to
+            tar.addfile(info)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,label\ntrain.tar/0,cat\n./1,dog\n2,dog\n", "utf-8")
+    train = open_data(f"webdataset:{path}", test_share=0).train
+    assert train.names == ("train.tar/0", "train.tar/1", "train.tar/2")
+    assert train.image(2).equal(train.image(0))
+    assert open_data(f"webdataset:{path}", labels=labels, test_share=0).train.labels.tolist() == [0, 1, 1]
+    with tarfile.open(path, "a") as tar:
+        for name, to in (("./3.jpg", "4.jpg"), ("./4.jpg", "3.jpg")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, to
+            tar.addfile(info)
+    with pytest.raises(DataError, match=r"'\./3\.jpg' is a link"):
+        open_data(f"webdataset:{path}")
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -12,7 +12,8 @@ import selfmask
 from selfmask.errors import SettingsError
 from selfmask.maskfile.derive import save_derived
 from selfmask.maskfile.loading import load
-from selfmask.maskfile.saving import HeadDtype, head_as
+from selfmask.maskfile.quantised import Quantised, quantised
+from selfmask.maskfile.saving import HeadDtype, head_as, stored_head
 
 HEAD = {
     "weight": torch.linspace(-3, 3, 320).reshape(10, 32),
@@ -78,6 +79,20 @@ def test_a_head_in_steps_is_what_head_as_gives_and_takes_its_bits(
         assert all(torch.equal(found.head[name], evaluated[name]) for name in HEAD)
     for row, exact in zip(mask.head["weight"], HEAD["weight"], strict=True):
         assert (row - exact).abs().max() <= exact.abs().max() / (2**bits - 2) * 1.1
+
+
+def test_a_head_in_few_bits_does_not_become_one_of_more(model: nn.Module, tmp_path: Path) -> None:
+    masks = selfmask.MaskSet(model, select=["conv2.weight"])
+    few = {name: quantised(HEAD[name], 3, name) for name in ("weight", "bias")}
+    for dtype in (None, "float32", "float16", "int8", "int4"):
+        again = stored_head(few, dtype)
+        assert all(isinstance(q, Quantised) and q.equals(few[name]) for name, q in again.items())
+    eight = stored_head({"weight": quantised(HEAD["weight"], 8, "weight")}, "int4")["weight"]
+    assert isinstance(eight, Quantised)
+    assert eight.bits == 4
+    with pytest.raises(SettingsError, match="images= is what max_bytes= judges by"):
+        masks.save(tmp_path / "x", images=[torch.zeros(1, 3, 8, 8)])
+    masks.remove()
 
 
 def test_what_cannot_be_rounded_is_refused(model: nn.Module, tmp_path: Path) -> None:

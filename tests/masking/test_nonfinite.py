@@ -50,6 +50,15 @@ def run(
         optimizer.step()
 
 
+def test_the_first_gradient_may_be_the_one_that_is_not_finite() -> None:
+    """Of two tensors one then has a momentum, and the other none yet."""
+    masks = MaskSet(network(), NAMES)
+    optimizer = masks.optimizer(lr=20.0, momentum=0.9, weight_decay=1e-4)
+    run(masks, optimizer, range(4), spoilt=(0,))
+    assert optimizer.skipped == {"2.weight": 1}
+    assert all(bool(s.isfinite().all()) for s in masks.scores.values())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("off", [False, True])
 @pytest.mark.parametrize(("cls", "settings"), OPTIMIZERS)

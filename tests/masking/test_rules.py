@@ -274,6 +274,9 @@ def test_random_scores_repeat_by_seed_and_magnitude_scores_follow_the_weights() 
         (lambda: Progressive(end={"a": 0.5, "b": 0.0}, steps=3), "end=0.0 for 'b'"),
         (lambda: Progressive(end=0.5, steps=0), "at least 1 step"),
         (lambda: Threshold(mu=1.0), "not above mu"),
+        # They would train, and could not be written afterwards.
+        (lambda: Threshold(spread=torch.tensor(0.5)), "spread is a plain number"),  # pyright: ignore[reportArgumentType]
+        (lambda: Progressive(end={"a": torch.tensor(0.5)}, steps=3), "end of 'a' is a plain number"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_impossible_rules_are_refused(make: Any, message: str) -> None:

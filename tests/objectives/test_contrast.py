@@ -134,6 +134,9 @@ def test_whitening_is_of_images_from_all_over_the_set(
 def test_views_change_colours_and_are_mirrored_only_where_they_may_be() -> None:
     view = Contrast(4, 10, 16, ContrastSettings(crop=0.4)).views[0]
     assert (view.scale, view.flip, view.jitter, view.hue) == ((0.4, 1.0), 0.5, 0.8, 0.1)
+    assert (view.brightness, view.contrast, view.saturation) == (0.4, 0.4, 0.2)
+    lighter = Contrast(4, 10, 16, ContrastSettings(light=0.8)).views[0]
+    assert (lighter.brightness, lighter.contrast, lighter.saturation) == (0.8, 0.8, 0.2)
     plain = Contrast(4, 10, 16, ContrastSettings(colours=0.0), flips=False).views[0]
     assert (plain.flip, plain.jitter, plain.grey) == (0.0, 0.0, 0.0)
 
@@ -168,7 +171,15 @@ def test_masks_learn_from_it(backbone: Backbone, images: ImageSet, batch_for: Ba
 
 
 @pytest.mark.parametrize(
-    "changes", [{"temperature": 0.0}, {"pull": -1.0}, {"target_size": 0}, {"crop": 0.0}, {"colours": 3.0}]
+    "changes",
+    [
+        {"temperature": 0.0},
+        {"pull": -1.0},
+        {"target_size": 0},
+        {"crop": 0.0},
+        {"colours": 3.0},
+        {"light": 1.5},
+    ],
 )
 def test_settings_are_checked(changes: dict[str, float]) -> None:
     with pytest.raises(SettingsError):

@@ -75,6 +75,13 @@ def test_the_spread_of_features() -> None:
     assert spread_of(torch.cat([x, -x])) == pytest.approx(1)
 
 
+def test_the_spread_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One image a process is no collapse."""
+    x = F.normalize(torch.randn(1, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    monkeypatch.setattr("selfmask.objectives.watch.gathered", lambda mine: torch.cat([mine, -mine]))
+    assert spread_of(x) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("objective", ["contrast", "swav"])
 def test_a_network_that_gives_one_feature_ends_the_run(objective: str) -> None:
     class Constant(nn.Module):

@@ -262,6 +262,9 @@ def test_an_unfinished_cascade(tiny_run, tmp_path: Path) -> None:
     cascade = tmp_path / "cascade"
     cascade.mkdir()
     (cascade / "settings.json").write_text(json.dumps({"data": "x", "experts": 2}), encoding="utf-8")
+    (cascade / "dispatcher").mkdir()
+    assert "“selfmask cascade … --resume” goes on" in read_run(cascade).problems[0]
+    (cascade / "dispatcher").rmdir()
     tiny_run.path.rename(cascade / "dispatcher")
     run = read_run(cascade)
     assert run.is_cascade

@@ -46,6 +46,10 @@ def test_all_settings_that_differ_are_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=said):
         folder.open({"data": "digits", "epochs": None, "steps": 60}, resume=True)
     folder.open({"data": "digits", "epochs": 3.0, "steps": None}, resume=True)
+    with pytest.raises(
+        RunError, match=r"\(epochs: 3.0 there, not given here\)"
+    ):  # a cascade's, to a run without
+        folder.open({"data": "digits", "steps": None}, resume=True)
 
 
 def test_another_spelling_of_the_same_data_is_no_other_setting(

@@ -128,6 +128,12 @@ def test_a_signal_while_a_rival_is_trained_ends_the_run(
     again, _ = said(replace(settings, resume=True))
     assert again.rows is not None
     assert {row.name for row in again.rows.rows} >= {"masked", "full fine-tuning", "norm weights alone"}
+    # Another call, which does not ask for them, or is stopped before it has them: they stay.
+    last, _ = said(replace(settings, resume=True, finetune=False, norms_alone=False))
+    assert last.rows == again.rows
+    monkeypatch.setattr(finetuning, "fit", stopped)
+    said(replace(settings, resume=True, norms_alone=False))
+    assert RunFolder(tmp_path / "run").result().rows == again.rows
 
 
 def test_a_finished_run_keeps_its_table_until_there_is_another(

@@ -13,7 +13,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from glob import glob
 from pathlib import Path, PurePosixPath
 
@@ -108,14 +108,17 @@ def _samples(path: Path) -> dict[str, _Sample]:
     try:
         stamp = _stamp(path.stat())
         with tarfile.open(path, "r:") as tar:
+            members = cache(lambda: {posixpath.normpath(member.name): member for member in tar.getmembers()})
             for named in tar:
                 if named.issparse():
                     raise DataError(f"{path} has a sparse member, {named.name!r}: shards hold plain files")
-                folder, _, name = named.name.rpartition("/")
+                folder, _, name = posixpath.normpath(named.name).rpartition("/")  # tar of "." writes ./0.png
+                if name.startswith("."):  # hidden, as in a folder: what a Mac's tar adds to each file
+                    continue
                 stem, _, ending = name.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
                 ending = ending.lower()
-                member = _behind(tar, named, path) if f".{ending}" in _READ else named
+                member = _behind(members, named, path) if f".{ending}" in _READ else named
                 if not member.isreg():
                     continue
                 if f".{ending}" in EXTENSIONS:
@@ -175,18 +178,23 @@ def _label(ending: str, text: str, where: str) -> str | None:
     return next((told(record[key], where) for key in ("label", "cls", "class") if key in record), None)
 
 
-def _behind(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
-    """The member itself, or what it is a link to: tar keeps a file of several names once."""
-    if not (member.islnk() or member.issym()):
-        return member
-    folder = "" if member.islnk() else posixpath.dirname(member.name)
-    try:
-        return tar.getmember(posixpath.normpath(posixpath.join(folder, member.linkname)))
-    except KeyError:
-        raise DataError(
-            f"{path}: {member.name!r} is a link to {member.linkname!r}, which the shard does not hold: write it with "
-            "the files themselves (tar --dereference)"
-        ) from None
+def _behind(
+    members: Callable[[], dict[str, tarfile.TarInfo]], member: tarfile.TarInfo, path: Path
+) -> tarfile.TarInfo:
+    """The member itself, or what it is a link to, which may be a link: tar keeps a file of several names once."""
+    found, seen = member, set[str]()
+    while found.islnk() or found.issym():
+        folder = "" if found.islnk() else posixpath.dirname(found.name)
+        target = posixpath.normpath(posixpath.join(folder, found.linkname))
+        there = members().get(target)
+        if there is None or target in seen:
+            raise DataError(
+                f"{path}: {member.name!r} is a link to {found.linkname!r}, which the shard does not hold: write it "
+                "with the files themselves (tar --dereference)"
+            )
+        seen.add(target)
+        found = there
+    return found
 
 
 def _stamp(found: os.stat_result) -> tuple[int, int]:

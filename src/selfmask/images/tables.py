@@ -149,8 +149,10 @@ def _read(path: Path) -> tuple[list[Row], tuple[str, ...]]:
 
 
 def _csv_rows(path: Path, text: str) -> tuple[list[Row], tuple[str, ...]]:
-    first = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    first = re.split(r"[\r\n]", text.lstrip("\r\n "), maxsplit=1)[0]
     delimiter = max(",;\t", key=first.count)
+    if path.suffix.lower() == ".tsv" and ("\t" in first or first.count(delimiter) == 0):
+        delimiter = "\t"  # its names may hold commas
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
     )

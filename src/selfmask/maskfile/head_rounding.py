@@ -54,7 +54,7 @@ def rounded_head(
     for _ in range(_SWEEPS):
         before = steps.clone()
         # Within a block only its own slopes are kept up, for speed: the others hear of all its changes at once.
-        for block in torch.arange(steps.shape[1]).split(_BLOCK):
+        for block in torch.arange(steps.shape[1], device="cpu").split(_BLOCK):
             own, near = slope[:, block], gram[block][:, block]
             for k, j in enumerate(block.tolist()):
                 best = (steps[:, j] - own[:, k] / near[k, k] / size).round().clamp(-most, most)

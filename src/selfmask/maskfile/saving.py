@@ -161,8 +161,13 @@ def head_as(head: Mapping[str, Tensor], dtype: HeadDtype) -> dict[str, Tensor]:
     return {name: t.to(head[name].device) for name, t in plain(stored_head(head, dtype)).items()}
 
 
-def stored_head(head: Mapping[str, Tensor] | None, dtype: HeadDtype | None) -> dict[str, Tensor | Quantised]:
-    """`head` as a file stores it in `dtype`; None: as it is. Raises as `head_as` does, and where there is none."""
+def stored_head(
+    head: Mapping[str, Tensor | Quantised] | None, dtype: HeadDtype | None
+) -> dict[str, Tensor | Quantised]:
+    """`head` as a file stores it in `dtype`; None: as it is. What is stored in no more bits already stays as it is.
+
+    Raises as `head_as` does, and where there is none.
+    """
     if head is not None and not _is_head(head):
         raise SettingsError(
             f"head is a dict of tensors by name, as a layer's state_dict() is, got {_in_words(head)}; one that "
@@ -177,19 +182,25 @@ def stored_head(head: Mapping[str, Tensor] | None, dtype: HeadDtype | None) -> d
         )
     if dtype not in get_args(HeadDtype):
         raise SettingsError(f"the dtype of a head is one of {', '.join(get_args(HeadDtype))}, got {dtype!r}")
-    if dtype in _STEP_BITS:
-        return {
-            name: quantised(t, _STEP_BITS[dtype], f"the head's {name!r}") if t.is_floating_point() else t
-            for name, t in head.items()
-        }
-    target = torch.float16 if dtype == "float16" else torch.float32
-    rounded = {name: t.to(target) if t.is_floating_point() else t for name, t in head.items()}
-    for name, tensor in head.items():
-        if bool(tensor.isfinite().all()) and not bool(rounded[name].isfinite().all()):
-            raise SettingsError(
-                f"the head's {name!r} reaches {float(tensor.abs().max()):.4g}, beyond {dtype}: store it as float32"
-            )
-    return {**rounded}
+    return {name: _stored(name, t, dtype) for name, t in head.items()}
+
+
+def _stored(name: str, tensor: Tensor | Quantised, dtype: HeadDtype) -> Tensor | Quantised:
+    bits = _STEP_BITS.get(dtype)
+    if isinstance(tensor, Quantised):
+        if bits is None or tensor.bits <= bits:
+            return tensor
+        tensor = tensor.values()
+    if not tensor.is_floating_point():
+        return tensor
+    if bits is not None:
+        return quantised(tensor, bits, f"the head's {name!r}")
+    rounded = tensor.to(torch.float16 if dtype == "float16" else torch.float32)
+    if bool(tensor.isfinite().all()) and not bool(rounded.isfinite().all()):
+        raise SettingsError(
+            f"the head's {name!r} reaches {float(tensor.abs().max()):.4g}, beyond {dtype}: store it as float32"
+        )
+    return rounded
 
 
 def _is_head(head: Any) -> bool:

@@ -57,7 +57,7 @@ def sensitivity(
     parameters = dict(model.named_parameters())
     chosen = [parameters[name] for name in theta]
     required = [p.requires_grad for p in chosen]
-    squares = {name: torch.zeros(weight.shape) for name, weight in theta.items()}
+    squares = {name: torch.zeros(weight.shape, device="cpu") for name, weight in theta.items()}
     images = 0
     try:
         for p in chosen:
@@ -65,7 +65,9 @@ def sensitivity(
         with torch.enable_grad(), eval_mode(model):
             for batch in batches:
                 features = model(batch)
-                signs = torch.randint(0, 2, features.shape, generator=random).to(features) * 2 - 1
+                signs = (
+                    torch.randint(0, 2, features.shape, generator=random, device="cpu").to(features) * 2 - 1
+                )
                 # What the forward pass does not use has no gradient, and moves nothing.
                 gradients = torch.autograd.grad((features * signs).sum(), chosen, allow_unused=True)
                 images += len(batch)

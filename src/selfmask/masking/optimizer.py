@@ -127,7 +127,9 @@ class MaskOptimizer(torch.optim.Optimizer):
     ) -> torch.optim.Optimizer:
         scores = [t.scores for t in self._tensors]
         known = signature(cls).parameters
-        if "fused" in known and not {"fused", "foreach", "differentiable"} & set(settings):
+        # Not torch's SGD: fused, it fails where some tensors have a momentum and others, skipped so far, have none yet.
+        faster = "fused" in known and cls is not torch.optim.SGD
+        if faster and not {"fused", "foreach", "differentiable"} & set(settings):
             try:  # one pass over memory instead of many; refused for some dtypes and devices
                 return cls(scores, **settings, fused=True)  # pyright: ignore[reportCallIssue]
             except RuntimeError:

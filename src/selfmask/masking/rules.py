@@ -59,6 +59,7 @@ class Threshold:
     spread: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_plain("Threshold", mu=self.mu, start=self.start, spread=self.spread)
         if self.spread < 0:
             raise SettingsError(f"Threshold: spread must not be negative, got {self.spread}")
         if not self.start - self.spread > self.mu:
@@ -100,6 +101,11 @@ class Progressive:
 
     def __post_init__(self) -> None:
         ends = self.end if isinstance(self.end, Mapping) else {"": self.end}
+        _check_plain(
+            "Progressive",
+            start=self.start,
+            **{f"end of {name!r}" if name else "end": end for name, end in ends.items()},
+        )
         for name, end in ends.items():
             if not (0 < end <= self.start <= 1):
                 of = f" for {name!r}" if name else ""
@@ -200,6 +206,13 @@ def _found(densities: Mapping[str, float], name: str) -> float:
             f"the first is {next(iter(densities), None)!r}. Were they found on another backbone?"
         )
     return float(densities[name])
+
+
+def _check_plain(what: str, **values: Any) -> None:
+    """A tensor or a number of numpy's would train, and could not be written into the file afterwards."""
+    for name, value in values.items():
+        if not isinstance(value, int | float):
+            raise SettingsError(f"{what}: {name} is a plain number, got {value!r}: take float(…) of it")
 
 
 def _check_density(share: float, of: str) -> None:

@@ -57,8 +57,6 @@ class RandomShare:
 class LargestShare:
     """The `share` (in (0, 1]) of each chosen tensor's weights with the largest magnitudes may be masked.
 
-    Masks learnt under it compress better, since the reader of a mask file knows which weights these are.
-
     >>> LargestShare(0.5)(torch.tensor([0.1, -3.0, 2.0, 0.0]), torch.Generator())
     tensor([False,  True,  True, False])
     """

@@ -169,7 +169,7 @@ class Contrast(Objective):
 
 _LONGER = (
     "where it is so much, more passes at a higher rate brought more on traffic signs and digits: "
-    "--epochs 18 --lr 0.025; with ResNet-18 --epochs 14 --lr 0.05 --contrast.light 0.8"
+    "--epochs 18 --lr 0.025; with ResNet-18 --epochs 9 --lr 0.05 --contrast.light 1 --contrast.pull 1"
 )
 
 

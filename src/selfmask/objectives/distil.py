@@ -154,7 +154,7 @@ def target_size_for(size: int, native: int, backbone: Backbone) -> Choice[int]:
         )
     if wanted.value <= size:
         return Choice(size, "the views' size")
-    if wanted.value == size or backbone.takes(wanted.value):
+    if backbone.takes(wanted.value):
         return wanted
     return Choice(size, f"the views' size: the network does not take {wanted.value} px")
 

@@ -54,6 +54,9 @@ def crops_for(size: int, short_side: int, multiple: int = 16) -> Choice[Crops]:
     small = max(multiple, round(size * 96 / 224 / multiple) * multiple)
     if least >= 0.14 or small < 32:
         crops = Crops(size, 0, (2, 0), max(0.35, least), max(0.35, least))
-        return Choice(crops, f"2 crops of {size}: small ones of {short_side} px images would show nothing")
+        why = (
+            f"of {short_side} px images would show nothing" if least >= 0.14 else f"would be {small} px wide"
+        )
+        return Choice(crops, f"2 crops of {size}: small ones {why}")
     crops = Crops(size, small, (2, 6), 0.14, max(0.05, least))
     return Choice(crops, f"2 crops of {size} and 6 of {small} px, SwAV's, in proportion")

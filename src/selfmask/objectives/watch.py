@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from selfmask._common.processes import gathered
 from selfmask.errors import RunError
 
 _MEMORY = 20  # steps that the running means reach back
@@ -81,5 +82,8 @@ class RunWatch(nn.Module):
 
 
 def spread_of(embeddings: Tensor) -> float:
-    """1 - |mean|² of L2-normalised embeddings (B, dim): 0 if all are alike, near 1 if they point everywhere."""
-    return 1.0 - float(embeddings.detach().float().mean(dim=0).square().sum())
+    """1 - |mean|² of L2-normalised embeddings (B, dim): 0 if all are alike, near 1 if they point everywhere.
+
+    Of all processes' embeddings, of one shape: that of one image alone would be 0.
+    """
+    return 1.0 - float(gathered(embeddings.detach()).float().mean(dim=0).square().sum())

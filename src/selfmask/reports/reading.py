@@ -170,7 +170,7 @@ def _unfinished(folder: RunFolder, inner: RunFolder, log: Log) -> str:
         reached = f" after step {log.steps[-1]['step'] + 1}" if log.steps else ""
         return (
             f"The run stopped{reached} before it wrote a mask: there are no results yet. "
-            "“selfmask adapt … --resume” goes on where it stopped."
+            f"“selfmask {'adapt' if inner is folder else 'cascade'} … --resume” goes on where it stopped."
         )
     if inner is not folder:
         done = len(list(folder.path.glob(f"expert-*/{folder.mask_file.name}")))

@@ -26,7 +26,7 @@ SQUARES, COLUMNS = 1000, 50
 _MEANINGS = {
     "pretrained": "as downloaded",
     "statistics only": "batch-norm statistics moved to these images, no weight touched",
-    "masked": "weights switched off, none changed",
+    "masked": "weights switched off",
     "full fine-tuning": "every weight trained, for comparison",
     "norm weights alone": "no mask: the norm layers' weights trained, for comparison",
     "self-masked": "the dispatcher alone",

@@ -170,9 +170,10 @@ class RunFolder:
                     "start one"
                 )
             before = self.recorded()
-            if other := [name for name in settings if not _same(name, before.get(name), settings[name])]:
+            names = [*settings, *(name for name in before if name not in settings)]  # a cascade's are more
+            if other := [n for n in names if not _same(n, before.get(n), settings.get(n))]:
                 said = "; ".join(
-                    f"{n}: {_given(before.get(n))} there, {_given(settings[n])} here" for n in other
+                    f"{n}: {_given(before.get(n))} there, {_given(settings.get(n))} here" for n in other
                 )
                 raise RunError(
                     f"--resume: the run in {self.path} was made with other settings ({said}); give the same, or "

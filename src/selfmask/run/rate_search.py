@@ -22,7 +22,8 @@ from torch import Tensor
 
 from selfmask._common.console import tell
 from selfmask._common.processes import by_the_first, same_on_all
-from selfmask.errors import DivergedError
+from selfmask.errors import DivergedError, SettingsError
+from selfmask.maskfile.head import linear_layer
 from selfmask.objectives.base import Objective
 from selfmask.run.build import build_masks, build_objective
 from selfmask.run.folder import RunFolder
@@ -78,8 +79,13 @@ def search_rate(
     """Train `plan` at one rate after another, each from the base and from `objective` as it was prepared.
 
     Of the best the checkpoint and the log are then those of `folder`: a training that is to resume at its end. What
-    `folder` has of a search that was stopped is not done again. Raises `DivergedError` where every rate diverged.
+    `folder` has of a search that was stopped is not done again. Raises `DivergedError` where every rate diverged, and
+    `SettingsError` for an objective without a linear head, which no image held out can judge.
     """
+    if linear_layer(objective.head()) is None:
+        raise SettingsError(
+            "--search-lr judges by a linear head, and this objective has none: give the rate by --lr"
+        )
     known = folder.rates_file
     tried = read_as(known, tuple[RateTried, ...], "is damaged") if known.is_file() else ()
     prepared = copy.deepcopy(objective.state_dict())

@@ -50,7 +50,7 @@ def model_card(
     about = (
         f"A mask of {sizes['file']:,} bytes for {_code(mask.learnt_on or 'a network of its author’s own')}"
         f"{f', learnt on {_code(data)}' if data else ''}. It switches off {100 * (1 - mask.density()):.2f} % of "
-        f"{mask.index.weights:,} weights and changes no other; the pretrained network itself is not in the file. "
+        f"{mask.index.weights:,} weights{_beside(mask)}; the pretrained network itself is not in the file. "
         "Made by selfmask (Self-Masking Networks, arXiv 2409.07577)."
     )
     sections = [
@@ -101,6 +101,13 @@ def usage(mask: Mask, repo_id: str, filename: str) -> str:
             'scores = features @ mask.head["weight"].float().T + mask.head["bias"].float()  # one for each class'
         )
     return "\n".join(lines) + "\n"
+
+
+def _beside(mask: Mask) -> str:
+    """What the file holds beside the masks, or that it holds nothing else."""
+    kinds = {"norm weights": mask.norms, "batch statistics": mask.statistics, "parameters": mask.trained}
+    own = [kind for kind, tensors in kinds.items() if tensors]
+    return f", and has {' and '.join(own)} of its own" if own else " and changes no other"
 
 
 def _head(mask: Mask, license: str) -> str:

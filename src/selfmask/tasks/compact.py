@@ -160,7 +160,7 @@ def run(settings: CompactSettings, console: Console | None = None) -> Compacted 
     rounded = settings.head_dtype is not None
     if rounded and not mask.head:
         raise SettingsError(f"--head-dtype {settings.head_dtype}: {mask.path.name} carries no head")
-    stored = mask.stored_head if settings.head_dtype is None else stored_head(mask.head, settings.head_dtype)
+    stored = stored_head(mask.stored_head, settings.head_dtype)
     backbone = backbone_of(mask, settings.backbone, settings.weights, download=settings.download)
     opened = open_images_of(settings.mask, mask, settings.data)
     splits = opened.splits

@@ -125,7 +125,7 @@ def run(settings: EvaluateSettings) -> Evaluation:
     masked, subject = _at(MASKED, sizes[0], sizes), "The masked network"
     rows = Rows.of(list(_rows(mask, backbone, opened, settings, sizes)), judged=masked)
     verdict = rows.verdict(masked, subject if len(sizes) == 1 else f"{subject} at {sizes[0]} px")
-    seen = seen_by(settings.run, mask, opened.splits.test, opened)
+    seen = seen_by(settings.run, mask, opened.splits.test.labelled(), opened)
     return Evaluation(
         mask.path,
         opened.train.name,
