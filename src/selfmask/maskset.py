@@ -312,9 +312,8 @@ class MaskSet:
         `head` holds the tensors of a classifier that belongs to the mask, if it is to be kept, and `head_dtype` rounds
         them: "float16" takes half the bytes, "int8" a quarter, "int4" an eighth. `metadata` (JSON-able: `backbone=`,
         `preprocessing=`, `training=` …) is kept as given; without `backbone=` the name that the model gives itself
-        (timm's with its pretrained tag, transformers') is kept as `base`, which says nothing of where its weights are
-        from. The file appears whole or not at all. Returns its path. Warns (`EmptyMaskWarning`) where no
-        weight is off after training.
+        (timm's, transformers') is kept as `base`, which says nothing of where its weights are from. The file appears
+        whole or not at all. Returns its path. Warns (`EmptyMaskWarning`) where no weight is off after training.
 
         With `max_bytes` (10240, "10k") the file takes no more, all included. What is given up is chosen by how far it
         moves the outputs on `images`, batches as the model takes them: metadata, bits of the norm weights and of the
@@ -324,9 +323,7 @@ class MaskSet:
         self.masked.check("save", by="values")
         most = None if max_bytes is None else byte_count(max_bytes, "max_bytes")
         if most is None and not (isinstance(images, tuple) and not images):
-            raise SettingsError(
-                "save: images= is what max_bytes= judges by, and is no metadata: give both, or neither"
-            )
+            raise SettingsError("save: images= is what max_bytes= judges by: give both, or neither")
         if (changed := self._changed()) is not None:
             raise SettingsError(
                 f"save: {changed[0]} {changed[1]} since the MaskSet was made, so the file would fit no base; change a "

@@ -8,7 +8,7 @@ difference to the first; the masked network also that to the untouched network a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from rich.table import Table
@@ -150,6 +150,14 @@ class Rows:
         reference = ({"head": first["probe"]} if "probe" in first else {}) | first
         rows = [_row(outcome, reference if index else {}) for index, outcome in enumerate(outcomes)]
         return cls(tuple(rows), counts.pop(), _rival(outcomes, judged))
+
+    def with_rivals_of(self, before: Rows | None) -> Rows:
+        """With what was trained beside the same mask `before`, and has no row now."""
+        if before is None or before.rows[0] != self.rows[0]:
+            return self
+        there, rivals = {row.name for row in self.rows}, (FULL_FINE_TUNING, NORMS_ALONE)
+        kept = [row for row in before.rows if row.name in rivals and row.name not in there]
+        return replace(self, rows=(*self.rows, *kept))
 
     def __getitem__(self, name: str) -> Row:
         """The row of that name; `KeyError` names those that exist."""

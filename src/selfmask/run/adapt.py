@@ -257,7 +257,7 @@ def _adapt(
         """The result with what is measured by now, written."""
         if result is None:
             return None
-        rows = _with_rivals(Rows.of(outcomes), result.rows) if outcomes else result.rows
+        rows = Rows.of(outcomes).with_rivals_of(result.rows) if outcomes else result.rows
         verdict = _unmeasured(measurable, settings) if rows is None else rows.verdict()
         look = agreement or result.agreement
         found = replace(
@@ -389,17 +389,6 @@ def _as_measured(result: Result, folder: RunFolder) -> Result:
             forecast=result.forecast or old.forecast,
         )  # fmt: skip
     return result
-
-
-def _with_rivals(rows: Rows, before: Rows | None) -> Rows:
-    """`rows`, with what was trained beside the same mask `before` and is not trained again."""
-    if before is None or before.rows[0] != rows.rows[0]:
-        return rows
-    there = {row.name for row in rows.rows}
-    kept = [
-        row for row in before.rows if row.name in (FULL_FINE_TUNING, NORMS_ALONE) and row.name not in there
-    ]
-    return replace(rows, rows=(*rows.rows, *kept))
 
 
 def _unmeasured(measurable: bool, settings: AdaptSettings) -> Verdict:
